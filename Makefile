@@ -1,0 +1,53 @@
+# `make demo` and `make test` need Python 3.11 or 3.12, make and bash, and nothing else: all packages go into .venv.
+#
+#   PYTHON       the Python that .venv is made with
+#   PIP_OPTIONS  for pip: `--extra-index-url https://download.pytorch.org/whl/cpu` leaves out the CUDA libraries
+#   CONFIG       for `make plan`: presets laid over config.yaml
+
+SHELL := /bin/bash
+PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$python && break; \
+	done || echo python3)
+PIP_OPTIONS ?=
+CONFIG ?=
+BIN := .venv/bin
+
+.PHONY: demo test lint unit-test workflow-test plan format clean
+
+demo: .venv/installed
+	$(BIN)/snakemake --cores all --rerun-incomplete --quiet host rules --configfile workflow/presets/demo.yaml
+
+test: lint unit-test workflow-test
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+unit-test: .venv/installed
+	$(BIN)/pytest --ignore tests/workflow
+
+workflow-test: .venv/installed
+	$(BIN)/pytest tests/workflow
+
+plan: .venv/installed
+	$(BIN)/python -m equipose.plan config.yaml $(CONFIG)
+
+format: .venv/installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/snakefmt Snakefile workflow
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache
+
+.venv/installed: pyproject.toml constraints.txt requirements-nodeps.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
+		{ echo "error: Python 3.11 or 3.12 is needed (numpy 1 has no wheels beyond): make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet $(PIP_OPTIONS) --no-deps --requirement requirements-nodeps.txt
+	touch $@

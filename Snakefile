@@ -1,0 +1,68 @@
+# From a structure to the paper's tables: structure → volume → particles → run → metrics → tables and figures.
+# config.yaml says what is made; a preset (workflow/presets) is laid over it with --configfile.
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: Path(workflow.basedir) / "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
+
+
+localrules:
+    all,
+    simulate_all,
+    train_all,
+    tables,
+    figures,
+
+
+onstart:
+    say(plan(config))
+
+
+onsuccess:
+    for experiment in filter(has_tables, config["run"]):
+        shell(
+            f"python -m equipose.tables --summary --config {RESULTS}/tables/config.json --experiment {experiment}"
+            f" --results {RESULTS} --paper {here(PAPER)} >&2"
+        )
+
+
+rule all:
+    default_target: True
+    input:
+        table_files(config["run"]),
+        figure_files(config["run"]),
+
+
+rule simulate_all:
+    input:
+        collect("<results>/datasets/{dataset}/particles.star", dataset=sorted({run[0] for run in runs(config["run"])})),
+
+
+rule train_all:
+    input:
+        in_runs("model.pt", config["run"]),
+
+
+rule tables:
+    input:
+        table_files(config["run"]),
+
+
+rule figures:
+    input:
+        figure_files(config["run"]),

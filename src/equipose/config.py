@@ -1,0 +1,182 @@
+"""What a dataset, a model and a run are made of: frozen dataclasses, filled from config.yaml, their only defaults.
+
+`run_config` and `dataset_config` resolve the user's configuration; the workflow writes the result to a `config.json`
+beside the outputs, and the command-line modules read that file and nothing else.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+
+class ConfigError(ValueError):
+    """Something the user can mend: the message names the key or the file, and the remedy."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base of the dataclasses below: to and from plain JSON."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from plain data; nested dataclasses are built from nested maps. Raises ConfigError on wrong keys."""
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
+        if unknown := values.keys() - fields.keys():
+            raise ConfigError(f"{cls.__name__}: unknown key {', '.join(sorted(unknown))}; known: {', '.join(fields)}")
+        if missing := fields.keys() - values.keys():
+            raise ConfigError(f"{cls.__name__}: missing key {', '.join(sorted(missing))}")
+        built = {}
+        for name, kind in fields.items():
+            value = values[name]
+            if isinstance(kind, type) and issubclass(kind, Config):
+                value = kind.from_dict(value)
+            built[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**built)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        return cls.from_json(Path(path).read_text())
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class DatasetConfig(Config):
+    """One simulated dataset; lengths in Å, box in pixels."""
+
+    name: str
+    structure: str
+    box: int
+    voxel_size: float
+    images: int
+    held_out: int
+    resolution: float
+    shift_std: float
+    snr: float | Literal["noiseless"]
+    snr_definition: Literal["variance", "amplitude"]
+    voltage: float
+    spherical_aberration: float
+    amplitude_contrast: float
+    defocus: float
+    defocus_log_std: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class DecoderPair(Config):
+    """One value for each of FourierNet's two SIRENs."""
+
+    envelope: float
+    modulant: float
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Config):
+    name: str
+    learning_rate: float
+    amsgrad: bool
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """An encoder, a decoder, a loss and how they are trained."""
+
+    name: str
+    label: str
+    encoder: str
+    loss: str
+    widths: tuple[int, ...]
+    head_widths: tuple[int, ...]
+    shift_scale: float
+    decoder_width: int
+    decoder_layers: DecoderPair
+    decoder_omega: DecoderPair
+    batch: int
+    optimizer: OptimizerConfig
+    gradient_clip: float
+
+
+@dataclass(frozen=True)
+class Budget(Config):
+    """Training time, either in `seconds` or in `steps`; the other is None."""
+
+    seconds: float | None
+    steps: int | None
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Config):
+    every: int
+    images: int
+    converged_mse: float
+
+
+@dataclass(frozen=True)
+class RunConfig(Config):
+    """Everything that defines a training run."""
+
+    dataset: DatasetConfig
+    model: ModelConfig
+    seed: int
+    budget: Budget
+    evaluation: EvaluationConfig
+
+
+def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """`overlay` laid over `base` as a preset is over config.yaml: maps are merged, lists and values replaced."""
+    merged = dict(base)
+    for key, value in overlay.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = merge(base[key], value) if both else value
+    return merged
+
+
+def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
+    """The dataset `name`: `simulation` with the dataset's own line laid over it."""
+    return DatasetConfig.from_dict({"name": name} | merge(config["simulation"], config["datasets"][name]))
+
+
+def model_config(config: dict[str, Any], name: str) -> ModelConfig:
+    """The model `name`: `training` with the model's own line laid over it."""
+    return ModelConfig.from_dict({"name": name, "label": name} | merge(config["training"], config["models"][name]))
+
+
+def run_config(config: dict[str, Any], dataset: str, model: str, seed: int) -> RunConfig:
+    """The run (dataset, model, seed), with the budget of the experiment that asks for it."""
+    budget = {"seconds": None, "steps": None} | run_budgets(config)[dataset, model, seed]
+    return RunConfig(
+        dataset=dataset_config(config, dataset),
+        model=model_config(config, model),
+        seed=seed,
+        budget=Budget.from_dict(budget),
+        evaluation=EvaluationConfig.from_dict(config["evaluation"]),
+    )
+
+
+def run_budgets(config: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, float]]:
+    """The budget of every (dataset, model, seed) that any experiment asks for.
+
+    Raises ConfigError where two experiments ask for one run with different budgets: its folder holds one of them.
+    """
+    budgets: dict[tuple[str, str, int], dict[str, float]] = {}
+    asked_by: dict[tuple[str, str, int], str] = {}
+    for experiment, spec in config["experiments"].items():
+        for dataset in spec["datasets"]:
+            for model in spec["models"]:
+                for seed in spec["seeds"]:
+                    run = (dataset, model, seed)
+                    if budgets.setdefault(run, spec["budget"]) != spec["budget"]:
+                        raise ConfigError(
+                            f"experiments.{experiment}.budget is {spec['budget']}, but experiments.{asked_by[run]} asks"
+                            f" for the same run ({dataset}, {model}, seed {seed}) with {budgets[run]}."
+                            " Give both the same budget, or give one of them another model name."
+                        )
+                    asked_by.setdefault(run, experiment)
+    return budgets

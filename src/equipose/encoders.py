@@ -1,0 +1,186 @@
+"""Encoders: image → pose. cryoAI's CNN and the paper's steerable CNNs, registered by name in `ENCODERS`.
+
+An encoder is built as `Encoder(config, box)` and maps images (b, L, L) to rotations (b, 3, 3) and shifts (b, 2) in Å,
+measured about the array's centre (L - 1)/2, the point that quarter turns and flips of the array leave in place.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from equipose import rotations
+from equipose.config import ModelConfig
+from equipose.groups import FieldType, Group, kernel_basis, motions
+
+
+class GaussianPyramid(nn.Module):
+    """Images (b, L, L) through cryoAI's five fixed low-pass filters, (b, 5, L, L), each channel normalised.
+
+    11×11 Gaussians of variance 0.01·10^i px², each summing to one, with mirrored borders; every filtered image is
+    scaled to mean 0.45 and standard deviation 0.226 (the loss's target is not).
+    """
+
+    channels = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        offset = torch.arange(-5.0, 6.0)
+        variance = 0.01 * 10.0 ** torch.arange(self.channels)
+        profile = torch.exp(-(offset**2) / (2 * variance[:, None]))
+        filters = profile[:, :, None] * profile[:, None, :]
+        self.register_buffer("filters", (filters / filters.sum((1, 2), keepdim=True))[:, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        padded = functional.pad(images[:, None], (5, 5, 5, 5), mode="reflect")
+        filtered = functional.conv2d(padded, self.filters)
+        deviation, mean = torch.std_mean(filtered, dim=(2, 3), keepdim=True)
+        return 0.45 + 0.226 * (filtered - mean) / (deviation + 1e-6)
+
+
+def block_widths(widths: tuple[int, ...], box: int) -> list[int]:
+    """Channels of the log2(box) - 2 blocks that bring `box` pixels down to 4; the last width repeats if need be."""
+    return [widths[min(block, len(widths) - 1)] for block in range(int(math.log2(box)) - 2)]
+
+
+class StandardEncoder(nn.Module):
+    """cryoAI's encoder (Levy et al. 2022, Apx. B): VGG-like blocks, two heads, Gram-Schmidt."""
+
+    def __init__(self, config: ModelConfig, box: int) -> None:
+        super().__init__()
+        widths = block_widths(config.widths, box)
+        layers: list[nn.Module] = [GaussianPyramid()]
+        for block, (before, after) in enumerate(pairwise([GaussianPyramid.channels, *widths])):
+            convolutions = 3 if block == 2 else 2  # the published third block has three
+            for source in [before] + [after] * (convolutions - 1):
+                layers += [nn.Conv2d(source, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2) if block < 3 else nn.AvgPool2d(2))
+        self.features = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten())
+        self.rotation_head = self._head(4 * widths[-1], config.head_widths, 6)
+        self.shift_head = self._head(4 * widths[-1], config.head_widths, 2)
+        self.shift_scale = config.shift_scale
+
+    @staticmethod
+    def _head(source: int, hidden: tuple[int, ...], target: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for before, after in pairwise([source, *hidden]):
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.BatchNorm1d(after)]
+        return nn.Sequential(*layers, nn.Linear(([source, *hidden])[-1], target))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(images)
+        v1, v2 = self.rotation_head(features).view(-1, 2, 3).unbind(1)
+        return rotations.gram_schmidt(v1, v2), self.shift_scale * self.shift_head(features)
+
+
+class GroupConv(nn.Module):
+    """Steerable convolution to regular fields: kernels are escnn's basis times weights, applied by one conv2d.
+
+    Maps (b, fields_in · c, h, w) to (b, fields_out · |G|, h', w'), c = |G| for regular source fields and 1 for scalars.
+    """
+
+    def __init__(self, group: Group, source: FieldType, fields_in: int, fields_out: int, size: int) -> None:
+        super().__init__()
+        basis = kernel_basis(group, source, size)
+        self.register_buffer("basis", basis.flatten(1), persistent=False)
+        self.block_shape = basis.shape[1:]  # (|G|, c, size, size): the kernel between one pair of fields
+        self.padding = (size - 1) // 2
+        # He's rule for the expanded kernel: mean square of its entries = 2 / fan-in.
+        fan_in = fields_in * self.block_shape[1:].numel()
+        deviation = math.sqrt(2 / fan_in * self.block_shape.numel() / basis.square().sum().item())
+        self.weight = nn.Parameter(torch.randn(fields_out, fields_in, len(basis)) * deviation)
+        self.bias = nn.Parameter(torch.zeros(fields_out))
+
+    def kernel(self) -> Tensor:
+        """The expanded kernel (fields_out · |G|, fields_in · c, size, size)."""
+        order, channels, size, _ = self.block_shape
+        blocks = (self.weight @ self.basis).view(*self.weight.shape[:2], order, channels, size, size)
+        return blocks.transpose(1, 2).reshape(-1, self.weight.shape[1] * channels, size, size)
+
+    def forward(self, fields: Tensor) -> Tensor:
+        bias = self.bias.repeat_interleave(self.block_shape[0])
+        return functional.conv2d(fields, self.kernel(), bias, padding=self.padding)
+
+
+class InnerBatchNorm(nn.Module):
+    """Batch normalisation with one mean and variance for all |G| channels of a regular field."""
+
+    def __init__(self, order: int, fields: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(fields)
+
+    def forward(self, fields: Tensor) -> Tensor:
+        batch, _, height, width = fields.shape
+        return self.norm(fields.view(batch, self.norm.num_features, -1, width)).view(batch, -1, height, width)
+
+
+class VectorHead(nn.Module):
+    """Regular fields (b, fields · |G|, 1, 1) → vectors (b, n, d) that move by `action` (|G|, d, d): Σ_g φ(g) W f(g).
+
+    Equivariant by construction, and every equivariant linear map from regular fields is of this form.
+    """
+
+    def __init__(self, action: Tensor, fields: int, vectors: int) -> None:
+        super().__init__()
+        order, dimension, _ = action.shape
+        self.register_buffer("action", action, persistent=False)
+        self.weight = nn.Parameter(torch.randn(vectors, dimension, fields) / math.sqrt(fields * order))
+
+    def forward(self, fields: Tensor) -> Tensor:
+        values = fields.view(len(fields), self.weight.shape[2], -1)  # (b, fields, |G|)
+        return torch.einsum("gde,nef,bfg->bnd", self.action, self.weight, values)
+
+
+class EquivariantEncoder(nn.Module):
+    """The paper's steerable CNN (Apx. E, Fig. 6): E(L_g I) = (φ_r(g) R, g t) for every g of the group.
+
+    Widths count channels over all elements, so that every group costs what the plain CNN costs.
+    """
+
+    def __init__(self, group: Group, config: ModelConfig, box: int) -> None:
+        super().__init__()
+        elements = motions(group)
+        order = len(elements)
+        fields = [width // order for width in block_widths(config.widths, box)]
+        head_fields = [width // order for width in config.head_widths]
+        layers: list[nn.Module] = [GaussianPyramid()]
+        source: FieldType = "scalar"
+        for before, after in pairwise([GaussianPyramid.channels, *fields]):
+            for width in (before, after):
+                layers += [GroupConv(group, source, width, after, 3), nn.ReLU(), InnerBatchNorm(order, after)]
+                source = "regular"
+            layers.append(nn.MaxPool2d(2))
+        # As many features as cryoAI's 2 × 2 × width.
+        features = 4 * fields[-1]
+        self.features = nn.Sequential(*layers, nn.MaxPool2d(2), GroupConv(group, "regular", fields[-1], features, 2))
+        self.rotation_head = self._head(group, order, [features, *head_fields], rotations.pose_action(elements), 2)
+        self.shift_head = self._head(group, order, [features, *head_fields], elements, 1)
+        self.shift_scale = config.shift_scale
+
+    @staticmethod
+    def _head(group: Group, order: int, fields: list[int], action: Tensor, vectors: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for before, after in pairwise(fields):
+            layers += [GroupConv(group, "regular", before, after, 1), nn.ReLU(), InnerBatchNorm(order, after)]
+        return nn.Sequential(*layers, VectorHead(action, fields[-1], vectors))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(images)
+        v1, v2 = self.rotation_head(features).unbind(1)
+        return rotations.nearest_rotation(v1, v2), self.shift_scale * self.shift_head(features).squeeze(1)
+
+
+def c4(config: ModelConfig, box: int) -> nn.Module:
+    """The paper's C4-equivariant encoder."""
+    return EquivariantEncoder("c4", config, box)
+
+
+def d4(config: ModelConfig, box: int) -> nn.Module:
+    """The paper's D4-equivariant encoder."""
+    return EquivariantEncoder("d4", config, box)
+
+
+ENCODERS = {"standard": StandardEncoder, "c4": c4, "d4": d4}
+"""Encoders by the name that config.yaml gives them: `encoder: NAME` builds ENCODERS[NAME](config, box)."""

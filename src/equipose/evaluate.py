@@ -1,0 +1,210 @@
+"""Scores of a finished run: `python -m equipose.evaluate --run DIR --dataset DIR --threads N`.
+
+Reads the run's config.json, model.pt and history.csv and the dataset's particles.star and volume.mrc. Writes, in the
+run folder, poses.star and volume.mrc (in the run's own frame, consistent with each other), volume_aligned.mrc (in the
+truth's frame), fsc.csv and metrics.json. Particles without a truth get nulls, and an aligned volume that is their own.
+
+The decoder is a continuous function of frequency, so the aligned volume is evaluated where it is wanted: the frequency
+grid is rotated or mirrored, and nothing is interpolated.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.ndimage
+import torch
+from torch import Tensor
+
+from equipose import fsc
+from equipose.autoencoder import Autoencoder, load_model
+from equipose.cli import run_main
+from equipose.config import ConfigError, RunConfig
+from equipose.devices import claim_device
+from equipose.files import whole_file
+from equipose.groups import move_images
+from equipose.losses import PATHS
+from equipose.metrics import IDENTITY, Alignment, exact_scores, paper_scores
+from equipose.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
+from equipose.rotations import pose_action, to_relion_angles
+from equipose.structures import read_map, write_map
+from equipose.volumes import decoder_volume
+
+FSC_RULE = (
+    "volume aligned by the poses' rotation, hand and translation; unmasked; frequencies rounded to whole shells 1 to"
+    " L/2 - 1; `paper`: last shell before the first drop; `exact`: interpolated crossings"
+)
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Predicted rotations (n, 3, 3), and shifts (n, 2) in Å of the content from pixel L/2."""
+
+    rotations: np.ndarray
+    shifts: np.ndarray
+
+
+def predict(model: Autoencoder, particles: Particles) -> tuple[Poses, Poses | None]:
+    """Poses of all images: `direct`, the encoder's own, and the `best_path` of the run's loss (None for one path).
+
+    The best path is the moved copy of the image that is reconstructed best, its pose moved back onto the image. Moving
+    image, CTF and pose together leaves the error as it is, so all paths are compared on the image itself.
+    """
+    device = next(model.parameters()).device
+    paths = torch.tensor(PATHS[model.config.model.loss], device=device)
+    direct, best_path = [], []
+    for start in range(0, len(particles.images), model.config.model.batch):
+        batch = slice(start, start + model.config.model.batch)
+        images = torch.from_numpy(np.array(particles.images[batch], np.float32)).to(device) * model.image_scale
+        poses = [_move_back(g, *model.encoder(move_images(g, images))) for g in paths]
+        direct.append(poses[0])
+        if len(paths) > 1:
+            ctf_parameters = torch.from_numpy(np.array(particles.ctf[batch], np.float32)).to(device)
+            target = model.target(images)
+            errors = torch.stack([model.errors(model.decode(*pose, ctf_parameters), target) for pose in poses])
+            best, rows = errors.argmin(0), torch.arange(len(images), device=device)
+            rotations, shifts = (torch.stack(part)[best, rows] for part in zip(*poses, strict=True))
+            best_path.append((rotations, shifts))
+    return _gather(direct, model.voxel_size), _gather(best_path, model.voxel_size) if best_path else None
+
+
+def aligned_volume(model: Autoencoder, alignment: Alignment) -> np.ndarray:
+    """The decoder's volume (L, L, L), (z, y, x), moved by `alignment`, in the units of the dataset's images.
+
+    V_aligned(x) = V(A (x - u)) has the transform V̂(A k) e^{-2πi k·u}: the shift is a phase, exact below Nyquist.
+    """
+    volume = decoder_volume(model, alignment.volume_map()) / model.image_scale
+    shift = alignment.translation[::-1] / model.voxel_size  # voxels along z, y, x
+    return np.fft.ifftn(scipy.ndimage.fourier_shift(np.fft.fftn(volume), shift)).real.astype(np.float32)
+
+
+def score(predicted: Poses, particles: Particles, rows: slice) -> tuple[dict[str, Any], Alignment]:
+    """The `paper` and `exact` entries of metrics.json for these rows of the particles, and the exact alignment."""
+    assert particles.rotations is not None
+    rotations, true = predicted.rotations[rows], particles.rotations[rows]
+    true_shifts = None if particles.shifts is None else particles.shifts[rows]
+    exact, alignment = exact_scores(rotations, true, predicted.shifts[rows], true_shifts, particles.voxel_size)
+    return {"paper": dataclasses.asdict(paper_scores(rotations, true)), "exact": dataclasses.asdict(exact)}, alignment
+
+
+def score_resolution(curve: np.ndarray, voxel_size: float) -> dict[str, Any]:
+    """The `resolution` entry of metrics.json, from an FSC curve (L/2,)."""
+    thresholds = {f"{threshold:g}": threshold for threshold in fsc.THRESHOLDS}
+    return {
+        "paper": {name: fsc.paper_resolution(curve, value, voxel_size) for name, value in thresholds.items()},
+        "exact": {
+            name: dataclasses.asdict(fsc.exact_resolution(curve, value, voxel_size))
+            for name, value in thresholds.items()
+        },
+        "nyquist_reached": fsc.nyquist_reached(curve),
+    }
+
+
+def convergence(history: pd.DataFrame, converged_mse: float) -> dict[str, Any]:
+    """Length of training, and when the MSE first fell below `converged_mse`, if it did (never without a truth)."""
+    reached = history[history["mse"] < converged_mse] if "mse" in history else history[:0]
+    first = reached.iloc[0] if len(reached) else None
+    return {
+        "steps": int(history["step"].iloc[-1]),
+        "seconds": float(history["seconds"].iloc[-1]),
+        "converged": first is not None,
+        "convergence_seconds": None if first is None else float(first["seconds"]),
+        "convergence_steps": None if first is None else int(first["step"]),
+    }
+
+
+@torch.no_grad()
+def evaluate(run: Path, dataset: Path, device: torch.device) -> None:
+    """Score the run in folder `run` on the dataset in folder `dataset`, and write all results."""
+    config = RunConfig.load(run / "config.json")
+    model = load_model(run / "model.pt").to(device)
+    particles = read_particles(dataset / "particles.star")
+    direct, best_path = predict(model, particles)
+    if not (np.isfinite(direct.rotations).all() and np.isfinite(direct.shifts).all()):
+        raise ConfigError(f"{run / 'model.pt'} predicts NaN poses: training diverged; lower training.learning_rate.")
+
+    scores: dict[str, Any] = {"training": None, "held_out": None}
+    alignment = IDENTITY
+    if particles.rotations is not None:
+        training = slice(0, config.dataset.images)
+        held_out = slice(config.dataset.images, None)
+        for name, rows in (("training", training), ("held_out", held_out)):
+            if len(particles.rotations[rows]):
+                direct_scores, found = score(direct, particles, rows)
+                best = None if best_path is None else score(best_path, particles, rows)[0]
+                scores[name] = {"direct": direct_scores, "best_path": best}
+                alignment = found if name == "training" else alignment
+
+    aligned = aligned_volume(model, alignment)
+    resolution, curve = None, np.empty(0)
+    if particles.rotations is not None and (dataset / "volume.mrc").exists():
+        curve = fsc.fourier_shell_correlation(aligned, read_map(dataset / "volume.mrc")[0])
+        resolution = score_resolution(curve, particles.voxel_size)
+
+    write_map(run / "volume.mrc", aligned_volume(model, IDENTITY), particles.voxel_size)
+    write_map(run / "volume_aligned.mrc", aligned, particles.voxel_size)
+    write_star(run / "poses.star", particles.optics_table, pose_table(particles, direct, dataset, run))
+    with whole_file(run / "fsc.csv") as path:
+        _fsc_table(curve, model.box, particles.voxel_size).to_csv(path, index=False)
+    metrics = {
+        "dataset": config.dataset.name,
+        "model": config.model.name,
+        "label": config.model.label,
+        "encoder": config.model.encoder,
+        "loss": config.model.loss,
+        "seed": config.seed,
+        **convergence(pd.read_csv(run / "history.csv"), config.evaluation.converged_mse),
+        **scores,
+        "resolution": resolution,
+        "fsc_rule": FSC_RULE,
+    }
+    with whole_file(run / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def pose_table(particles: Particles, poses: Poses, dataset: Path, run: Path) -> pd.DataFrame:
+    """The particles' own table with predicted angles and origins, its stack named from the run folder."""
+    table = particles.particle_table.copy()
+    table[list(ANGLES)] = to_relion_angles(poses.rotations)
+    table[list(ORIGINS)] = -poses.shifts  # origins point from the content to the centre
+    from_run = os.path.relpath(dataset, run)
+    parts = table["rlnImageName"].str.split("@", n=1)
+    table["rlnImageName"] = [f"{number}@{os.path.normpath(os.path.join(from_run, stack))}" for number, stack in parts]
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m equipose.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True, help="run folder, with config.json, model.pt, history.csv")
+    parser.add_argument("--dataset", type=Path, required=True, help="dataset folder, with particles.star, volume.mrc")
+    parser.add_argument("--threads", type=int, required=True, help="CPU threads")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with claim_device() as device:
+        evaluate(arguments.run, arguments.dataset, device)
+
+
+def _move_back(g: Tensor, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """The pose of an image whose copy moved by g (2, 2) has this pose: φ_r(g)ᵀ R, gᵀ t, about the array's centre."""
+    return pose_action(g).T @ rotations, shifts @ g
+
+
+def _gather(batches: list[tuple[Tensor, Tensor]], voxel_size: float) -> Poses:
+    """Batches of poses as one; the encoder's shifts are about (L - 1)/2, half a pixel before pixel L/2."""
+    rotations, shifts = (torch.cat(parts).cpu().double().numpy() for parts in zip(*batches, strict=True))
+    return Poses(rotations, shifts - 0.5 * voxel_size)
+
+
+def _fsc_table(curve: np.ndarray, box: int, voxel_size: float) -> pd.DataFrame:
+    shell = np.arange(len(curve))
+    return pd.DataFrame({"shell": shell, "frequency_per_angstrom": shell / (box * voxel_size), "fsc": curve})
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,78 @@
+"""Pose errors over training time, one line a seed (paper, Fig. 2).
+
+`python -m equipose.figures.convergence --runs DIR … --output PATH`
+"""
+
+from pathlib import Path
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from equipose.cli import run_main
+from equipose.figures.runs import Run, command_line, load_run
+from equipose.figures.style import GUIDE, PAGE, model_colours, paper_style, save
+from equipose.tables import dataset_title
+
+PLATEAU = 8 / 3
+"""MSE of half of the images in either hand: the plateau of spurious mirror symmetry."""
+
+
+def draw_errors(axes: Axes, runs: list[Run], metric: str, colours: dict[str, str]) -> None:
+    """Lines of `metric`, "mse" or "medse", over minutes of training, with the levels that explain them."""
+    labelled: set[str] = set()
+    for run in runs:
+        if metric not in run.history:
+            continue
+        label = run.label if run.label not in labelled else None
+        labelled.add(run.label)
+        axes.plot(run.history["seconds"] / 60, run.history[metric], color=colours[run.label], lw=1.2, label=label)
+    axes.set_yscale("log")
+    axes.set_xlabel("Training time (min)")
+    axes.set_xlim(left=0)
+    axes.margins(x=0.01)
+    if metric == "mse":
+        lowest = min(
+            [0.4 * runs[0].converged_mse, *(0.7 * run.history["mse"].min() for run in runs if "mse" in run.history)]
+        )
+        axes.set_ylim(max(float(lowest), 1e-6), 14)
+        guides = {PLATEAU: "8/3: hands mixed", runs[0].converged_mse: f"converged (< {runs[0].converged_mse:g})"}
+        for level, text in guides.items():
+            axes.axhline(level, ls=":" if level == PLATEAU else "--", **GUIDE)
+            axes.annotate(
+                text,
+                (1, level),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 1.5),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                color="0.35",
+                fontsize=7,
+                bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.3},
+            )
+
+
+def plot_convergence(runs: list[Run], output: Path) -> None:
+    """A row of MSE and MedSE for each dataset."""
+    datasets = list(dict.fromkeys(run.dataset for run in runs))
+    colours = model_colours([run.label for run in runs])
+    with paper_style():
+        figure, grid = pyplot.subplots(
+            len(datasets), 2, figsize=(PAGE, 2.2 * len(datasets) + 0.2), squeeze=False, layout="constrained"
+        )
+        for row, dataset in zip(grid, datasets, strict=True):
+            for axes, metric, name in zip(row, ("mse", "medse"), ("MSE", "MedSE"), strict=True):
+                draw_errors(axes, [run for run in runs if run.dataset == dataset], metric, colours)
+                axes.set_ylabel(name)
+                axes.set_title(dataset_title(dataset), loc="left")
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        save(figure, output)
+
+
+def main() -> None:
+    arguments = command_line("convergence", __doc__.splitlines()[0]).parse_args()
+    plot_convergence([load_run(folder) for folder in arguments.runs], arguments.output)
+
+
+if __name__ == "__main__":
+    run_main(main)

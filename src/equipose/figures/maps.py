@@ -1,0 +1,175 @@
+"""Density maps as shaded surfaces, rendered here: no ChimeraX, no display, no mesh.
+
+`python -m equipose.figures.maps --maps A.mrc B.mrc … --labels A B … --output PATH`
+
+All maps of a row are drawn from the same direction, at levels that enclose the same volume. Rays run parallel to z;
+each stops where it first meets the level, and the density's gradient there is the surface's normal.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colors, pyplot
+from matplotlib.axes import Axes
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from equipose.cli import run_main
+from equipose.config import ConfigError
+from equipose.figures.style import PAGE, PALETTE, TRUTH, paper_style, save
+from equipose.structures import read_map
+
+PIXELS = 320
+"""Side of a rendered map."""
+
+FINE_BOX = 128
+"""Voxels a side that a map is brought to before it is drawn, so that a 32³ map has a smooth surface too."""
+
+VIEW = Rotation.from_euler("zx", [30, -60], degrees=True).as_matrix()
+LIGHT = np.array([-0.45, -0.55, -0.7])
+"""From the surface to the lamp: left, up (rows run down), and towards the viewer at z = -∞."""
+
+
+def enclosing_level(volume: np.ndarray, fraction: float) -> float:
+    """The density that a `fraction` of the box is above."""
+    return float(np.quantile(volume, 1 - fraction))
+
+
+def molecule_fraction(volume: np.ndarray) -> float:
+    """The part of the box that a molecule's map shows: above a fifth of its high densities."""
+    return float((volume > 0.2 * np.quantile(volume, 0.999)).mean())
+
+
+def fourier_upsample(volume: np.ndarray, box: int) -> np.ndarray:
+    """A volume (L, L, L) on a finer grid (box, box, box) of the same extent, by zeros in Fourier space."""
+    if box <= len(volume):
+        return volume
+    spectrum = np.fft.fftshift(np.fft.fftn(volume))
+    before = box // 2 - len(volume) // 2
+    padded = np.pad(spectrum, [(before, box - len(volume) - before)] * 3)
+    return np.fft.ifftn(np.fft.ifftshift(padded)).real * (box / len(volume)) ** 3
+
+
+def molecule_extent(volume: np.ndarray, level: float) -> float:
+    """The part of the box's width, at most all of it, that shows all above `level` from any side, and a margin."""
+    box = len(volume)
+    radius = np.linalg.norm(np.argwhere(volume >= level) - box / 2, axis=1).max()
+    return min(1.0, 2.1 * radius / box)
+
+
+def render(volume: np.ndarray, level: float, colour: str, extent: float) -> np.ndarray:
+    """An image (PIXELS, PIXELS, 4), RGBA in [0, 1], of the surface where `volume` (z, y, x) equals `level`.
+
+    `extent` is the part of the box's width that is shown. x runs right, y down and z away from the viewer, who sees
+    V(VIEWᵀ (x, y, z)): VIEW is a pose as any other, and the hand is true.
+    """
+    seen = _turned(volume.astype(np.float32), extent)
+    depth = _first_crossing(seen, level)
+    hit = np.isfinite(depth)
+    rows, columns = np.nonzero(hit)
+    normals = _normals(seen, np.stack([depth[hit], rows, columns]))
+    light = LIGHT / np.linalg.norm(LIGHT)
+    diffuse = np.clip(normals @ light, 0, 1)
+    halfway = light + np.array([0, 0, -1])
+    gloss = np.clip(normals @ (halfway / np.linalg.norm(halfway)), 0, 1) ** 30
+    shade = np.zeros(depth.shape)
+    shade[hit] = 0.38 + 0.62 * diffuse + 0.12 * np.clip(-normals[:, 2], 0, 1)
+    shade[hit] *= _cavities(depth, hit)[hit]
+    image = np.zeros((*depth.shape, 4))
+    image[..., :3] = np.clip(shade[..., None] * np.array(colors.to_rgb(colour)) * 1.12, 0, 1)
+    image[hit, :3] = np.clip(image[hit, :3] + 0.18 * gloss[:, None], 0, 1)
+    image[..., 3] = hit
+    return image
+
+
+def draw_maps(row: list[Axes], volumes: list[np.ndarray], labels: list[str], colours: list[str]) -> None:
+    """Draw maps side by side; the level of each encloses as much as the first one's molecule."""
+    fine = [fourier_upsample(volume, FINE_BOX) for volume in volumes]
+    fraction = molecule_fraction(fine[0])
+    levels = [enclosing_level(volume, fraction) for volume in fine]
+    extent = molecule_extent(fine[0], levels[0])
+    images = [render(*each, extent) for each in zip(fine, levels, colours, strict=True)]
+    covered = np.argwhere(images[0][..., 3] > 0)
+    middle = (covered.min(0) + covered.max(0)) / 2
+    reach = 1.08 * np.abs(covered - middle).max()
+    for axes, image, label in zip(row, images, labels, strict=True):
+        axes.imshow(_smooth_edges(image))
+        axes.set_xlim(middle[1] - reach, middle[1] + reach)
+        axes.set_ylim(middle[0] + reach, middle[0] - reach)
+        axes.set_axis_off()
+        axes.set_title(label, pad=3)
+
+
+def plot_maps(volumes: list[np.ndarray], labels: list[str], output: Path) -> None:
+    """A row of maps, the truth (the first) in grey."""
+    with paper_style():
+        figure, row = pyplot.subplots(
+            1, len(volumes), figsize=(PAGE, PAGE / len(volumes) + 0.25), squeeze=False, layout="constrained"
+        )
+        colours = [TRUTH] + [PALETTE[index % len(PALETTE)] for index in range(len(volumes) - 1)]
+        draw_maps(list(row[0]), volumes, labels, colours)
+        save(figure, output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m equipose.figures.maps", description=__doc__.splitlines()[0])
+    parser.add_argument("--maps", type=Path, nargs="+", required=True, help="MRC files, the truth first")
+    parser.add_argument("--labels", nargs="+", required=True, help="a title for each")
+    parser.add_argument("--output", type=Path, required=True, help="picture; written as .pdf and .png")
+    arguments = parser.parse_args()
+    if len(arguments.maps) != len(arguments.labels):
+        raise ConfigError(
+            f"--labels: {len(arguments.labels)} titles for {len(arguments.maps)} maps; give one for each."
+        )
+    plot_maps([read_map(path)[0] for path in arguments.maps], arguments.labels, arguments.output)
+
+
+def _turned(volume: np.ndarray, extent: float) -> np.ndarray:
+    """V(VIEWᵀ (x, y, z)) in layers of 2 pixels, (PIXELS/2, PIXELS, PIXELS), about the centre of the box."""
+    box = len(volume)
+    shape = (PIXELS // 2, PIXELS, PIXELS)
+    matrix = VIEW.T[::-1, ::-1] @ np.diag([2, 1, 1]) * (extent * box / PIXELS)  # (z, y, x) seen to (z, y, x)
+    offset = np.full(3, box / 2) - matrix @ (np.array(shape) / 2)
+    return ndimage.affine_transform(volume, matrix, offset, shape, order=1, mode="constant")
+
+
+def _first_crossing(seen: np.ndarray, level: float) -> np.ndarray:
+    """Depth (rows, columns), in layers and fractions, where rays from layer 0 first reach `level`; NaN where none."""
+    inside = seen >= level
+    first = inside.argmax(0)
+    depth = np.where(inside.any(0), first, np.nan).astype(float)
+    rows, columns = np.nonzero(first > 0)
+    layer = first[rows, columns]
+    before, after = seen[layer - 1, rows, columns], seen[layer, rows, columns]
+    depth[rows, columns] = layer - 1 + (level - before) / (after - before)
+    return depth
+
+
+def _normals(seen: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Unit normals (n, 3), (x, y, z) and outward, at points (3, n) in (layer, row, column)."""
+    smooth = ndimage.gaussian_filter(seen, (1.2, 2.4, 2.4))
+    layer, row, column = (ndimage.map_coordinates(np.gradient(smooth, axis=axis), points, order=1) for axis in range(3))
+    outward = -np.stack([column, row, layer / 2], axis=-1)
+    return outward / np.maximum(np.linalg.norm(outward, axis=-1, keepdims=True), 1e-12)
+
+
+def _cavities(depth: np.ndarray, hit: np.ndarray) -> np.ndarray:
+    """Factors (rows, columns) that darken what lies deeper than its surroundings, and a little what lies far back."""
+    near, far = np.nanmin(depth), np.nanmax(depth)
+    filled = np.where(hit, depth, far)
+    surroundings = ndimage.gaussian_filter(filled, 10)
+    sunk = np.clip((filled - surroundings) / 16, -0.1, 0.45)
+    return (1 - sunk) * (1 - 0.18 * (filled - near) / max(far - near, 1))
+
+
+def _smooth_edges(image: np.ndarray) -> np.ndarray:
+    """Soften the silhouette by a pixel; colour is carried with its coverage."""
+    weighted = np.concatenate([image[..., :3] * image[..., 3:], image[..., 3:]], axis=-1)
+    soft = ndimage.gaussian_filter(weighted, (0.8, 0.8, 0))
+    soft[..., :3] /= np.maximum(soft[..., 3:], 1e-6)
+    return np.clip(soft, 0, 1)
+
+
+if __name__ == "__main__":
+    run_main(main)

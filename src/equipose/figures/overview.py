@@ -1,0 +1,87 @@
+"""One picture of an experiment: particles in, poses found, maps out.
+
+`python -m equipose.figures.overview --dataset DIR --runs DIR … --output PATH`
+
+Of each model the best seed's map is shown, in the truth's frame; the runs are those of one dataset.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from equipose.cli import run_main
+from equipose.config import ConfigError
+from equipose.figures.convergence import draw_errors
+from equipose.figures.fsc_curves import draw_fsc, legend_between_thresholds
+from equipose.figures.maps import draw_maps
+from equipose.figures.runs import Run, best_runs, command_line, load_run
+from equipose.figures.style import PAGE, TRUTH, model_colours, paper_style, save
+from equipose.particles import read_particles
+from equipose.structures import read_map
+from equipose.tables import dataset_title
+
+EXAMPLES = (3, 3)
+"""Rows and columns of example particles."""
+
+
+def draw_particles(axes: Axes, images: np.ndarray) -> None:
+    """Particles (rows · columns, L, L) as one sheet, all on one grey scale, a white line between them."""
+    rows, columns = EXAMPLES
+    gap = max(1, images.shape[-1] // 24)
+    low, high = np.quantile(images, [0.002, 0.998])
+    grey = np.clip((images - low) / (high - low), 0, 1)
+    framed = np.pad(grey, [(0, 0), (0, gap), (0, gap)], constant_values=1)
+    sheet = framed.reshape(rows, columns, *framed.shape[1:]).swapaxes(1, 2).reshape(rows * framed.shape[1], -1)
+    axes.imshow(sheet[:-gap, :-gap], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+
+
+def map_label(run: Run) -> str:
+    """What a map is, and how good, in two lines."""
+    if run.metrics["training"] is None:
+        return run.label
+    exact = run.metrics["training"]["direct"]["exact"]
+    resolution = run.metrics["resolution"]["exact"]["0.5"]["first"]
+    found = f", FSC 0.5 at {resolution:.3g} Å" if resolution else ""
+    return f"{run.label}\nmedian error {exact['median_degrees']:.1f}°{found}"
+
+
+def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:
+    """Particles, MSE over time, FSC, and the truth beside each model's best map."""
+    if strangers := {run.dataset for run in runs} - {dataset.name}:
+        raise ConfigError(f"--runs holds runs of {', '.join(sorted(strangers))}; the dataset is {dataset.name}.")
+    best, colours = best_runs(runs), model_colours([run.label for run in runs])
+    with paper_style():
+        figure = pyplot.figure(figsize=(PAGE, 4.6), layout="constrained")
+        top, bottom = figure.subfigures(2, 1, height_ratios=[2.1, 2.5], squeeze=False)[:, 0]
+        particles, errors, correlation = top.subplots(1, 3, width_ratios=[1, 1.3, 1.3])
+        images = read_particles(dataset / "particles.star").images
+        draw_particles(particles, np.array(images[: EXAMPLES[0] * EXAMPLES[1]]))
+        particles.set_title(dataset_title(dataset.name))
+        draw_errors(errors, runs, "mse", colours)
+        errors.set_ylabel("MSE of poses")
+        errors.set_title("Poses")
+        draw_fsc(correlation, runs, colours)
+        correlation.set_title("Maps against the truth")
+        legend_between_thresholds(correlation)
+
+        truth, voxel_size = read_map(dataset / "volume.mrc")
+        volumes = [truth]
+        volumes += [read_map(run.folder / "volume_aligned.mrc")[0] for run in best]
+        row = bottom.subplots(1, len(volumes), squeeze=False)[0]
+        labels = [f"Truth\nvoxels of {voxel_size:.3g} Å", *(map_label(run) for run in best)]
+        draw_maps(list(row), volumes, labels, [TRUTH, *(colours[run.label] for run in best)])
+        save(figure, output)
+
+
+def main() -> None:
+    parser = command_line("overview", __doc__.splitlines()[0])
+    parser.add_argument("--dataset", type=Path, required=True, help="dataset folder, with particles.star, volume.mrc")
+    arguments = parser.parse_args()
+    plot_overview(arguments.dataset, [load_run(folder) for folder in arguments.runs], arguments.output)
+
+
+if __name__ == "__main__":
+    run_main(main)

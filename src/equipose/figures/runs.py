@@ -1,0 +1,64 @@
+"""What figures read of a finished run."""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from equipose.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's small files. `mse` is the final one (paper mode, training images), NaN without a truth."""
+
+    folder: Path
+    dataset: str
+    label: str
+    seed: int
+    converged_mse: float
+    mse: float
+    metrics: dict[str, Any]
+    history: pd.DataFrame
+    fsc: pd.DataFrame
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder. Raises ConfigError where a file is missing."""
+    for name in ("config.json", "metrics.json", "history.csv", "fsc.csv"):
+        if not (folder / name).exists():
+            raise ConfigError(f"{folder} has no {name}: name the folder of a run that has been evaluated.")
+    config = json.loads((folder / "config.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return Run(
+        folder=folder,
+        dataset=metrics["dataset"],
+        label=metrics["label"],
+        seed=metrics["seed"],
+        converged_mse=config["evaluation"]["converged_mse"],
+        mse=metrics["training"]["direct"]["paper"]["mse"] if metrics["training"] else float("nan"),
+        metrics=metrics,
+        history=pd.read_csv(folder / "history.csv"),
+        fsc=pd.read_csv(folder / "fsc.csv"),
+    )
+
+
+def best_runs(runs: list[Run]) -> list[Run]:
+    """The run of the lowest final MSE of each dataset and model, in the order of the models."""
+    best: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        key = (run.dataset, run.label)
+        if key not in best or run.mse < best[key].mse:
+            best[key] = run
+    return list(best.values())
+
+
+def command_line(module: str, description: str) -> argparse.ArgumentParser:
+    """Arguments that every figure of runs takes."""
+    parser = argparse.ArgumentParser(prog=f"python -m equipose.figures.{module}", description=description)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders")
+    parser.add_argument("--output", type=Path, required=True, help="picture; written as .pdf and .png")
+    return parser

@@ -1,0 +1,66 @@
+"""How all figures look, and how they are saved."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from equipose.files import whole_file
+
+COLUMN = 3.5  # inches, one column of a journal
+PAGE = 7.2  # inches, two columns
+
+TRUTH = "#8c8c8c"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, safe for all eyes
+GUIDE: dict[str, Any] = {"color": "0.45", "linewidth": 0.7, "zorder": 0}  # thresholds
+
+SETTINGS: Any = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "ytick.minor.width": 0.5,
+    "lines.linewidth": 1.4,
+    "pdf.fonttype": 42,  # text stays text
+    "figure.dpi": 100,
+    "savefig.dpi": 300,
+    "image.interpolation": "lanczos",
+}
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Draw inside this block."""
+    with pyplot.rc_context(SETTINGS):
+        yield
+
+
+def model_colours(labels: list[str]) -> dict[str, str]:
+    """One colour a model, in the order in which the models appear."""
+    distinct = list(dict.fromkeys(labels))
+    return {label: PALETTE[index % len(PALETTE)] for index, label in enumerate(distinct)}
+
+
+def save(figure: Figure, output: Path) -> None:
+    """Write `output` as .pdf and .png, each whole or not at all, and close the figure."""
+    for kind in ("pdf", "png"):
+        with whole_file(output.with_suffix(f".{kind}")) as partial:
+            figure.savefig(partial, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+    pyplot.close(figure)

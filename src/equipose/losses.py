@@ -1,0 +1,56 @@
+"""Losses: how well a batch is reconstructed, registered by name in `LOSSES` (paper, Sec. 4.4).
+
+A loss is a function (model, images (b, L, L), CTF parameters (b, 7)) → scalar.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from equipose.autoencoder import Autoencoder
+from equipose.groups import move_images
+
+HALF_TURN = ((-1.0, 0.0), (0.0, -1.0))
+MIRROR = ((1.0, 0.0), (0.0, -1.0))
+IDENTITY = ((1.0, 0.0), (0.0, 1.0))
+
+
+def l2(model: Autoencoder, images: Tensor, ctf_parameters: Tensor) -> Tensor:
+    """Mean squared error of the reconstruction."""
+    predicted = model.decode(*model.encoder(images), ctf_parameters)
+    return model.errors(predicted, model.target(images)).mean()
+
+
+def best_path(
+    model: Autoencoder, images: Tensor, ctf_parameters: Tensor, *, motions: tuple[tuple[tuple[float, ...], ...], ...]
+) -> Tensor:
+    """Each image and its moved copies pass; only the copy that is reconstructed best is trained on (Eq. 6).
+
+    The errors of all copies are found without gradients, and the winner is decoded once more with them: the gradient
+    is the published one, without a backward pass through the losers' decoding.
+    """
+    g = images.new_tensor(motions)  # (p, 2, 2)
+    paths, batch = len(motions), len(images)
+    copies = torch.cat([move_images(torch.tensor(motion), images) for motion in motions])
+    rotations, shifts = model.encoder(copies)
+    target = model.target(copies)
+    every = ctf_parameters.repeat(paths, 1)
+    with torch.no_grad():
+        predicted = model.decode(rotations, shifts, every, g.repeat_interleave(batch, 0))
+        winner = model.errors(predicted, target).view(paths, batch).argmin(0)  # (b,)
+    chosen = winner * batch + torch.arange(batch, device=winner.device)
+    predicted = model.decode(rotations[chosen], shifts[chosen], ctf_parameters, g[winner])
+    return model.errors(predicted, target[chosen]).mean()
+
+
+PATHS = {"l2": (IDENTITY,), "sym": (IDENTITY, HALF_TURN), "mir": (IDENTITY, MIRROR)}
+"""The in-plane motions whose best copy a loss trains, the identity first; what `best_path` scores choose from."""
+
+LOSSES: dict[str, Callable[[Autoencoder, Tensor, Tensor], Tensor]] = {
+    "l2": l2,
+    "sym": partial(best_path, motions=PATHS["sym"]),
+    "mir": partial(best_path, motions=PATHS["mir"]),
+}
+"""Losses by the name that config.yaml gives them."""

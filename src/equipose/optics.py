@@ -1,0 +1,44 @@
+"""The contrast transfer function, positive at low frequency (protein bright).
+
+Parameters travel as one tensor (..., 7) in the order of `CTF_COLUMNS`, so that they are stored, indexed and moved to
+a device like any other data.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+CTF_COLUMNS = (
+    "defocus_u",  # Å, underfocus positive
+    "defocus_v",  # Å
+    "defocus_angle",  # degrees from x (columns) to the axis of defocus_u
+    "voltage",  # kV
+    "spherical_aberration",  # mm
+    "amplitude_contrast",  # fraction
+    "phase_shift",  # degrees
+)
+
+
+def electron_wavelength(voltage: Tensor) -> Tensor:
+    """Relativistic wavelength in Å at `voltage` kV."""
+    volts = voltage * 1e3
+    return 12.2643247 / torch.sqrt(volts * (1 + volts * 0.978466e-6))
+
+
+def ctf(parameters: Tensor, k: Tensor, box_angstrom: float) -> Tensor:
+    """CTF (..., n) at frequencies `k`, (..., n, 2) cycles per box, of images `box_angstrom` Å wide.
+
+    CTF = sin(πλ Δf(θ) s² - (π/2) Cs λ³ s⁴ + phase shift + asin(amplitude contrast)),
+    Δf(θ) = ½ (U + V + (U - V) cos 2(θ - angle)).
+    """
+    u, v, angle, voltage, cs, contrast, phase = parameters.unsqueeze(-2).unbind(-1)
+    wavelength = electron_wavelength(voltage)
+    x, y = (k / box_angstrom).unbind(-1)
+    s2 = x * x + y * y
+    double_angle = 2 * torch.deg2rad(angle)
+    # s² cos 2(θ - a) = (x² - y²) cos 2a + 2xy sin 2a: no arctangent, and exact at k = 0.
+    astigmatic = (x * x - y * y) * torch.cos(double_angle) + 2 * x * y * torch.sin(double_angle)
+    defocus_term = math.pi * wavelength * 0.5 * ((u + v) * s2 + (u - v) * astigmatic)
+    aberration_term = 0.5 * math.pi * (cs * 1e7) * wavelength**3 * s2 * s2
+    return torch.sin(defocus_term - aberration_term + torch.deg2rad(phase) + torch.asin(contrast))

@@ -1,0 +1,341 @@
+"""A volume → particles.star and particles.mrcs, with the truth in the star file's columns, and simulation.json.
+
+    python -m equipose.simulate --config config.json --volume volume.mrc --output DIR --threads N
+
+Poses are uniform on SO(3), shifts Gaussian, defocus log-normal without astigmatism (paper, Apx. C; cryoAI's simulator).
+An image is
+
+    Î(k) = scale · CTF(k) · exp(-2πi k·t) · V̂(Rᵀ (kx, ky, 0)),   |k| < L/2,
+
+about pixel L/2, plus white noise. One scale gives the clean images (mean-subtracted, whole box and dataset) a standard
+deviation of 1. The noise, one σ a dataset, is then 1/√snr (`variance`) or 1/snr (`amplitude`).
+
+The same configuration gives the same bytes, whatever the number of threads: work is cut into fixed chunks, each with
+its own random stream. Poses, shifts and defocus have streams of their own, so datasets that differ in noise share them.
+The stack is written twice in place, clean first, since the scale is known only after all images are made.
+"""
+
+import argparse
+import io
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import scipy.fft
+import torch
+from torch import Tensor
+
+from equipose.cli import run_main
+from equipose.config import ConfigError, DatasetConfig
+from equipose.files import whole_file
+from equipose.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
+from equipose.optics import CTF_COLUMNS, ctf
+from equipose.particles import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
+from equipose.rotations import random_rotations, to_relion_angles
+from equipose.structures import particle_radius, read_map
+
+CHUNK = 64
+"""Images a random stream; part of what a seed means."""
+
+PADDING = 2
+"""Oversampling of the volume's transform, as RELION's."""
+
+MRC_HEADER_BYTES = 1024
+
+STREAMS = ("rotations", "shifts", "defocus", "noise")
+
+MASK = "the disc about the shifted particle, of the radius that holds 99 % of the volume's squared density"
+
+SECONDS_BETWEEN_REPORTS = 5.0
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, the images done so far, and their number."""
+
+
+def simulate(config: DatasetConfig, volume_path: Path, output: Path, threads: int, progress: Progress) -> None:
+    """Make the dataset in `output`: the `images` training images first, then the `held_out` ones.
+
+    Raises ConfigError where the volume is not the dataset's, the SNR is not positive, or the disk has no room.
+    """
+    started = time.perf_counter()
+    box, count = config.box, config.images + config.held_out
+    sigma = noise_sigma(config)
+    volume = _read_volume(config, volume_path)
+    _check_room(output, count * box**2 * 4)
+
+    rotations = random_rotations(count, _stream(config.seed, "rotations"))
+    shifts = _stream(config.seed, "shifts").normal(0, config.shift_std, (count, 2))
+    ctf_parameters = draw_ctf(config, count, _stream(config.seed, "defocus"))
+
+    disc, transform = half_disc(box), padded_transform(volume)
+    mask_radius = particle_radius(volume, np.full(3, box // 2))
+    chunks = [slice(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+
+    with whole_file(output / "particles.mrcs") as partial:
+        _make_stack(partial, (count, box, box), config.voxel_size)
+        with open(partial, "r+b", buffering=0) as file, _pool(threads) as pool:
+
+            def write_clean(rows: slice) -> list[float]:
+                pixels = shifts[rows] / config.voxel_size
+                optics = ctf(torch.from_numpy(ctf_parameters[rows]).float(), disc.k, box * config.voxel_size)
+                moved = optics * shift_phase(torch.from_numpy(pixels).float(), disc)
+                images = from_half_disc(slices(transform, rotations[rows], disc) * moved, disc).numpy()
+                _write_images(file, rows, images)
+                return _power(images, pixels, mask_radius)
+
+            def write_final(rows: slice, chunk: int) -> list[float]:
+                images = _read_images(file, rows, box) * scale
+                noise = _stream(config.seed, "noise", chunk).standard_normal(images.shape, np.float32)
+                noise *= np.float32(sigma)
+                images += noise
+                _write_images(file, rows, images)
+                return [images.min(), images.max(), _sum(images), _sum(images**2), _sum(noise**2)]
+
+            power = _run(pool.map(write_clean, chunks), chunks, progress, "projected")
+            box_power, mask_power, mask_pixels = power.sum(axis=0)
+            clean_variance = box_power / (count * box**2)
+            scale = np.float32(1 / math.sqrt(clean_variance))
+            moments = _run(pool.map(write_final, chunks, range(len(chunks))), chunks, progress, "finished")
+        _write_statistics(partial, moments, count * box**2)
+    write_star(output / "particles.star", *star_tables(config, rotations, shifts, ctf_parameters))
+
+    noise_variance = moments[:, 4].sum() / (count * box**2)
+    seconds = time.perf_counter() - started
+    summary = {
+        "images": config.images,
+        "held_out": config.held_out,
+        "box": box,
+        "voxel_size": config.voxel_size,
+        "clean_std": 1.0,
+        "image_scale": float(scale),
+        "sigma": sigma,
+        "measured_sigma": math.sqrt(noise_variance),
+        "full_box_db": _decibel(1.0, noise_variance),
+        "in_mask_db": _decibel(mask_power / mask_pixels / clean_variance, noise_variance),
+        "mask": MASK,
+        "mask_radius_angstrom": mask_radius * config.voxel_size,
+        "seconds": seconds,
+        "threads": threads,
+        "images_per_second": count / seconds,
+    }
+    with whole_file(output / "simulation.json") as partial:
+        partial.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def noise_sigma(config: DatasetConfig) -> float:
+    """Standard deviation of the noise, where that of the clean images is 1."""
+    if config.snr == "noiseless":
+        return 0.0
+    if not config.snr > 0:
+        raise ConfigError(f"dataset {config.name}: snr is {config.snr}; give a number above 0, or `noiseless`")
+    return 1 / math.sqrt(config.snr) if config.snr_definition == "variance" else 1 / config.snr
+
+
+def draw_ctf(config: DatasetConfig, count: int, rng: np.random.Generator) -> np.ndarray:
+    """CTF parameters (count, 7) in the order of CTF_COLUMNS: log-normal defocus, no astigmatism, no phase plate."""
+    defocus = config.defocus * np.exp(config.defocus_log_std * rng.standard_normal(count))
+    columns = {
+        "defocus_u": defocus,
+        "defocus_v": defocus,
+        "defocus_angle": 0.0,
+        "voltage": config.voltage,
+        "spherical_aberration": config.spherical_aberration,
+        "amplitude_contrast": config.amplitude_contrast,
+        "phase_shift": 0.0,
+    }
+    return np.stack([np.broadcast_to(columns[name], count) for name in CTF_COLUMNS], axis=1)
+
+
+def padded_transform(volume: np.ndarray) -> Tensor:
+    """Fourier transform of a volume (L, L, L) about voxel L/2, oversampled: complex (P + 1, P + 1, P/2 + 1), P = 2L.
+
+    At (kz, ky, kx), kz and ky from -P/2 to P/2 and kx from 0, in units of 1/P cycles a voxel.
+    Divided by L, so that a slice is the unitary transform of a projection (see equipose.fourier). The volume is divided
+    by the window sinc² that interpolation between the samples multiplies it with.
+    """
+    box = len(volume)
+    padded = PADDING * box
+    window = np.sinc((np.arange(box) - box // 2) / padded) ** 2
+    corrected = volume / (window[:, None, None] * window[:, None] * window)
+    wide = np.zeros((padded,) * 3, np.float32)
+    inner = slice(padded // 2 - box // 2, padded // 2 + box // 2)
+    wide[inner, inner, inner] = corrected / box
+    spectrum = scipy.fft.fftshift(scipy.fft.rfftn(scipy.fft.ifftshift(wide)), axes=(0, 1))
+    return torch.from_numpy(np.pad(spectrum, ((0, 1), (0, 1), (0, 0)), mode="wrap"))
+
+
+def slices(transform: Tensor, rotations: np.ndarray, disc: HalfDisc) -> Tensor:
+    """Coefficients (n, points), complex, of the projections along poses (n, 3, 3): V̂(Rᵀ (kx, ky, 0)), trilinear."""
+    # As row vectors: (Rᵀ k)ᵀ = kᵀ R. V̂(-k) = V̂(k)*, and only kx ≥ 0 is stored.
+    k = disc.k @ torch.from_numpy(rotations[:, :2]).float()  # (n, points, 3)
+    mirrored = k[..., 0] < 0
+    k = torch.where(mirrored[..., None], -k, k)
+    # grid_sample's coordinates run from -1 to 1 along each axis: (x, y, z) = (kx, ky, kz).
+    scale = 2 / disc.box
+    grid = torch.stack([2 * scale * k[..., 0] - 1, scale * k[..., 1], scale * k[..., 2]], dim=-1)
+    parts = torch.view_as_real(transform).permute(3, 0, 1, 2)[None]  # side by side in memory, for speed
+    real, imaginary = torch.nn.functional.grid_sample(parts, grid[None, None], align_corners=True)[0, :, 0]
+    return torch.complex(real, torch.where(mirrored, -imaginary, imaginary))
+
+
+def star_tables(
+    config: DatasetConfig, rotations: np.ndarray, shifts: np.ndarray, ctf_parameters: np.ndarray
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """RELION 3.1 tables data_optics and data_particles of simulated images: poses (n, 3, 3), shifts (n, 2) in Å."""
+    optics = pd.DataFrame(
+        {
+            "rlnOpticsGroup": [1],
+            "rlnOpticsGroupName": ["simulated"],
+            "rlnVoltage": [config.voltage],
+            "rlnSphericalAberration": [config.spherical_aberration],
+            "rlnAmplitudeContrast": [config.amplitude_contrast],
+            "rlnImagePixelSize": [config.voxel_size],
+            "rlnMicrographOriginalPixelSize": [config.voxel_size],
+            "rlnImageSize": [config.box],
+            "rlnImageDimensionality": [2],
+        }
+    )
+    per_particle = dict(zip(ANGLES, to_relion_angles(rotations).T, strict=True))
+    per_particle |= dict(zip(ORIGINS, -shifts.T, strict=True))
+    per_particle |= dict(zip(CTF_LABELS, ctf_parameters.T, strict=True))
+    particles = pd.DataFrame(per_particle).drop(columns=[label for label in CTF_LABELS if label in OPTICS])
+    particles["rlnOpticsGroup"] = 1
+    particles["rlnImageName"] = [f"{index + 1:06d}@particles.mrcs" for index in range(len(shifts))]
+    return optics, particles
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="equipose.simulate", description="Simulate particles of a volume.")
+    parser.add_argument("--config", type=Path, required=True, help="DatasetConfig as JSON")
+    parser.add_argument("--volume", type=Path, required=True, help=".mrc of the dataset's box and voxel size")
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    parser.add_argument("--threads", type=int, required=True)
+    arguments = parser.parse_args()
+    config = DatasetConfig.load(arguments.config)
+    simulate(config, arguments.volume, arguments.output, arguments.threads, _reporter())
+
+
+def _reporter() -> Progress:
+    """Progress as plain lines on stderr, with the time left, one every few seconds."""
+    began: dict[str, float] = {}
+    reported = time.perf_counter()
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal reported
+        now = time.perf_counter()
+        start = began.setdefault(what, now)
+        if now - max(start, reported) >= SECONDS_BETWEEN_REPORTS:
+            left = (now - start) / done * (total - done)
+            print(f"{what} {done} of {total} images, about {left:.0f} s to go", file=sys.stderr, flush=True)
+            reported = now
+
+    return report
+
+
+def _stream(seed: int, name: str, chunk: int = 0) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(STREAMS.index(name), chunk)))
+
+
+def _read_volume(config: DatasetConfig, path: Path) -> np.ndarray:
+    if config.box % 2:
+        raise ConfigError(f"dataset {config.name}: box is {config.box}; give an even number of pixels")
+    volume, voxel_size = read_map(path)
+    if volume.shape != (config.box,) * 3 or abs(voxel_size - config.voxel_size) > 1e-3 * config.voxel_size:
+        raise ConfigError(
+            f"volume {path} is {volume.shape} at {voxel_size:.4g} Å, but dataset {config.name} has box {config.box} at"
+            f" {config.voxel_size} Å: make it with `python -m equipose.structures density`"
+        )
+    if not volume.any():
+        raise ConfigError(f"volume {path} is zero everywhere: check the structure it was made from")
+    return volume
+
+
+def _check_room(output: Path, size: int) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(output).free
+    if free < size:
+        raise ConfigError(
+            f"{output} needs {size / 1e9:.1f} GB for particles.mrcs, and its disk has {free / 1e9:.1f} GB free: make"
+            " room, lower simulation.images, or move `pathvars.results` to another disk"
+        )
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that each compute on one core: sums come out the same for any number of them."""
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+def _run(results: Iterable[list[float]], chunks: list[slice], progress: Progress, what: str) -> np.ndarray:
+    """What the chunks return, in their order, (chunks, values)."""
+    rows = []
+    for chunk, result in zip(chunks, results, strict=True):
+        rows.append(result)
+        progress(what, chunk.stop, chunks[-1].stop)
+    return np.array(rows, np.float64)
+
+
+def _power(images: np.ndarray, shifts: np.ndarray, radius: float) -> list[float]:
+    """Sum of squares, about each image's mean, over the box and over the mask, and the mask's pixels."""
+    squared = (images - images.mean(axis=(1, 2), keepdims=True)) ** 2
+    position = np.arange(images.shape[-1]) - images.shape[-1] // 2
+    x, y = ((position - shifts[:, axis, None]) ** 2 for axis in (0, 1))
+    mask = y[:, :, None] + x[:, None, :] <= radius**2
+    return [_sum(squared), _sum(squared[mask]), float(mask.sum())]
+
+
+def _sum(values: np.ndarray) -> float:
+    return float(values.sum(dtype=np.float64))
+
+
+def _decibel(signal: float, noise: float) -> float | None:
+    return 10 * math.log10(signal / noise) if noise > 0 else None
+
+
+def _make_stack(path: Path, shape: tuple[int, int, int], voxel_size: float) -> None:
+    """An .mrcs whose images are still to be written: the file has its full size, and takes room as it fills."""
+    with mrcfile.new_mmap(path, shape, mrc_mode=2, overwrite=True) as mrc:
+        mrc.set_image_stack()
+        mrc.voxel_size = voxel_size
+        mrc.header.label[0] = "Simulated by equipose"  # in place of mrcfile's, which holds the time of day
+
+
+def _write_statistics(path: Path, moments: np.ndarray, pixels: int) -> None:
+    mean = moments[:, 2].sum() / pixels
+    with mrcfile.mmap(path, "r+") as mrc:
+        mrc.header.dmin, mrc.header.dmax = moments[:, 0].min(), moments[:, 1].max()
+        mrc.header.dmean = mean
+        mrc.header.rms = math.sqrt(max(moments[:, 3].sum() / pixels - mean**2, 0))
+
+
+# Plain reads and writes at a position, which threads can share: the pages of a memory map would count as memory used.
+def _write_images(file: io.FileIO, rows: slice, images: np.ndarray) -> None:
+    data = memoryview(np.ascontiguousarray(images, np.float32)).cast("B")
+    try:
+        written = os.pwrite(file.fileno(), data, _offset(rows, images.shape[-1]))
+    except OSError as error:
+        raise ConfigError(f"{file.name} cannot be written ({error.strerror}): make room and start again") from error
+    if written != len(data):
+        raise ConfigError(f"{file.name} cannot be written (the disk is full): make room and start again")
+
+
+def _read_images(file: io.FileIO, rows: slice, box: int) -> np.ndarray:
+    size = (rows.stop - rows.start) * box**2 * 4
+    data = os.pread(file.fileno(), size, _offset(rows, box))
+    return np.frombuffer(data, np.float32).reshape(-1, box, box)
+
+
+def _offset(rows: slice, box: int) -> int:
+    return MRC_HEADER_BYTES + rows.start * box**2 * 4
+
+
+if __name__ == "__main__":
+    run_main(main)

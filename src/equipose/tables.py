@@ -1,0 +1,331 @@
+"""An experiment's table: `python -m equipose.tables --config … --experiment … --results … --output-dir …`.
+
+Built from the runs' metrics.json alone, as CSV (numbers), LaTeX and Markdown, twice: NAME.* as the paper defines its
+numbers (`paper` mode on training images), and NAME_exact.* (one alignment, on held-out images). Both take the encoder's
+own poses (`direct`) and describe the same runs. `--summary` prints the first to the terminal instead.
+
+`table: best_three` gives mean ± population standard deviation of the three seeds with the lowest final MSE and the
+percentage of all seeds that converged (Table 1); `table: best` gives the best seed (Table 2).
+"""
+
+import argparse
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table as TerminalTable
+
+from equipose.cli import run_main
+from equipose.config import ConfigError, dataset_config, model_config
+from equipose.files import whole_file
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of the table: where it stands in metrics.json, and how it is printed."""
+
+    title: str  # LaTeX, which Markdown shows too
+    path: tuple[str, ...]
+    decimals: int
+
+
+PAPER_COLUMNS = {
+    "mse": Column("MSE", ("training", "direct", "paper", "mse"), 4),
+    "medse": Column("MedSE", ("training", "direct", "paper", "medse"), 4),
+    "conv_time_s": Column("Conv. time (s)", ("convergence_seconds",), 0),
+    "conv_steps": Column("Steps until conv.", ("convergence_steps",), 0),
+    "resolution_A": Column("Resolution (Å)", ("resolution", "paper", "0.5"), 2),
+}
+EXACT_COLUMNS = {
+    "mse": Column("MSE", ("held_out", "direct", "exact", "mse"), 4),
+    "medse": Column("MedSE", ("held_out", "direct", "exact", "medse"), 4),
+    "median_degrees": Column("Median error (°)", ("held_out", "direct", "exact", "median_degrees"), 2),
+    "shift_rmse_A": Column("Shift RMSE (Å)", ("held_out", "direct", "exact", "shift_rmse_angstrom"), 2),
+    "resolution_A": Column("Resolution, FSC 0.5 (Å)", ("resolution", "exact", "0.5", "first"), 2),
+    "resolution_0143_A": Column("FSC 0.143 (Å)", ("resolution", "exact", "0.143", "first"), 2),
+}
+MODES = {"paper": PAPER_COLUMNS, "exact": EXACT_COLUMNS}
+NOT_SHOWN = {"best_three": (), "best": ("conv_steps",)}  # Table 2 has no steps; the CSV has all
+MODE_NOTES = {
+    "paper": "Poses as the encoder gives them (direct), on training images; MSE and MedSE as the paper defines them"
+    " (each over its own candidate alignments, in both hands); resolution at FSC = 0.5, last whole shell.",
+    "exact": "Poses as the encoder gives them (direct), on held-out images, under the one alignment that fits all of"
+    " them best; first interpolated crossings of the FSC. The same runs as in the table of the paper's numbers.",
+}
+RANKED_BY = PAPER_COLUMNS["mse"].path
+
+SEEDS_COUNTED = {"best_three": 3, "best": 1}
+"""How many of the best seeds a kind of table sums up."""
+
+CONVERGED = Column("Conv. runs %", (), 1)
+
+
+def read_runs(config: dict[str, Any], experiment: str, results: Path) -> list[dict[str, Any]]:
+    """The metrics.json of every run that `experiment` asks for; one without it is marked as failed."""
+    spec = config["experiments"][experiment]
+    runs = []
+    for dataset in spec["datasets"]:
+        for model in spec["models"]:
+            for seed in spec["seeds"]:
+                path = results / "runs" / dataset / model / f"seed{seed}" / "metrics.json"
+                metrics = json.loads(path.read_text()) if path.exists() else {}
+                runs.append({"dataset": dataset, "model": model, "seed": seed, "failed": not metrics} | metrics)
+    return runs
+
+
+def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], mode: str) -> pd.DataFrame:
+    """One row of numbers for each dataset and model of `experiment`.
+
+    Columns are those of `MODES[mode]`, each with its population standard deviation `…_std`, beside `source` ("here"),
+    `seeds` (asked for), `finished`, `counted` and `converged_percent`. A number that does not exist is NaN.
+    """
+    spec = config["experiments"][experiment]
+    rows = []
+    for dataset in spec["datasets"]:
+        for name in spec["models"]:
+            model = model_config(config, name)
+            asked = [run for run in runs if run["dataset"] == dataset and run["model"] == name]
+            finished = [run for run in asked if not run["failed"]]
+            best = sorted(finished, key=_rank)[: SEEDS_COUNTED[spec["table"]]]
+            row = {
+                "dataset": dataset,
+                "model": name,
+                "encoder": model.encoder,
+                "loss": model.loss,
+                "source": "here",
+                "seeds": len(asked),
+                "finished": len(finished),
+                "counted": ",".join(str(run["seed"]) for run in best),
+            }
+            for key, column in MODES[mode].items():
+                values = np.array([_number(run, column.path) for run in best])
+                row[key], row[f"{key}_std"] = (values.mean(), values.std()) if len(best) else (np.nan, np.nan)
+            row["converged_percent"] = 100 * sum(run["converged"] for run in finished) / len(asked)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def with_paper(config: dict[str, Any], table: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """`table` with the paper's own row, where it has one, below each of ours.
+
+    Rows of `paper` are found by encoder and loss, and by dataset name or, where it has no such column, SNR.
+    """
+    rows = []
+    for row in table.to_dict("records"):
+        rows.append(row)
+        dataset = dataset_config(config, row["dataset"])
+        where = paper["dataset"] == dataset.name if "dataset" in paper else paper["snr"] == dataset.snr
+        match = paper[where & (paper["encoder"] == row["encoder"]) & (paper["loss"] == row["loss"])]
+        if len(match):
+            names = {key: row[key] for key in ("dataset", "model", "encoder", "loss")}
+            rows.append(match.iloc[0].to_dict() | names | {"source": "paper"})
+    return pd.DataFrame(rows)[list(table.columns)].astype({"seeds": "Int64", "finished": "Int64"})
+
+
+def format_cells(table: pd.DataFrame, columns: dict[str, Column], kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table's numbers as text, and which of them are the best of their dataset and source, to be printed bold."""
+    shown = {key: column for key, column in columns.items() if key not in NOT_SHOWN[kind]}
+    if kind == "best_three":
+        shown["converged_percent"] = CONVERGED
+    text, bold = pd.DataFrame(index=table.index), pd.DataFrame(index=table.index)
+    failed = (table["source"] == "here") & (table["finished"] == 0)
+    for key, column in shown.items():
+        spread = table.get(f"{key}_std") if kind == "best_three" else None
+        cells = [_cell(value, None if spread is None else spread[index], column) for index, value in table[key].items()]
+        text[column.title] = np.where(failed, "failed", cells)
+        sign = -1 if column is CONVERGED else 1
+        best = (sign * table[key].mask(failed)).groupby([table["dataset"], table["source"]]).transform("min")
+        bold[column.title] = (sign * table[key] == best) & ~failed
+    return text, bold
+
+
+def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], mode: str, more: list[str]) -> list[str]:
+    """What a reader of the table must know: what was counted, how, and what is missing."""
+    spec = config["experiments"][experiment]
+    seeds = len(spec["seeds"])
+    counted = min(SEEDS_COUNTED[spec["table"]], seeds)
+    budget = " ".join(f"{value:g} {unit}" for unit, value in spec["budget"].items() if value is not None)
+    if spec["table"] == "best_three" and counted > 1:
+        what = f"Mean ± population standard deviation of the {counted} best of {seeds} seeds by final MSE"
+    else:
+        what = f"The best of {seeds} seeds by final MSE" if seeds > 1 else "One seed"
+    found = [f"{what}; {budget} of training each.", MODE_NOTES[mode]]
+    if mode == "paper":
+        threshold = config["evaluation"]["converged_mse"]
+        found.append(f"Converged: MSE < {threshold:g}; a dash: not all of the runs counted did.")
+    missing: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        if run["failed"]:
+            missing.setdefault((run["dataset"], run["model"]), []).append(str(run["seed"]))
+    for (dataset, model), failed in missing.items():
+        found.append(
+            f"{dataset_title(dataset)}, {model_config(config, model).label}: {len(failed)} of {seeds} runs failed or"
+            f" are missing (seed {', '.join(failed)}); a run that failed counts as not converged."
+        )
+    if any(not run["failed"] and run["resolution"] and run["resolution"]["nyquist_reached"] for run in runs):
+        found.append("Some maps have FSC ≥ 0.5 at every shell: their resolution is limited by the voxel size.")
+    return found + more
+
+
+def to_latex(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, caption: str, label: str) -> str:
+    """A LaTeX table (booktabs, multirow), rows grouped by dataset."""
+    cells = text.map(_latex)
+    cells.columns = [_latex(title) for title in cells.columns]
+    marks = bold.set_axis(cells.columns, axis=1)
+    cells.index = marks.index = pd.MultiIndex.from_frame(_row_titles(table).map(_latex))
+    style = cells.style.apply(lambda _: marks.map(lambda best: "textbf:--rwrap;" if best else ""), axis=None)
+    latex = style.to_latex(
+        hrules=True,
+        caption=_latex(caption),
+        label=f"tab:{label}",
+        position="tbp",
+        position_float="centering",
+        column_format="l" * cells.index.nlevels + "r" * len(cells.columns),
+        multirow_align="t",
+    )
+    head, body = latex.split("\\midrule\n")
+    body = re.sub(r"\n(?=\\multirow|[^&\\]*[^ &\\][^&\\]*&)", r"\n\\midrule\n", body)  # a rule above each dataset
+    return "% needs \\usepackage{booktabs, multirow}\n" + head + "\\midrule\n" + body
+
+
+def to_markdown(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, title: str, notes: list[str]) -> str:
+    """A Markdown table with its notes below."""
+    titles = _row_titles(table)
+    titles.iloc[:, 0] = titles.iloc[:, 0].mask(titles.iloc[:, 0].duplicated(), "")
+    marked = text.where(~bold, "**" + text + "**")
+    rows = pd.concat([titles, marked], axis=1)
+    header = list(rows.columns)
+    align = [":--"] * titles.shape[1] + ["--:"] * text.shape[1]
+    lines = ["| " + " | ".join(row) + " |" for row in [header, align, *rows.to_numpy().tolist()]]
+    return "\n".join([f"# {title}", "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def to_terminal(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, title: str) -> TerminalTable:
+    """The table for a terminal."""
+    titles = _row_titles(table)
+    shown = TerminalTable(title=title, title_justify="left")
+    for name in titles.columns:
+        shown.add_column(name)
+    for name in text.columns:
+        shown.add_column(name, justify="right")
+    last = None
+    for index in table.index:
+        if table.loc[index, "dataset"] != last and last is not None:
+            shown.add_section()
+        last = table.loc[index, "dataset"]
+        marked = [f"[bold]{cell}[/bold]" if bold.loc[index, name] else cell for name, cell in text.loc[index].items()]
+        shown.add_row(*(plain_label(part) for part in titles.loc[index]), *marked)
+    return shown
+
+
+def dataset_title(name: str) -> str:
+    """A dataset's name for people: `80s_snr0.5` is "80S SNR 0.5"."""
+    words = re.sub(r"_snr", " SNR ", name).replace("_", " ")
+    return re.sub(r"^\d+[a-z]+|^[a-z]", lambda match: match[0].upper(), words)
+
+
+def plain_label(label: str) -> str:
+    """A label without its LaTeX: `$D_4$ ($L_2$)` is "D4 (L2)"."""
+    return re.sub(r"\\mathcal|[${}]", "", label).replace("_sym", "sym").replace("_mir", "mir").replace("_", "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m equipose.tables", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="the workflow's whole configuration, JSON")
+    parser.add_argument("--experiment", required=True, help="its name in the configuration")
+    parser.add_argument("--results", type=Path, required=True, help="folder that holds runs/")
+    parser.add_argument("--paper", type=Path, required=True, help="folder of the paper's own tables, for `compare`")
+    parser.add_argument("--notes", nargs="*", default=[], metavar="TEXT", help="more notes for the captions")
+    output = parser.add_mutually_exclusive_group(required=True)
+    output.add_argument("--output-dir", type=Path, help="folder for the tables")
+    output.add_argument("--summary", action="store_true", help="print the table instead")
+    arguments = parser.parse_args()
+    config, name = json.loads(arguments.config.read_text()), arguments.experiment
+    if name not in config["experiments"]:
+        raise ConfigError(f"experiments has no {name!r}; known: {', '.join(config['experiments'])}")
+    runs = read_runs(config, name, arguments.results)
+    if arguments.summary:
+        table, text, bold, remarks = _build(config, name, runs, "paper", arguments.paper, arguments.notes)
+        console = Console()
+        console.print(to_terminal(table, text, bold, name))
+        for remark in remarks:
+            console.print(f"· {plain_label(remark)}", markup=False, highlight=False)
+        return
+    for mode, stem in (("paper", name), ("exact", f"{name}_exact")):
+        table, text, bold, remarks = _build(config, name, runs, mode, arguments.paper, arguments.notes)
+        path = arguments.output_dir / stem
+        _write(path.with_suffix(".csv"), table.to_csv(index=False))
+        _write(path.with_suffix(".tex"), to_latex(table, text, bold, " ".join(remarks), stem))
+        _write(path.with_suffix(".md"), to_markdown(table, text, bold, stem, remarks))
+
+
+def _build(
+    config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], mode: str, paper: Path, more: list[str]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[str]]:
+    """Numbers, their text, what is bold, and the notes of one table."""
+    spec = config["experiments"][experiment]
+    table = summarise(config, experiment, runs, mode)
+    remarks = notes(config, experiment, runs, mode, more)
+    if mode == "paper" and spec.get("compare"):
+        path = paper / f"{spec['compare']}.csv"
+        if not path.exists():
+            raise ConfigError(f"experiments.{experiment}.compare is {spec['compare']!r}, but there is no {path}.")
+        table = with_paper(config, table, pd.read_csv(path))
+        if (table["source"] == "paper").any():
+            remarks.append("Rows `paper`: the numbers that de Ruijter and Cesa print.")
+    text, bold = format_cells(table, MODES[mode], spec["table"])
+    table = table.assign(label=[model_config(config, model).label for model in table["model"]])
+    return table, text, bold, remarks
+
+
+def _row_titles(table: pd.DataFrame) -> pd.DataFrame:
+    """Dataset, model and, where the paper's rows are among them, source."""
+    titles = pd.DataFrame({"Dataset": table["dataset"].map(dataset_title), "Model": table["label"]})
+    return titles.assign(Source=table["source"]) if (table["source"] == "paper").any() else titles
+
+
+def _rank(run: dict[str, Any]) -> float:
+    mse = _number(run, RANKED_BY)
+    return np.inf if np.isnan(mse) else mse
+
+
+def _number(run: dict[str, Any], path: tuple[str, ...]) -> float:
+    """The number at `path` in a metrics.json; NaN for a null anywhere on the way."""
+    value: Any = run
+    for key in path:
+        value = None if value is None else value[key]
+    return np.nan if value is None else float(value)
+
+
+def _cell(value: float, spread: float | None, column: Column) -> str:
+    if np.isnan(value):
+        return "-"
+    if column is CONVERGED:
+        return f"{value:.1f}".removesuffix(".0")
+    number = f"{value:.{column.decimals}f}"
+    return number if spread is None or np.isnan(spread) else f"{number} ± {spread:.{column.decimals}f}"
+
+
+def _latex(text: str) -> str:
+    """Text for LaTeX: signs spelled out, specials escaped outside of mathematics ($…$)."""
+    signs = {"Å": r"\AA{}", "°": r"$^\circ$", "≥": r"$\ge$", "±": r"$\pm$", " < ": " $<$ "}
+    parts = text.split("$")
+    for index in range(0, len(parts), 2):
+        parts[index] = re.sub(r"([_%&#])", r"\\\1", parts[index])
+        for sign, command in signs.items():
+            parts[index] = parts[index].replace(sign, command)
+    return "$".join(parts)
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(text)
+
+
+if __name__ == "__main__":
+    run_main(main)

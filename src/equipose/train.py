@@ -1,0 +1,321 @@
+"""Train one run: `python -m equipose.train --config config.json --dataset DIR --output DIR`.
+
+Writes model.pt, history.csv and trace.npz. While training is unfinished, checkpoint.pt stands beside them with all that
+the loop knows, so that the same command continues after any interruption; with a budget in steps, to the same result.
+"""
+
+import argparse
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from equipose.autoencoder import Autoencoder, save_model
+from equipose.cli import run_main
+from equipose.config import ConfigError, OptimizerConfig, RunConfig
+from equipose.devices import claim_device
+from equipose.files import whole_file
+from equipose.losses import LOSSES
+from equipose.metrics import hand_shares, paper_scores
+from equipose.particles import Particles, check_training_box, read_particles
+from equipose.volumes import decoder_volume
+
+CHECKPOINT = "checkpoint.pt"
+OPTIMIZERS = {"adam": torch.optim.Adam}
+
+
+def train_step(model: Autoencoder, optimizer: torch.optim.Optimizer, images: Tensor, ctf_parameters: Tensor) -> Tensor:
+    """One update on a batch of images (b, L, L); returns the loss, which stays on the device."""
+    config = model.config.model
+    loss = LOSSES[config.loss](model, images * model.image_scale, ctf_parameters)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+    optimizer.step()
+    return loss.detach()
+
+
+def make_optimizer(model: Autoencoder, config: OptimizerConfig) -> torch.optim.Optimizer:
+    return OPTIMIZERS[config.name](model.parameters(), lr=config.learning_rate, amsgrad=config.amsgrad)
+
+
+def batch_indices(images: int, batch: int, seed: int, step: int) -> np.ndarray:
+    """The images of a step: epochs are permutations drawn from (seed, epoch), so a step needs no memory of the last.
+
+    The few images that do not fill an epoch's last batch wait for the next permutation.
+    """
+    epoch, position = divmod(step, images // batch)
+    order = np.random.default_rng([seed, epoch]).permutation(images)
+    return order[position * batch : (position + 1) * batch]
+
+
+def image_scale(images: np.ndarray, sample: int = 1000) -> float:
+    """1 / standard deviation of the first images, so that a loss of 1 is that of predicting nothing."""
+    return float(1 / np.std(images[:sample], dtype=np.float64))
+
+
+class Interrupted(Exception):
+    """SIGTERM asked us to stop; the checkpoint holds everything."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """What grows while a run is trained, weights and optimiser apart."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, evaluations not counted, over all interruptions
+    loss_sum: float = 0.0  # since the last evaluation
+    loss_count: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    poses: list[np.ndarray] = dataclasses.field(default_factory=list)  # (n, 3, 3) of the fixed images
+    volumes: dict[str, tuple[int, np.ndarray]] = dataclasses.field(default_factory=dict)  # name: step, map
+
+
+def train(
+    config: RunConfig, particles: Particles, output: Path, device: torch.device, say: Callable[[str], None]
+) -> None:
+    """Train to the end of the budget, continuing from a checkpoint if there is one, and write the run's outputs."""
+    torch.manual_seed(config.seed)
+    model = Autoencoder(config, image_scale(particles.images)).to(device)
+    optimizer = make_optimizer(model, config.model.optimizer)
+    progress = restore(output / CHECKPOINT, model, optimizer, say) or Progress()
+    stop = stop_on_sigterm()
+
+    training = config.dataset.images
+    fetch = batch_source(particles, device)
+    fixed = min(config.evaluation.images, training)
+    evaluated = np.arange(fixed), np.arange(training, min(training + fixed, len(particles.images)))
+
+    if progress.step == 0:
+        evaluate(model, progress, particles, fetch, evaluated, say)
+    while not budget_spent(config, progress):
+        started, loss_sum = time.perf_counter(), torch.zeros((), device=device)
+        model.train()
+        while True:
+            batch = fetch(batch_indices(training, config.model.batch, config.seed, progress.step))
+            loss_sum += train_step(model, optimizer, *batch)
+            progress.step += 1
+            progress.loss_count += 1
+            elapsed = time.perf_counter() - started
+            due = progress.step % config.evaluation.every == 0
+            if due or stop.requested or budget_spent(config, progress, elapsed):
+                break
+        progress.loss_sum += loss_sum.item()  # waits for the device, so the clock below is honest
+        progress.seconds += time.perf_counter() - started
+        if not np.isfinite(progress.loss_sum):
+            raise ConfigError(
+                f"{output}: the loss is not finite at step {progress.step}. The last good state is in {CHECKPOINT};"
+                " lower training.optimizer.learning_rate, or look for broken images in the dataset."
+            )
+        if due or budget_spent(config, progress):
+            evaluate(model, progress, particles, fetch, evaluated, say)
+        checkpoint(output / CHECKPOINT, model, optimizer, progress)
+        if stop.requested:
+            raise Interrupted
+
+    write_outputs(output, model, progress, particles, fixed)
+    (output / CHECKPOINT).unlink(missing_ok=True)
+
+
+def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.0) -> bool:
+    if config.budget.steps is not None:
+        return progress.step >= config.budget.steps
+    return progress.seconds + more_seconds >= config.budget.seconds
+
+
+def batch_source(particles: Particles, device: torch.device) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
+    """A function from indices to (images, CTF parameters) on the device, where all of them live if they fit."""
+    ctf_parameters = torch.from_numpy(particles.ctf).float().to(device)
+    if device.type == "cuda" and particles.images.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
+        resident = torch.from_numpy(np.ascontiguousarray(particles.images)).to(device)
+
+        def fetch(indices: np.ndarray) -> tuple[Tensor, Tensor]:
+            rows = torch.from_numpy(indices).to(device, non_blocking=True)
+            return resident[rows], ctf_parameters[rows]
+
+    else:
+
+        def fetch(indices: np.ndarray) -> tuple[Tensor, Tensor]:
+            images = torch.from_numpy(np.ascontiguousarray(particles.images[indices], dtype=np.float32))
+            return images.to(device, non_blocking=True), ctf_parameters[torch.from_numpy(indices)]
+
+    return fetch
+
+
+@torch.no_grad()
+def predict_poses(model: Autoencoder, fetch: Callable, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations (n, 3, 3) and shifts (n, 2) in Å about the array's centre, in evaluation mode."""
+    model.eval()
+    predictions = [
+        model.encoder(fetch(chunk)[0] * model.image_scale)
+        for chunk in np.array_split(indices, max(1, len(indices) // 250))
+    ]
+    rotations, shifts = (torch.cat(parts).double().cpu().numpy() for parts in zip(*predictions, strict=True))
+    return rotations, shifts
+
+
+def evaluate(
+    model: Autoencoder,
+    progress: Progress,
+    particles: Particles,
+    fetch: Callable,
+    evaluated: tuple[np.ndarray, np.ndarray],
+    say: Callable[[str], None],
+) -> None:
+    """Score the fixed training and held-out images, and keep what the figures of Apx. G need."""
+    rotations, _ = predict_poses(model, fetch, evaluated[0])
+    row = {
+        "step": progress.step,
+        "seconds": round(progress.seconds, 3),
+        "loss": progress.loss_sum / max(progress.loss_count, 1) if progress.loss_count else float("nan"),
+    }
+    if particles.rotations is not None:
+        scores = paper_scores(rotations, particles.rotations[evaluated[0]])
+        row |= dataclasses.asdict(scores)
+        if len(evaluated[1]):
+            held_out, _ = predict_poses(model, fetch, evaluated[1])
+            unseen = paper_scores(held_out, particles.rotations[evaluated[1]])
+            row |= {f"held_out_{name}": value for name, value in dataclasses.asdict(unseen).items()}
+        shares = hand_shares(rotations, particles.rotations[evaluated[0]])
+        row |= {f"share_{hand}": share for hand, share in shares.items()}
+        keep_snapshots(model, progress, row)
+    progress.history.append(row)
+    progress.poses.append(rotations.astype(np.float32))
+    progress.loss_sum, progress.loss_count = 0.0, 0
+    say(progress_line(model.config, progress))
+
+
+def keep_snapshots(model: Autoencoder, progress: Progress, row: dict[str, Any]) -> None:
+    """Keep a map at evaluations 1, 2, 4, 8, …, and the one where the hands are mixed most."""
+
+    def snapshot() -> tuple[int, np.ndarray]:
+        return progress.step, decoder_volume(model).astype(np.float16)
+
+    def mixture(entry: dict[str, Any]) -> float:
+        return min(entry["share_same"], entry["share_mirror"])
+
+    count = len(progress.history)
+    if count and count & (count - 1) == 0:
+        progress.volumes[f"step_{progress.step}"] = snapshot()
+    if count and mixture(row) > max(mixture(entry) for entry in progress.history):
+        progress.volumes["mixture_peak"] = snapshot()
+
+
+def progress_line(config: RunConfig, progress: Progress) -> str:
+    """One evaluation, for people: where the run is, how long it will take, how good it is."""
+    row, budget = progress.history[-1], config.budget
+    rate = progress.seconds / max(progress.step, 1)
+    if budget.steps is not None:
+        done, left = f"step {progress.step}/{budget.steps}", (budget.steps - progress.step) * rate
+    else:
+        done, left = f"step {progress.step}", max(budget.seconds - progress.seconds, 0)
+    parts = [f"[{config.dataset.name} {config.model.name} seed {config.seed}] {done}, {progress.seconds:.0f} s"]
+    if progress.step:
+        parts += [f"{left / 60:.1f} min left", f"{1000 * rate:.0f} ms a step", f"loss {row['loss']:.4f}"]
+    if "mse" in row:
+        parts += [f"MSE {row['mse']:.4f}", f"MedSE {row['medse']:.4f} ({row['hand']} hand)"]
+    if "held_out_mse" in row:
+        parts.append(f"held out {row['held_out_mse']:.4f}")
+    return " · ".join(parts)
+
+
+def checkpoint(path: Path, model: Autoencoder, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write all that the loop knows; the file is complete or the former one."""
+    content = {
+        "config": model.config.to_json(),
+        "weights": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "progress": dataclasses.asdict(progress),
+        "random_state": torch.get_rng_state(),
+    }
+    with whole_file(path) as partial:
+        torch.save(content, partial)
+
+
+def restore(
+    path: Path, model: Autoencoder, optimizer: torch.optim.Optimizer, say: Callable[[str], None]
+) -> Progress | None:
+    """Load a checkpoint into model and optimiser. One that is broken or of another configuration is set aside."""
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # whatever a truncated file makes torch raise
+        problem = f"cannot be read ({type(error).__name__})"
+    else:
+        if content["config"] == model.config.to_json():
+            model.load_state_dict(content["weights"])
+            optimizer.load_state_dict(content["optimizer"])
+            torch.set_rng_state(content["random_state"])
+            progress = Progress(**content["progress"])
+            say(f"continuing from step {progress.step} ({path})")
+            return progress
+        problem = "belongs to another configuration"
+    aside = path.with_suffix(".set-aside.pt")
+    path.replace(aside)
+    say(f"{path} {problem}; set aside as {aside.name}, training starts afresh")
+    return None
+
+
+def write_outputs(output: Path, model: Autoencoder, progress: Progress, particles: Particles, fixed: int) -> None:
+    """model.pt, history.csv and trace.npz, each complete or absent."""
+    save_model(model, output / "model.pt")
+    with whole_file(output / "history.csv") as partial:
+        pd.DataFrame(progress.history).to_csv(partial, index=False)
+    box = model.box
+    volumes = [volume for _, volume in progress.volumes.values()]
+    trace = {
+        "steps": np.array([row["step"] for row in progress.history]),
+        "seconds": np.array([row["seconds"] for row in progress.history]),
+        "predicted": np.stack(progress.poses),
+        "volumes": np.stack(volumes) if volumes else np.zeros((0, box, box, box), np.float16),
+        "volume_steps": np.array([step for step, _ in progress.volumes.values()], dtype=int),
+        "volume_names": np.array(list(progress.volumes), dtype=str),
+    }
+    if particles.rotations is not None:
+        trace["true"] = particles.rotations[:fixed].astype(np.float32)
+    with whole_file(output / "trace.npz") as partial:
+        np.savez_compressed(partial, **trace)
+
+
+@dataclasses.dataclass
+class StopRequest:
+    requested: bool = False
+
+
+def stop_on_sigterm() -> StopRequest:
+    """A flag that SIGTERM (a scheduler's warning) raises: the loop then checkpoints and ends."""
+    stop = StopRequest()
+    signal.signal(signal.SIGTERM, lambda *_: setattr(stop, "requested", True))
+    return stop
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="the run's config.json")
+    parser.add_argument("--dataset", type=Path, required=True, help="folder with particles.star")
+    parser.add_argument("--output", type=Path, required=True, help="the run's folder")
+    parser.add_argument("--threads", type=int, required=True, help="CPU threads")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    config = RunConfig.load(arguments.config)
+    particles = read_particles(arguments.dataset / "particles.star")
+    check_training_box(particles.images.shape[-1])
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    with claim_device() as device:
+        try:
+            train(config, particles, arguments.output, device, lambda line: print(line, file=sys.stderr, flush=True))
+        except Interrupted:
+            sys.exit("stopped by SIGTERM; the same command continues from the checkpoint")
+
+
+if __name__ == "__main__":
+    run_main(main)

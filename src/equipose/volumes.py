@@ -1,0 +1,28 @@
+"""Volumes and their Fourier transforms on voxel grids, centred on voxel box/2."""
+
+import numpy as np
+import torch
+
+from equipose.autoencoder import Autoencoder
+
+
+@torch.no_grad()
+def decoder_volume(model: Autoencoder, motion: np.ndarray | None = None, chunk: int = 200_000) -> np.ndarray:
+    """The decoder's volume (z, y, x), box³ voxels, with its origin at voxel box/2.
+
+    With `motion` A (3, 3), orthogonal, V(A x) instead: the decoder is a continuous function, so nothing is
+    interpolated. Frequencies outside the ball |k| < box/2, which no image trains, are zero.
+    """
+    box = model.box
+    axis = torch.arange(box // 2 + 1)
+    full = torch.fft.fftfreq(box, 1 / box).long()
+    kz, ky, kx = torch.meshgrid(full, full, axis, indexing="ij")
+    inside = kx**2 + ky**2 + kz**2 < (box / 2) ** 2
+    k = torch.stack([kx[inside], ky[inside], kz[inside]], dim=-1).float()
+    sign = (1 - 2 * (k.sum(-1) % 2)).to(k)  # moves the origin from voxel 0 to voxel box/2
+    device = next(model.parameters()).device
+    matrix = torch.eye(3) if motion is None else torch.as_tensor(motion, dtype=torch.float32)
+    values = torch.cat([model.decoder((part @ matrix.T).to(device)).cpu() for part in k.split(chunk)])
+    spectrum = torch.zeros(inside.shape, dtype=values.dtype)
+    spectrum[inside] = values * sign * box
+    return torch.fft.irfftn(spectrum, s=(box, box, box)).numpy()

@@ -1,0 +1,164 @@
+"""config.yaml, presets and a user's overlays: what they resolve to, and what is said about a mistake in them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from equipose.check import check_config
+from equipose.config import ConfigError, RunConfig, dataset_config, merge, model_config, run_budgets, run_config
+from equipose.encoders import ENCODERS
+from equipose.losses import LOSSES
+from equipose.plan import plan
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+PRESETS = sorted((ROOT / "workflow/presets").glob("*.yaml"))
+
+
+def check(config: dict[str, Any]) -> None:
+    resources = ROOT / "workflow/resources"
+    check_config(
+        config,
+        schema=SCHEMA,
+        embedded=resources / "structures",
+        paper=resources / "paper",
+        encoders=ENCODERS,
+        losses=LOSSES,
+    )
+
+
+def load(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())
+
+
+def experiment(**changes: Any) -> dict[str, Any]:
+    """An overlay with an experiment `mine` of one run, changed as asked."""
+    spec = {"datasets": ["80s_snr1"], "models": ["d4_l2"], "seeds": [0], "budget": {"steps": 10}, "table": "best"}
+    return {"experiments": {"mine": spec | changes}}
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_config_and_presets_are_sound(preset: Path, paper_config: dict) -> None:
+    check(paper_config)
+    check(merge(paper_config, load(preset)))
+
+
+def test_every_preset_has_its_own_results_folder(paper_config: dict) -> None:
+    folders = [paper_config["pathvars"]["results"]] + [load(preset)["pathvars"]["results"] for preset in PRESETS]
+    assert len(set(folders)) == len(folders)
+
+
+MISTAKES = {
+    "unknown key": ({"simulation": {"snrr": 1.0}}, "unknown key `simulation.snrr`; did you mean `snr`?"),
+    "unknown top-level key": ({"experiment": {}}, "unknown key `experiment`; did you mean `experiments`?"),
+    "unknown key of a dataset": ({"datasets": {"80s_snr1": {"noise": 1}}}, "unknown key `datasets.80s_snr1.noise`"),
+    "unknown key of a model": ({"models": {"d4_l2": {"widhts": [8]}}}, "did you mean `widths`?"),
+    "missing key": ({"datasets": {"mine": {"structure": "80s"}}}, "`datasets.mine.voxel_size` is missing"),
+    "wrong type": ({"simulation": {"images": "many"}}, "`simulation.images` is 'many'; wanted: number of images"),
+    "number as text": ({"training": {"gradient_clip": "1e-2"}}, "YAML wants 1.0e-4 rather than 1e-4"),
+    "odd box": ({"simulation": {"box": 33}}, "`simulation.box` is 33; wanted: side of the images"),
+    "small box": ({"datasets": {"80s_snr1": {"box": 16}}}, "32, 64, 128 or 256"),
+    "unsupported box": ({"simulation": {"box": 96}}, "32, 64, 128 or 256"),
+    "SNR of 0": ({"datasets": {"80s_snr1": {"snr": 0}}}, "`datasets.80s_snr1.snr` is 0; wanted: signal-to-noise ratio"),
+    "negative SNR": ({"simulation": {"snr": -1.0}}, "a number above 0, or `noiseless`"),
+    "no seeds": (experiment(seeds=[]), "`experiments.mine.seeds` is empty; wanted: seeds"),
+    "no models": (experiment(models=[]), "`experiments.mine.models` is empty"),
+    "a seed twice": (experiment(seeds=[0, 0]), "`experiments.mine.seeds` names something twice"),
+    "unknown dataset": (experiment(datasets=["80s_snr2"]), "'80s_snr2', which is not in datasets; did you mean"),
+    "unknown model": (experiment(models=["d5"]), "`experiments.mine.models` names 'd5', which is not in models"),
+    "unknown experiment": ({"run": ["tabel1"]}, "`run` names 'tabel1', which is not in experiments; did you mean"),
+    "unknown encoder": ({"models": {"x": {"encoder": "d5", "loss": "l2"}}}, "`models.x.encoder` names 'd5'"),
+    "unknown loss": ({"models": {"x": {"encoder": "d4", "loss": "L2"}}}, "`models.x.loss` names 'L2'"),
+    "unknown structure": ({"datasets": {"x": {"structure": "70s", "voxel_size": 3.0}}}, "did you mean `80s`?"),
+    "unknown comparison": (experiment(compare="table9"), "`experiments.mine.compare` names 'table9'"),
+    "missing structure file": ({"structures": {"x": {"path": "nowhere.cif"}}}, "there is no file nowhere.cif"),
+    "unknown kind of structure file": (
+        {"structures": {"x": {"path": "README.md"}}},
+        "`structures.x.path` is 'README.md'",
+    ),
+    "unknown embedded structure": ({"structures": {"x": {"embedded": "1abc"}}}, "known: 4v6x, 5nrl"),
+    "structure with two sources": ({"structures": {"80s": {"path": "x.mrc"}}}, "has a `path` and other sources"),
+    "PDB entries only, offline": ({"offline": True, "structures": {"x": {"pdb": ["1ABC"]}}}, "give it a `path`"),
+    "no budget": (experiment(budget={}), "either { seconds: S } or { steps: N }"),
+    "two budgets": (experiment(budget={"steps": 5, "seconds": 5}), "either { seconds: S } or { steps: N }"),
+    "conflicting budgets": (experiment(), "experiments.table1 asks for the same run"),
+    "too few images to score": ({"datasets": {"80s_snr1": {"held_out": 10}}}, "`evaluation.images` is 1000, more than"),
+    "too few images for a batch": ({"training": {"batch": 200000}}, "lower `training.batch`"),
+    "a name that is no file name": ({"models": {"a/b": {"encoder": "d4", "loss": "l2"}}}, "holds the name 'a/b'"),
+    "a list instead of a map": ({"datasets": []}, "`datasets` is empty; wanted"),
+}
+
+
+@pytest.mark.parametrize(("overlay", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_said_in_one_line_that_names_the_key(overlay: dict, message: str, paper_config: dict) -> None:
+    with pytest.raises(ConfigError) as error:
+        check(merge(paper_config, overlay))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_key_of_the_schema_is_described_and_every_map_is_strict() -> None:
+    def maps(node: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(node, dict):
+            yield node
+            for value in node.values():
+                yield from maps(value)
+
+    for node in maps(load(SCHEMA)):
+        if node.get("type") == "object":
+            assert "additionalProperties" in node
+        for key, subschema in node.get("properties", {}).items():
+            assert "$ref" in subschema or subschema["description"], key
+
+
+def test_a_dataset_line_is_laid_over_simulation(paper_config: dict) -> None:
+    dataset = dataset_config(paper_config, "80s_snr0.25")
+    assert (dataset.snr, dataset.voxel_size) == (0.25, 3.77)
+    assert dataset.images == paper_config["simulation"]["images"]
+
+
+def test_one_setting_of_a_nested_map_leaves_its_neighbours_as_they_are(paper_config: dict) -> None:
+    overlay = {"models": {"d4_l2": {"optimizer": {"learning_rate": 1.0}, "decoder_omega": {"envelope": 7.0}}}}
+    model = model_config(merge(paper_config, overlay), "d4_l2")
+    assert model.optimizer.learning_rate == 1.0
+    assert model.optimizer.amsgrad is paper_config["training"]["optimizer"]["amsgrad"]
+    assert (model.decoder_omega.envelope, model.decoder_omega.modulant) == (7.0, 40.0)
+
+
+def test_merging_leaves_the_base_as_it_was() -> None:
+    base = {"a": {"b": 1, "c": [1, 2]}}
+    assert merge(base, {"a": {"c": [3]}}) == {"a": {"b": 1, "c": [3]}}
+    assert base == {"a": {"b": 1, "c": [1, 2]}}
+
+
+def test_a_run_is_the_same_after_a_round_trip_through_its_file(paper_config: dict, tmp_path: Path) -> None:
+    run = run_config(paper_config, "80s_snr1", "c4_mir", 3)
+    (tmp_path / "config.json").write_text(run.to_json())
+    assert RunConfig.load(tmp_path / "config.json") == run
+
+
+def test_a_run_of_two_experiments_with_one_budget_is_one_run(paper_config: dict) -> None:
+    again = experiment(budget=paper_config["experiments"]["table1"]["budget"])
+    assert run_budgets(merge(paper_config, again)) == run_budgets(paper_config)
+
+
+def test_the_paper_is_128_runs_of_6000_seconds_and_50_of_6_hours(paper_config: dict) -> None:
+    seconds = [budget["seconds"] for budget in run_budgets(paper_config).values()]
+    assert (seconds.count(6000), seconds.count(6 * 3600), len(seconds)) == (128, 50, 178)
+
+
+def test_the_plan_counts_jobs_hours_and_bytes(paper_config: dict, tmp_path: Path) -> None:
+    config = merge(paper_config, {"pathvars": {"results": str(tmp_path)}})
+    hours = (128 * 6000 + 50 * 6 * 3600) / 3600
+    gigabytes = 9 * 101_000 * 128**2 * 4 / 1e9
+    text = plan(config)
+    assert f"178 jobs, {hours:.0f} hours" in text
+    assert f"9, {gigabytes:.2f} GB" in text
+    done = tmp_path / "runs/80s_snr1/d4_l2/seed0/model.pt"
+    done.parent.mkdir(parents=True)
+    done.touch()
+    assert "177 jobs" in plan(config)
+    assert "(1 more are done)" in plan(config)

@@ -1,0 +1,55 @@
+"""Several jobs on one machine never share a GPU, and a machine without one falls back to the CPU."""
+
+import multiprocessing
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from equipose.devices import claim_device
+
+
+def test_without_a_gpu_the_device_is_the_cpu(tmp_path):
+    with claim_device(tmp_path) as device:
+        assert device == torch.device("cpu")
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"gpu-{index}"))
+
+
+def test_two_jobs_get_two_gpus_and_a_freed_one_is_taken_again(two_gpus, tmp_path):
+    with claim_device(tmp_path) as first:
+        with claim_device(tmp_path) as second:
+            assert (first.index, second.index) == (0, 1)
+        with claim_device(tmp_path) as third:
+            assert third.index == 1
+
+
+def hold(folder, claimed):
+    with claim_device(folder) as device:
+        claimed.put(device.index)
+        time.sleep(60)
+
+
+def test_a_third_job_waits_until_a_gpu_is_free_even_if_its_holder_is_killed(two_gpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("equipose.devices.POLL_SECONDS", 0.05)
+    context = multiprocessing.get_context("fork")
+    claimed = context.Queue()
+    jobs = [context.Process(target=hold, args=(tmp_path, claimed), daemon=True) for _ in range(3)]
+    try:
+        for job in jobs[:2]:
+            job.start()
+        assert sorted([claimed.get(timeout=10), claimed.get(timeout=10)]) == [0, 1]
+        jobs[2].start()
+        jobs[2].join(0.3)
+        assert jobs[2].is_alive() and claimed.empty()
+        jobs[0].kill()
+        assert claimed.get(timeout=10) in (0, 1)
+    finally:
+        for job in jobs:
+            job.kill()

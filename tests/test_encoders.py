@@ -1,0 +1,131 @@
+"""Encoders: escnn's own layers are the oracle of ours, and the whole encoder is equivariant."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from equipose import rotations
+from equipose.encoders import ENCODERS, GaussianPyramid, GroupConv, InnerBatchNorm, block_widths
+from equipose.groups import motions, move_images
+
+
+def escnn_types(group, *fields):
+    from escnn import gspaces, nn
+
+    space = {"c4": gspaces.rot2dOnR2, "d4": gspaces.flipRot2dOnR2}[group](4)
+    return [nn.FieldType(space, n * [space.regular_repr] if n else 5 * [space.trivial_repr]) for n in fields]
+
+
+@pytest.mark.parametrize("group", ["c4", "d4"])
+@pytest.mark.parametrize(("source", "size"), [("scalar", 3), ("regular", 3), ("regular", 2), ("regular", 1)])
+def test_group_conv_gives_escnn_s_output_with_escnn_s_weights(group, source, size):
+    from escnn import nn
+
+    fields_in, fields_out = (5 if source == "scalar" else 3), 2
+    kind_in, kind_out = escnn_types(group, 0 if source == "scalar" else fields_in, fields_out)
+    even = {"rings": [0.5], "sigma": [0.6], "frequencies_cutoff": 4.0} if size == 2 else {}
+    theirs = nn.R2Conv(kind_in, kind_out, size, padding=(size - 1) // 2, **even)
+    theirs.bias.data.normal_()
+    ours = GroupConv(group, source, fields_in, fields_out, size)
+
+    order, channels = ours.block_shape[:2]
+    kernel, bias = theirs.expand_parameters()
+    kernel = kernel.view(fields_out, order, fields_in, channels, size, size).transpose(1, 2)
+    blocks = kernel.reshape(fields_out * fields_in, -1)
+    weights = torch.linalg.lstsq(ours.basis.T, blocks.T).solution.T
+    assert torch.allclose(weights @ ours.basis, blocks, atol=1e-5), "escnn's kernels lie in our basis, block by block"
+    ours.weight.data = weights.view_as(ours.weight)
+    ours.bias.data = bias.view(fields_out, order)[:, 0]
+
+    x = torch.randn(2, kind_in.size, 8, 8)
+    assert torch.allclose(ours(x), theirs(nn.GeometricTensor(x, kind_in)).tensor, atol=1e-4)
+
+
+def test_inner_batch_norm_is_escnn_s():
+    from escnn import nn
+
+    (kind,) = escnn_types("d4", 3)
+    x = torch.randn(4, kind.size, 6, 6)
+    theirs = nn.InnerBatchNorm(kind)(nn.GeometricTensor(x, kind)).tensor
+    assert torch.allclose(InnerBatchNorm(8, 3)(x), theirs, atol=1e-5)
+
+
+def test_pyramid_channels_have_the_published_mean_and_deviation():
+    channels = GaussianPyramid()(7 + 3 * torch.randn(2, 32, 32))
+    assert channels.shape == (2, 5, 32, 32)
+    assert torch.allclose(channels.mean((2, 3)), torch.tensor(0.45), atol=1e-5)
+    assert torch.allclose(channels.std((2, 3)), torch.tensor(0.226), atol=1e-4)
+
+
+def test_pyramid_filters_are_gaussians_of_the_published_variances():
+    filters = GaussianPyramid().filters[:, 0]
+    offset = torch.arange(-5.0, 6.0)
+    assert torch.allclose(filters.sum((1, 2)), torch.ones(5))
+    # A variance well inside the window survives sampling: 1 px² is the third filter.
+    assert (filters[2].sum(0) * offset**2).sum() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("box", "blocks"), [(32, 3), (64, 4), (128, 5), (256, 6)])
+def test_an_encoder_has_log2_box_minus_two_blocks(box, blocks):
+    assert block_widths((64, 128, 256), box) == ([64, 128] + [256] * 4)[:blocks]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("box", [32, 64, 128, 256])
+def test_encoders_give_proper_rotations_and_planar_shifts_at_every_box(small_run, name, box):
+    torch.manual_seed(0)
+    encoder = ENCODERS[name](small_run(box=box, widths=(16, 32, 32), head_widths=(64, 32)).model, box)
+    predicted, shifts = encoder(torch.randn(4, box, box))
+    identity = torch.eye(3).expand(4, 3, 3)
+    assert torch.allclose(predicted @ predicted.mT, identity, atol=1e-4)
+    assert torch.allclose(torch.linalg.det(predicted), torch.ones(4), atol=1e-4)
+    assert shifts.shape == (4, 2)
+
+
+def test_the_paper_s_standard_encoder_has_cryoai_s_layers(paper_config):
+    """3444 million multiplications at 128 px (6.9 GFLOP, design notes) and 1024 features into each head."""
+    from equipose.config import model_config
+
+    encoder = ENCODERS["standard"](model_config(paper_config, "standard_sym"), 128).to("meta")
+    macs = 0
+
+    def count(module, inputs, output):
+        nonlocal macs
+        macs += module.weight.numel() * output.shape[2] * output.shape[3]
+
+    for layer in encoder.features:
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(count)
+    encoder.eval()(torch.empty(2, 128, 128, device="meta"))
+    assert macs == pytest.approx(3444e6, rel=0.01)
+    assert encoder.rotation_head[0].in_features == 1024
+
+
+@pytest.mark.parametrize("group", ["c4", "d4"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_moved_image_has_a_moved_pose(small_run, group, training):
+    """E(L_g I) = (φ_r(g) R, g t) with φ_r(g) = g ⊕ det g, in training and evaluation mode alike."""
+    torch.manual_seed(0)
+    encoder = ENCODERS[group](small_run().model, 32).train(training).double()
+    images = torch.randn(4, 32, 32, dtype=torch.float64)
+    predicted, shifts = encoder(images)
+    for g in motions(group):
+        moved_rotations, moved_shifts = encoder(move_images(g, images))
+        assert torch.allclose(moved_rotations, rotations.pose_action(g.double()) @ predicted, atol=1e-10)
+        assert torch.allclose(moved_shifts, shifts @ g.double().T, atol=1e-8)
+
+
+def test_equal_total_channels_for_every_group(paper_config):
+    """The three encoders cost the same: equal channels in every block, whatever the group's order."""
+    from equipose.config import model_config
+
+    config = dataclasses.replace(model_config(paper_config, "d4_l2"), widths=(16, 32, 64), head_widths=(32, 16))
+    outputs = {}
+    for name in ENCODERS:
+        convolutions = [m for m in ENCODERS[name](config, 32).features if isinstance(m, torch.nn.Conv2d | GroupConv)]
+        outputs[name] = [
+            c.out_channels if isinstance(c, torch.nn.Conv2d) else c.weight.shape[0] * c.block_shape[0]
+            for c in convolutions
+        ][:4]
+    assert outputs["standard"] == outputs["c4"] == outputs["d4"] == [16, 16, 32, 32]

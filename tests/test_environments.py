@@ -1,0 +1,36 @@
+"""One set of pins: pyproject.toml's, in the conda environments and the constraints too."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINS = {*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]}
+
+
+def lines(path: Path) -> set[str]:
+    return {line for line in path.read_text().splitlines() if line and not line.startswith("#")}
+
+
+def test_every_direct_dependency_is_pinned_to_one_version() -> None:
+    assert all(len(pin.split("==")) == 2 for pin in PINS | lines(ROOT / "requirements-nodeps.txt"))
+
+
+def test_the_constraints_hold_every_pin() -> None:
+    assert {pin.lower() for pin in PINS} <= {line.lower() for line in lines(ROOT / "constraints.txt")}
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_the_conda_environments_have_the_same_pins(kind: str) -> None:
+    dependencies = yaml.safe_load((ROOT / f"envs/{kind}.yaml").read_text())["dependencies"]
+    (from_pip,) = [entry["pip"] for entry in dependencies if isinstance(entry, dict)]
+    assert {line for line in from_pip if not line.startswith("--")} == PINS
+
+
+def test_conda_takes_a_python_that_the_package_allows() -> None:
+    assert PROJECT["requires-python"] == ">=3.11,<3.13"
+    for kind in ("cpu", "gpu"):
+        assert "python=3.11" in yaml.safe_load((ROOT / f"envs/{kind}.yaml").read_text())["dependencies"]

@@ -1,0 +1,171 @@
+"""Figures: what the renderer shows is where and what it should be, and every figure writes its two files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+
+from equipose.config import ConfigError
+from equipose.figures import maps, runs, style
+from equipose.figures.convergence import plot_convergence
+from equipose.figures.fsc_curves import plot_fsc
+from equipose.figures.overview import plot_overview
+from equipose.particles import write_star
+from equipose.structures import write_map
+
+ROOT = Path(__file__).parents[1]
+BOX = 32
+
+
+def ball(centre: tuple[float, float, float], radius: float, box: int = BOX) -> np.ndarray:
+    """A soft ball at `centre` (x, y, z) in voxels from box/2: density 0.5 at its radius."""
+    z, y, x = np.indices((box, box, box)) - box // 2
+    distance = np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2)
+    return 1 / (1 + np.exp(distance - radius))
+
+
+def write_run(results: Path, model: str, seed: int, mse: float, volume: np.ndarray) -> Path:
+    """A run folder with what figures read; its pose error falls from 6 to `mse`."""
+    folder = results / "runs/balls" / model / f"seed{seed}"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"evaluation": {"converged_mse": 0.1}}))
+    exact = {"median_degrees": 1.5}
+    crossing = {"0.5": {"first": 12.0, "last": 12.0}}
+    metrics = {
+        "dataset": "balls",
+        "label": f"${model}$",
+        "seed": seed,
+        "training": {"direct": {"paper": {"mse": mse}, "exact": exact}},
+        "resolution": {"exact": crossing},
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    history = pd.DataFrame({"step": [0, 1, 2], "seconds": [0.0, 60.0, 120.0], "mse": [6.0, 2.7, mse]})
+    history.assign(medse=history["mse"] / 2).to_csv(folder / "history.csv", index=False)
+    shell = np.arange(BOX // 2)
+    curve = {"shell": shell, "frequency_per_angstrom": shell / (BOX * 4.0), "fsc": np.exp(-shell / 10)}
+    pd.DataFrame(curve).to_csv(folder / "fsc.csv", index=False)
+    write_map(folder / "volume_aligned.mrc", volume, 4.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """A dataset of nine images and three runs of two models."""
+    results = tmp_path_factory.mktemp("results")
+    dataset = results / "datasets/balls"
+    write_map(dataset / "volume.mrc", ball((0, 0, 0), 8), 4.0)
+    write_map(dataset / "particles.mrcs", np.random.default_rng(0).normal(size=(9, BOX, BOX)), 4.0)
+    optics = {"rlnOpticsGroup": 1, "rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
+    table = pd.DataFrame({"rlnImageName": [f"{i + 1}@particles.mrcs" for i in range(9)], "rlnOpticsGroup": 1})
+    table[["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]] = 1.0
+    write_star(dataset / "particles.star", pd.DataFrame([optics | {"rlnImagePixelSize": 4.0}]), table)
+    for model, seed, mse in (("d4", 0, 0.5), ("d4", 1, 0.01), ("standard", 0, 2.6)):
+        write_run(results, model, seed, mse, ball((1, 0, 0), 7))
+    return results
+
+
+@pytest.fixture(scope="module")
+def loaded(results) -> list[runs.Run]:
+    return [runs.load_run(folder) for folder in sorted((results / "runs/balls").glob("*/seed*"))]
+
+
+def test_a_ball_is_drawn_as_a_disc_of_its_radius():
+    image = maps.render(ball((0, 0, 0), 20, box=128), 0.5, "#808080", extent=0.5)
+    assert (image[..., 3] > 0).sum() == pytest.approx(np.pi * (20 / 64 * maps.PIXELS) ** 2, rel=0.02)
+
+
+def test_the_lamp_is_at_the_upper_left():
+    image = maps.render(ball((0, 0, 0), 20, box=128), 0.5, "#808080", extent=0.5)[..., 0]
+    middle, step = maps.PIXELS // 2, maps.PIXELS // 6
+    assert image[middle - step, middle - step] > 1.3 * image[middle + step, middle + step]
+
+
+def test_a_ball_appears_where_the_viewing_pose_puts_it():
+    def seen_at(point: np.ndarray) -> np.ndarray:
+        """(x, y) of the middle of a ball at `point`, in voxels from the middle of the picture."""
+        image = maps.render(ball(tuple(point), 6, box=128), 0.5, "#808080", extent=1.0)
+        rows, columns = np.nonzero(image[..., 3])
+        return (np.array([columns.mean(), rows.mean()]) - maps.PIXELS / 2) * 128 / maps.PIXELS
+
+    point = np.array([20.0, 5.0, -12.0])
+    assert np.allclose(seen_at(point), (maps.VIEW @ point)[:2], atol=0.5)
+
+
+def test_the_nearer_of_two_balls_hides_the_other():
+    away = maps.VIEW[2]  # the viewer's z axis in the volume's frame
+    near, far = (ball(tuple(25 * sign * away), radius, box=128) for sign, radius in ((-1, 6), (1, 10)))
+    both, far_only = (maps.render(volume, 0.5, "#808080", extent=1.0)[..., 0] for volume in (near + far, far))
+    # At the near ball's lower right rim its surface turns away from the lamp; the far ball's does not yet.
+    rim = maps.PIXELS // 2 + round(5 / np.sqrt(2) * maps.PIXELS / 128)
+    assert both[rim, rim] < 0.8 * far_only[rim, rim]
+
+
+def test_levels_enclose_the_asked_fraction_of_the_box():
+    volume = np.random.default_rng(1).normal(size=(20, 20, 20))
+    assert (volume > maps.enclosing_level(volume, 0.1)).mean() == pytest.approx(0.1, abs=1e-3)
+
+
+def test_fourier_upsampling_keeps_every_voxel_of_a_band_limited_map():
+    volume = ball((1, -2, 3), 6)
+    spectrum = np.fft.fftn(volume)
+    nyquist = np.fft.fftfreq(BOX) == -0.5
+    spectrum[nyquist], spectrum[:, nyquist], spectrum[:, :, nyquist] = 0, 0, 0
+    volume = np.fft.ifftn(spectrum).real
+    fine = maps.fourier_upsample(volume, 2 * BOX)
+    assert fine.shape == (2 * BOX,) * 3
+    assert np.allclose(fine[::2, ::2, ::2], volume)
+
+
+def test_a_featureless_map_does_not_stop_a_figure():
+    axes = [style.pyplot.figure().add_subplot() for _ in range(2)]
+    maps.draw_maps(axes, [ball((0, 0, 0), 8), np.zeros((BOX,) * 3)], ["truth", "nothing"], ["#808080", "#0072B2"])
+    style.pyplot.close("all")
+
+
+def test_the_best_run_of_each_model_is_the_one_with_the_lowest_error(loaded):
+    assert [(run.label, run.seed) for run in runs.best_runs(loaded)] == [("$d4$", 1), ("$standard$", 0)]
+
+
+def test_models_keep_their_colours_in_the_order_they_come():
+    colours = style.model_colours(["a", "b", "a"])
+    assert colours == {"a": style.PALETTE[0], "b": style.PALETTE[1]}
+
+
+@pytest.mark.parametrize("plot", [plot_convergence, plot_fsc])
+def test_figures_of_runs_are_written_as_pdf_and_png(loaded, tmp_path, plot):
+    plot(loaded, tmp_path / "new/figure.png")
+    assert (tmp_path / "new/figure.pdf").read_bytes().startswith(b"%PDF")
+    assert matplotlib.image.imread(tmp_path / "new/figure.png").std() > 0.05
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"figure.pdf", "figure.png"}
+
+
+def test_the_overview_shows_one_dataset(loaded, results, tmp_path):
+    plot_overview(results / "datasets/balls", loaded, tmp_path / "overview.png")
+    assert matplotlib.image.imread(tmp_path / "overview.png").std() > 0.1
+    with pytest.raises(ConfigError, match="runs of balls; the dataset is other"):
+        plot_overview(results / "datasets/other", loaded, tmp_path / "overview.png")
+
+
+def test_runs_without_a_truth_are_drawn_without_pose_errors(results, tmp_path):
+    folder = write_run(tmp_path, "real", 0, 1.0, ball((0, 0, 0), 7))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"training": None, "resolution": None}))
+    pd.DataFrame({"step": [0], "seconds": [0.0], "loss": [1.0]}).to_csv(folder / "history.csv", index=False)
+    pd.DataFrame({"shell": [], "frequency_per_angstrom": [], "fsc": []}).to_csv(folder / "fsc.csv", index=False)
+    run = runs.load_run(folder)
+    for plot in (plot_convergence, plot_fsc):
+        plot([run], tmp_path / plot.__name__)
+        assert (tmp_path / plot.__name__).with_suffix(".png").exists()
+
+
+def test_a_folder_that_is_no_run_is_one_line_and_no_traceback(tmp_path):
+    call = [sys.executable, "-m", "equipose.figures.convergence", "--runs", ".", "--output", "x.png"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")})
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: . has no config.json") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

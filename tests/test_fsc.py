@@ -1,0 +1,143 @@
+"""Fourier shell correlation: analytic curves, other programs, and the two ways to read a resolution."""
+
+from itertools import combinations_with_replacement
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch_fourier_shell_correlation import fourier_shell_correlation as torch_fsc
+
+from equipose.fsc import exact_resolution, fourier_shell_correlation, nyquist_reached, paper_resolution
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY / "../shared/data/fsc"
+BOX = 32
+
+
+@pytest.fixture(scope="module")
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(2, BOX, BOX, BOX))
+
+
+def wave(shell: int) -> np.ndarray:
+    """A cosine along x of `shell` cycles per box."""
+    return np.broadcast_to(np.cos(2 * np.pi * shell * np.arange(BOX) / BOX), (BOX, BOX, BOX))
+
+
+def test_a_volume_correlates_fully_with_itself_and_against_its_negative(noise):
+    a = noise[0]
+    assert np.allclose(fourier_shell_correlation(a, a), 1)
+    assert np.allclose(fourier_shell_correlation(a, -2.5 * a), -1)
+
+
+def test_there_are_shells_0_to_nyquist_minus_1(noise):
+    assert fourier_shell_correlation(*noise).shape == (BOX // 2,)
+
+
+def test_a_common_part_of_amplitude_c_gives_c_squared_over_1_plus_c_squared():
+    common, a, b = np.random.default_rng(1).normal(size=(3, BOX, BOX, BOX))
+    curve = fourier_shell_correlation(2 * common + a, 2 * common + b)
+    assert np.allclose(curve[5:], 4 / 5, atol=0.05)
+
+
+def test_only_the_shell_of_a_wave_tells_two_volumes_apart(noise):
+    changed = noise[0] + 10 * wave(7)
+    curve = fourier_shell_correlation(noise[0], changed)
+    assert np.allclose(np.delete(curve, 7), 1)
+    assert curve[7] < 0.9
+
+
+@pytest.mark.parametrize(("rule", "shell"), [("rint", 6), ("floor", 5)])
+def test_a_frequency_between_shells_goes_where_the_rule_says(noise, rule, shell):
+    y, x = np.indices((BOX, BOX))
+    diagonal = np.cos(2 * np.pi * 4 * (x + y) / BOX)  # |k| = 4 √2 = 5.66
+    curve = fourier_shell_correlation(noise[0], noise[0] + 10 * diagonal, rule)
+    assert set(np.flatnonzero(curve < 0.999)) == {shell}
+
+
+def test_an_empty_volume_has_no_correlation(noise):
+    assert np.array_equal(fourier_shell_correlation(np.zeros_like(noise[0]), noise[0]), np.zeros(BOX // 2))
+
+
+def test_it_agrees_with_torch_fourier_shell_correlation_up_to_that_ones_interpolated_shells():
+    common, a, b = np.random.default_rng(2).normal(size=(3, 64, 64, 64))
+    a, b = common + a, common + b
+    theirs = torch_fsc(torch.from_numpy(a), torch.from_numpy(b)).numpy()[:32]
+    assert np.allclose(fourier_shell_correlation(a, b)[8:], theirs[8:], atol=0.03)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="half-maps are not in this checkout")
+@pytest.mark.parametrize("masked", [False, True])
+def test_floor_shells_equal_cryodrgn_whose_row_i_is_shell_i_minus_1(masked):
+    mrcfile = pytest.importorskip("mrcfile")
+    a, b = (mrcfile.read(SHARED / f"noisy_half{i}_64.mrc") for i in (1, 2))
+    mask = mrcfile.read(SHARED / "mask_64.mrc") if masked else 1
+    theirs = np.loadtxt(SHARED / f"cryodrgn_fsc_noisy_{'mask' if masked else 'nomask'}.txt", skiprows=1)[:, 1]
+    assert np.allclose(fourier_shell_correlation(a * mask, b * mask, "floor")[:31], theirs[1:], atol=1e-6)
+    rint = fourier_shell_correlation(a * mask, b * mask, "rint")
+    assert 0.02 < np.abs(rint[1:31] - theirs[2:]).max() < 0.07
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="half-maps are not in this checkout")
+def test_half_maps_agree_with_the_recorded_torch_curve():
+    mrcfile = pytest.importorskip("mrcfile")
+    a, b = (mrcfile.read(SHARED / f"noisy_half{i}_64.mrc") for i in (1, 2))
+    theirs = np.loadtxt(SHARED / "torch_fsc_noisy_nomask.txt")[:32, 1]
+    assert np.allclose(fourier_shell_correlation(a, b), theirs, atol=0.02)
+
+
+#                 shell  0  1  2    3    4    5    6    7
+CURVE = np.array([1, 1, 0.9, 0.7, 0.4, 0.6, 0.2, 0.1])
+ANGSTROM = 16 * 2.0  # box · voxel size
+
+
+def test_the_papers_resolution_is_the_last_whole_shell_before_the_first_drop():
+    assert paper_resolution(CURVE, 0.5, 2.0) == pytest.approx(ANGSTROM / 3)
+    assert paper_resolution(CURVE, 0.143, 2.0) == pytest.approx(ANGSTROM / 6)
+    assert paper_resolution(np.ones(8), 0.5, 2.0) == pytest.approx(ANGSTROM / 7)
+    assert paper_resolution(np.array([1, 0.3, 0.9, 0.1]), 0.5, 2.0) is None
+
+
+def test_exact_crossings_are_interpolated_between_shells():
+    crossings = exact_resolution(CURVE, 0.5, 2.0)
+    assert crossings.first == pytest.approx(ANGSTROM / (3 + 2 / 3))
+    assert crossings.last == pytest.approx(ANGSTROM / 5.25)
+    single = exact_resolution(CURVE, 0.143, 2.0)
+    assert single.first == single.last == pytest.approx(ANGSTROM / 6.57)
+
+
+def test_a_curve_that_never_falls_reaches_the_last_shell_and_one_that_never_rises_has_no_resolution():
+    assert exact_resolution(np.ones(8), 0.5, 2.0).last == pytest.approx(ANGSTROM / 7)
+    assert exact_resolution(np.r_[1, np.zeros(7)], 0.5, 2.0).first is None
+    assert exact_resolution(np.r_[1, np.zeros(7)], 0.5, 2.0).last is None
+
+
+def test_a_curve_that_starts_below_the_threshold_has_only_a_last_crossing():
+    crossings = exact_resolution(np.array([1, 0.3, 0.9, 0.1]), 0.5, 2.0)
+    assert crossings.first is None
+    assert crossings.last == pytest.approx(8 * 2.0 / 2.5)
+
+
+def test_nyquist_is_reached_only_if_every_shell_is_above_one_half():
+    assert nyquist_reached(np.full(8, 0.5))
+    assert not nyquist_reached(np.array([1, 1, 0.49, 1]))
+    assert nyquist_reached(np.array([-1, 1, 1, 1])), "the mean density is no shell"
+
+
+def test_every_resolution_of_the_papers_table_1_is_a_mean_of_three_whole_shells():
+    table = pd.read_csv(REPOSITORY / "workflow/resources/paper/table1.csv")
+    for row in table.itertuples():
+        angstrom = 128 * (4.25 if row.dataset.startswith("spliceosome") else 3.77)
+        triples = angstrom / np.array(list(combinations_with_replacement(range(30, 60), 3)))
+        fits = (np.abs(triples.mean(1) - row.resolution_A) < 0.0051) & (
+            np.abs(triples.std(1) - row.resolution_A_std) < 0.0051
+        )
+        assert fits.sum() == 1, f"{row.dataset} {row.encoder} {row.loss}"
+
+
+def test_the_papers_table_2_has_whole_shells_but_for_two_halfway_between_shells():
+    shells = 128 * 3.77 / pd.read_csv(REPOSITORY / "workflow/resources/paper/table2.csv")["resolution_A"]
+    assert (np.abs(shells - shells.round()) < 0.03).sum() == 8
+    assert (np.abs(2 * shells - (2 * shells).round()) < 0.06).all()

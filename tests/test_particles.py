@@ -1,0 +1,285 @@
+"""Star files and stacks: order, signs, what is kept, and one clear message for each thing that can be wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+
+from equipose.config import ConfigError
+from equipose.optics import CTF_COLUMNS
+from equipose.particles import CTF_LABELS, check_training_box, read_particles, write_star
+from equipose.rotations import from_relion_angles
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+COUNT, BOX, PIXEL = 5, 8, 2.5
+
+
+def write_stack(path: Path, images: np.ndarray, pixel: float = PIXEL) -> None:
+    with mrcfile.new(path, overwrite=True) as mrc:
+        mrc.set_data(images)
+        mrc.set_image_stack()
+        mrc.voxel_size = pixel
+
+
+@pytest.fixture
+def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    optics = pd.DataFrame(
+        {
+            "rlnOpticsGroup": [1, 2],
+            "rlnOpticsGroupName": ["a", "b"],
+            "rlnVoltage": [300.0, 200.0],
+            "rlnSphericalAberration": [2.7, 2.0],
+            "rlnAmplitudeContrast": [0.1, 0.07],
+            "rlnImagePixelSize": [PIXEL, PIXEL],
+        }
+    )
+    number = np.arange(COUNT)
+    particles = pd.DataFrame(
+        {
+            "rlnImageName": [f"{i + 1:06d}@stack.mrcs" for i in number],
+            "rlnOpticsGroup": [1, 2, 1, 2, 1],
+            "rlnDefocusU": 20000.0 + number,
+            "rlnDefocusV": 19000.0 + number,
+            "rlnDefocusAngle": 10.0 * number,
+            "rlnPhaseShift": 1.0 * number,
+            "rlnAngleRot": 10.0 + number,
+            "rlnAngleTilt": 20.0 + number,
+            "rlnAnglePsi": 30.0 + number,
+            "rlnOriginXAngst": 1.5 * number,
+            "rlnOriginYAngst": -2.0 * number,
+            "rlnSomethingOfTheirs": [f"note {i}" for i in number],
+        }
+    )
+    return optics, particles
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(COUNT, BOX, BOX)).astype(np.float32)
+
+
+@pytest.fixture
+def star(tmp_path: Path, tables: tuple[pd.DataFrame, pd.DataFrame], images: np.ndarray) -> Callable[..., Path]:
+    """A function that writes the particles, with columns replaced (or dropped, by None), and returns the star file."""
+
+    def build(optics: dict | None = None, **columns: object) -> Path:
+        optics_table, particle_table = (table.copy() for table in tables)
+        for table, changes in ((optics_table, optics or {}), (particle_table, columns)):
+            for label, values in changes.items():
+                if values is None:
+                    del table[label]
+                else:
+                    table[label] = values
+        if not (tmp_path / "stack.mrcs").exists():
+            write_stack(tmp_path / "stack.mrcs", images)
+        write_star(tmp_path / "particles.star", optics_table, particle_table)
+        return tmp_path / "particles.star"
+
+    return build
+
+
+def test_a_written_star_file_reads_back_with_every_column_in_order(star: Callable, tables: tuple) -> None:
+    particles = read_particles(star())
+    pd.testing.assert_frame_equal(particles.optics_table, tables[0])
+    pd.testing.assert_frame_equal(particles.particle_table, tables[1])
+
+
+def test_the_same_tables_give_the_same_bytes(star: Callable) -> None:
+    first = star().read_bytes()
+    assert star().read_bytes() == first
+    assert b"# version 30001" in first
+
+
+def test_images_in_stack_order_are_mapped_and_not_copied(star: Callable, images: np.ndarray) -> None:
+    particles = read_particles(star())
+    assert isinstance(particles.images, np.memmap) and particles.images.dtype == np.float32
+    np.testing.assert_array_equal(particles.images, images)
+
+
+def test_poses_are_relions_matrices_and_shifts_are_minus_the_origins(star: Callable, tables: tuple) -> None:
+    particles = read_particles(star())
+    angles = tables[1][["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy()
+    np.testing.assert_allclose(particles.rotations, from_relion_angles(angles))
+    np.testing.assert_allclose(particles.shifts, np.outer(np.arange(COUNT), [-1.5, 2.0]))
+    assert particles.voxel_size == PIXEL
+
+
+def test_each_particle_has_the_ctf_of_its_own_row_and_optics_group(star: Callable) -> None:
+    particles = read_particles(star())
+    assert len(CTF_LABELS) == len(CTF_COLUMNS)
+    np.testing.assert_allclose(particles.ctf[1], [20001, 19001, 10, 200, 2.0, 0.07, 1])
+    np.testing.assert_allclose(particles.ctf[2], [20002, 19002, 20, 300, 2.7, 0.1, 2])
+
+
+def test_without_poses_shifts_and_phase_shift_the_first_two_are_none_and_the_last_zero(star: Callable) -> None:
+    particles = read_particles(star(rlnAngleTilt=None, rlnOriginXAngst=None, rlnPhaseShift=None))
+    assert particles.rotations is None and particles.shifts is None
+    np.testing.assert_array_equal(particles.ctf[:, CTF_COLUMNS.index("phase_shift")], 0)
+
+
+@pytest.mark.parametrize("order", [[4, 2, 0, 1, 3], [2, 3, 4], [1, 1, 1]])
+def test_index_at_stack_is_honoured_in_any_order(
+    tmp_path: Path, tables: tuple, images: np.ndarray, order: list[int]
+) -> None:
+    write_stack(tmp_path / "stack.mrcs", images)
+    write_star(tmp_path / "particles.star", tables[0], tables[1].iloc[order])
+    particles = read_particles(tmp_path / "particles.star")
+    np.testing.assert_array_equal(particles.images, images[order])
+    np.testing.assert_allclose(particles.ctf[:, 0], 20000 + np.array(order))
+
+
+def test_images_of_several_stacks_in_subfolders_keep_the_order_of_the_rows(
+    tmp_path: Path, star: Callable, images: np.ndarray
+) -> None:
+    (tmp_path / "micrographs").mkdir()
+    write_stack(tmp_path / "micrographs" / "a.mrcs", images[[3, 1]])
+    write_stack(tmp_path / "micrographs" / "b.mrcs", images[[0, 2, 4]])
+    names = ["1@micrographs/b.mrcs", "2@micrographs/a.mrcs", "2@micrographs/b.mrcs", "1@micrographs/a.mrcs"]
+    particles = read_particles(star(rlnImageName=[*names, "3@micrographs/b.mrcs"]))
+    np.testing.assert_array_equal(particles.images, images)
+
+
+def test_integer_and_half_precision_stacks_become_float32(tmp_path: Path, star: Callable) -> None:
+    for kind in (np.int16, np.float16):
+        write_stack(tmp_path / "stack.mrcs", np.arange(COUNT * BOX * BOX, dtype=kind).reshape(COUNT, BOX, BOX))
+        images = read_particles(star()).images
+        assert images.dtype == np.float32
+        np.testing.assert_array_equal(images.ravel(), np.arange(COUNT * BOX * BOX))
+
+
+def test_a_stack_whose_header_does_not_know_the_pixel_size_is_read(
+    tmp_path: Path, star: Callable, images: np.ndarray
+) -> None:
+    for unset in (0.0, 1.0):
+        write_stack(tmp_path / "stack.mrcs", images, pixel=unset)
+        assert read_particles(star()).voxel_size == PIXEL
+
+
+def test_a_missing_star_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.star does not exist"):
+        read_particles(tmp_path / "absent.star")
+
+
+def test_a_file_that_is_no_star_file_says_how_to_convert_it(tmp_path: Path) -> None:
+    (tmp_path / "old.star").write_text("data_\n\nloop_\n_rlnImageName #1\n000001@stack.mrcs\n")
+    with pytest.raises(ConfigError, match="relion_convert_star"):
+        read_particles(tmp_path / "old.star")
+
+
+@pytest.mark.parametrize("label", ["rlnDefocusU", "rlnImageName", "rlnOpticsGroup"])
+def test_a_missing_particle_column_is_named(star: Callable, label: str) -> None:
+    with pytest.raises(ConfigError, match=f"data_particles lacks the column {label}"):
+        read_particles(star(**{label: None}))
+
+
+@pytest.mark.parametrize("label", ["rlnVoltage", "rlnImagePixelSize"])
+def test_a_missing_optics_column_is_named(star: Callable, label: str) -> None:
+    with pytest.raises(ConfigError, match=f"data_optics lacks the column {label}"):
+        read_particles(star(optics={label: None}))
+
+
+def test_a_value_that_is_no_number_is_named_with_its_row(star: Callable) -> None:
+    with pytest.raises(ConfigError, match="rlnDefocusV of particle 3 is unknown"):
+        read_particles(star(rlnDefocusV=[1.0, 2.0, "unknown", 4.0, 5.0]))
+
+
+def test_an_unknown_optics_group_is_named(star: Callable) -> None:
+    with pytest.raises(ConfigError, match="optics group 7"):
+        read_particles(star(rlnOpticsGroup=[1, 2, 7, 1, 1]))
+
+
+def test_two_pixel_sizes_are_refused(star: Callable) -> None:
+    with pytest.raises(ConfigError, match="pixel sizes"):
+        read_particles(star(optics={"rlnImagePixelSize": [PIXEL, 3.0]}))
+
+
+def test_a_missing_stack_is_named(tmp_path: Path, star: Callable) -> None:
+    path = star()
+    (tmp_path / "stack.mrcs").unlink()
+    with pytest.raises(ConfigError, match=r"stack\.mrcs does not exist"):
+        read_particles(path)
+
+
+def test_a_truncated_stack_is_told_by_its_size(tmp_path: Path, star: Callable) -> None:
+    path = star()
+    whole = (tmp_path / "stack.mrcs").read_bytes()
+    for size in (len(whole) - 1, 1024, 500):
+        (tmp_path / "stack.mrcs").write_bytes(whole[:size])
+        with pytest.raises(ConfigError, match=r"stack\.mrcs"):
+            read_particles(path)
+    (tmp_path / "stack.mrcs").write_bytes(whole[:-1])
+    with pytest.raises(ConfigError, match="cut short: its header says 5 images of 8 × 8, 2304 bytes, and it has 2303"):
+        read_particles(path)
+
+
+@pytest.mark.parametrize("name", ["6@stack.mrcs", "0@stack.mrcs"])
+def test_an_image_number_outside_the_stack_is_refused(star: Callable, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"asks for image [06] of stack\.mrcs, which holds images 1 to 5"):
+        read_particles(star(rlnImageName=["1@stack.mrcs"] * 4 + [name]))
+
+
+def test_an_image_name_without_a_number_is_refused(star: Callable) -> None:
+    with pytest.raises(ConfigError, match="rlnImageName of particle 2 is stack.mrcs"):
+        read_particles(star(rlnImageName=["1@stack.mrcs", "stack.mrcs"] * 2 + ["1@stack.mrcs"]))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # mrcfile's own, on writing such a stack
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_the_first_row_with_a_nan_image_is_named(
+    tmp_path: Path, star: Callable, images: np.ndarray, value: float
+) -> None:
+    images[3, 2, 1] = images[4, 0, 0] = value
+    write_stack(tmp_path / "stack.mrcs", images)
+    with pytest.raises(ConfigError, match="image 000004@stack.mrcs of particle 4 has values that are not finite"):
+        read_particles(star())
+
+
+def test_images_that_are_not_square_are_refused(tmp_path: Path, star: Callable, images: np.ndarray) -> None:
+    write_stack(tmp_path / "stack.mrcs", images[:, :6])
+    with pytest.raises(ConfigError, match="square"):
+        read_particles(star())
+
+
+def test_a_pixel_size_that_contradicts_the_stack_is_refused(tmp_path: Path, star: Callable, images: np.ndarray) -> None:
+    write_stack(tmp_path / "stack.mrcs", images, pixel=3.0)
+    with pytest.raises(ConfigError, match="3 Å by its header and 2.5 Å by the star"):
+        read_particles(star())
+
+
+@pytest.mark.parametrize("box", [32, 64, 128, 256])
+def test_the_training_boxes_are_accepted(box: int) -> None:
+    check_training_box(box)
+
+
+@pytest.mark.parametrize("box", [16, 33, 65, 96, 100, 512])
+def test_odd_and_other_boxes_are_refused_with_the_ones_that_work(box: int) -> None:
+    with pytest.raises(ConfigError, match=f"{box} × {box} .* 32, 64, 128, 256"):
+        check_training_box(box)
+
+
+def test_a_failed_write_leaves_the_old_star_file_and_no_other(
+    tmp_path: Path, star: Callable, tables: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = star()
+    before, files = path.read_bytes(), sorted(tmp_path.iterdir())
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError):
+        write_star(path, *tables)
+    assert path.read_bytes() == before and sorted(tmp_path.iterdir()) == files
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs RELION's own files, which are not part of the repository")
+def test_a_star_file_and_stack_by_relion_without_a_map_stamp_are_read() -> None:
+    particles = read_particles(SHARED / "relion31.star")
+    assert particles.images.shape == (5, 256, 256) and particles.voxel_size == pytest.approx(2.806)
+    np.testing.assert_allclose(particles.shifts[0], [-0.019324, 0.64686])
+    np.testing.assert_allclose(particles.ctf[0], [13108.082, 12845.582, -160.39, 300, 0.01, 0.1, 0], rtol=1e-5)
+    assert "rlnMicrographName" in particles.particle_table

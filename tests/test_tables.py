@@ -1,0 +1,193 @@
+"""Tables from metrics.json: the paper's definitions, dashes, failures, and the three formats."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from equipose import tables
+
+ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "workflow/resources/paper"
+
+
+@pytest.fixture
+def config(paper_config: dict) -> dict[str, Any]:
+    """Two experiments of config.yaml cut to one dataset and two models, four seeds."""
+    config = copy.deepcopy(paper_config)
+    small = {"models": ["standard_sym", "d4_l2"], "seeds": [0, 1, 2, 3], "budget": {"steps": 500}}
+    config["experiments"] = {
+        "table1": {"datasets": ["80s_snr1"], "table": "best_three", "compare": "table1"} | small,
+        "table2": {"datasets": ["80s_snr0.5"], "table": "best", "compare": "table2"} | small,
+    }
+    return config
+
+
+def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, shell: int = 40) -> None:
+    """A metrics.json that converged at 100 (seed + 1) s if its MSE is below 0.1."""
+    converged = mse < 0.1
+    scores = {
+        "paper": {"mse": mse, "medse": mse / 2, "hand": "same"},
+        "exact": {"mse": 0.9 * mse, "medse": 0.4 * mse, "median_degrees": 2.0, "shift_rmse_angstrom": 1.5},
+    }
+    resolution = 400 / shell
+    metrics = {
+        "dataset": dataset,
+        "model": model,
+        "seed": seed,
+        "converged": converged,
+        "convergence_seconds": 100.0 * (seed + 1) if converged else None,
+        "convergence_steps": 10 * (seed + 1) if converged else None,
+        "training": {"direct": scores, "best_path": None},
+        "held_out": {"direct": scores, "best_path": None},
+        "resolution": {
+            "paper": {"0.5": resolution, "0.143": resolution},
+            "exact": {
+                "0.5": {"first": resolution, "last": resolution},
+                "0.143": {"first": resolution, "last": resolution},
+            },
+            "nyquist_reached": False,
+        },
+    }
+    folder = results / "runs" / dataset / model / f"seed{seed}"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def table_of(config: dict, experiment: str, results: Path, mode: str = "paper") -> pd.DataFrame:
+    table = tables.summarise(config, experiment, tables.read_runs(config, experiment, results), mode)
+    return table.set_index("model")
+
+
+def test_the_mean_is_over_the_three_best_seeds_by_mse_with_the_population_standard_deviation(config, tmp_path):
+    for seed, mse in enumerate([0.01, 2.5, 0.03, 0.02]):
+        write_run(tmp_path, "80s_snr1", "d4_l2", seed, mse)
+    row = table_of(config, "table1", tmp_path).loc["d4_l2"]
+    assert row["mse"] == pytest.approx(0.02)
+    assert row["mse_std"] == pytest.approx(np.std([0.01, 0.02, 0.03], ddof=0))
+    assert row["conv_time_s"] == pytest.approx((100 + 300 + 400) / 3)
+    assert row["counted"] == "0,3,2"
+
+
+def test_the_percentage_that_converged_is_over_all_seeds(config, tmp_path):
+    for seed, mse in enumerate([0.01, 2.5, 2.6, 2.7]):
+        write_run(tmp_path, "80s_snr1", "d4_l2", seed, mse)
+    assert table_of(config, "table1", tmp_path).loc["d4_l2", "converged_percent"] == 25
+
+
+def test_convergence_is_a_dash_when_one_of_the_three_best_did_not_converge(config, tmp_path):
+    for seed, mse in enumerate([0.01, 0.02, 2.5, 2.6]):
+        write_run(tmp_path, "80s_snr1", "d4_l2", seed, mse)
+    table = tables.summarise(config, "table1", tables.read_runs(config, "table1", tmp_path), "paper")
+    text, _ = tables.format_cells(table, tables.PAPER_COLUMNS, "best_three")
+    assert text.loc[1, "Conv. time (s)"] == text.loc[1, "Steps until conv."] == "-"
+    assert text.loc[1, "MSE"] == "0.8433 ± 1.1714"
+    assert text.loc[1, "Conv. runs %"] == "50"
+
+
+def test_table_2_shows_the_best_seed_alone(config, tmp_path):
+    for seed, mse in enumerate([0.02, 0.01, 0.5, 0.3]):
+        write_run(tmp_path, "80s_snr0.5", "d4_l2", seed, mse, shell=40 + seed)
+    row = table_of(config, "table2", tmp_path).loc["d4_l2"]
+    assert row["mse"] == 0.01
+    assert row["resolution_A"] == pytest.approx(400 / 41)
+    assert row["counted"] == "1"
+
+
+def test_a_model_without_any_run_says_failed_and_a_missing_seed_is_noted(config, tmp_path):
+    write_run(tmp_path, "80s_snr1", "d4_l2", 0, 0.01)
+    runs = tables.read_runs(config, "table1", tmp_path)
+    table = tables.summarise(config, "table1", runs, "paper")
+    text, bold = tables.format_cells(table, tables.PAPER_COLUMNS, "best_three")
+    assert (text.loc[0] == "failed").all() and not bold.loc[0].any()
+    assert text.loc[1, "MSE"] == "0.0100 ± 0.0000"
+    notes = " ".join(tables.notes(config, "table1", runs, "paper", []))
+    assert "3 of 4 runs failed or are missing (seed 1, 2, 3)" in notes
+
+
+def test_particles_without_a_truth_give_dashes(config, tmp_path):
+    write_run(tmp_path, "80s_snr1", "d4_l2", 0, 0.01)
+    path = tmp_path / "runs/80s_snr1/d4_l2/seed0/metrics.json"
+    nulls = {"training": None, "held_out": None, "resolution": None, "converged": False}
+    path.write_text(json.dumps(json.loads(path.read_text()) | nulls | {"convergence_seconds": None}))
+    runs = tables.read_runs(config, "table1", tmp_path)
+    for mode in tables.MODES:
+        table = tables.summarise(config, "table1", runs, mode)
+        text, _ = tables.format_cells(table, tables.MODES[mode], "best_three")
+        assert text.loc[1, "MSE"] == "-"
+        assert tables.notes(config, "table1", runs, mode, [])
+
+
+def test_the_best_value_of_a_dataset_is_bold_ours_and_the_papers_apart(config, tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "80s_snr1", "standard_sym", seed, 0.01)
+        write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.02)
+    table = tables.summarise(config, "table1", tables.read_runs(config, "table1", tmp_path), "paper")
+    table = tables.with_paper(config, table, pd.read_csv(PAPER / "table1.csv"))
+    assert list(table["source"]) == ["here", "paper", "here", "paper"]
+    _, bold = tables.format_cells(table, tables.PAPER_COLUMNS, "best_three")
+    assert list(bold["MSE"]) == [True, False, False, True]
+    assert list(bold["Conv. runs %"]) == [True, False, True, True]
+
+
+def test_the_papers_rows_are_matched_on_dataset_encoder_and_loss_or_on_snr(config, tmp_path):
+    paper = {}
+    for name in ("table1", "table2"):
+        table = tables.summarise(config, name, tables.read_runs(config, name, tmp_path), "paper")
+        both = tables.with_paper(config, table, pd.read_csv(PAPER / f"{name}.csv"))
+        paper[name] = both[both["source"] == "paper"].set_index("model")
+    assert paper["table1"].loc["d4_l2", "conv_steps"] == 2433
+    assert paper["table2"].loc["standard_sym", "resolution_A"] == 10.72
+
+
+def test_the_exact_table_is_on_held_out_images_and_of_the_same_runs(config, tmp_path):
+    for seed, mse in enumerate([0.01, 0.02, 0.5, 0.3]):
+        write_run(tmp_path, "80s_snr1", "d4_l2", seed, mse)
+    exact = table_of(config, "table1", tmp_path, "exact").loc["d4_l2"]
+    assert exact["counted"] == table_of(config, "table1", tmp_path).loc["d4_l2", "counted"]
+    assert exact["mse"] == pytest.approx(0.9 * np.mean([0.01, 0.02, 0.3]))
+
+
+def test_the_command_writes_csv_latex_and_markdown_with_the_notes(config, tmp_path):
+    for seed in range(4):
+        write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.01 * (seed + 1))
+        write_run(tmp_path, "80s_snr1", "standard_sym", seed, 0.5)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    call = [sys.executable, "-m", "equipose.tables", "--config", "config.json", "--experiment", "table1", "--results"]
+    call += [".", "--paper", str(PAPER), "--notes", "80S: 4V6X stands in & says so.", "--output-dir", "tables"]
+    subprocess.run(call, cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT / "src")})
+    written = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert written == {f"{stem}.{end}" for stem in ("table1", "table1_exact") for end in ("csv", "tex", "md")}
+    markdown = (tmp_path / "tables/table1.md").read_text()
+    assert "**0.0200 ± 0.0082**" in markdown and "- 80S: 4V6X stands in & says so." in markdown
+    latex = (tmp_path / "tables/table1.tex").read_text()
+    assert r"\textbf{0.0200 $\pm$ 0.0082}" in latex and r"stands in \& says so" in latex
+    assert latex.count(r"\toprule") == 1 and r"Resolution (\AA{})" in latex
+    assert pd.read_csv(tmp_path / "tables/table1.csv").loc[2, "mse"] == pytest.approx(0.02)
+
+
+def test_an_unknown_experiment_is_one_line_and_no_traceback(config, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    call = [sys.executable, "-m", "equipose.tables", "--config", "config.json", "--experiment", "table9"]
+    call += ["--results", ".", "--paper", str(PAPER), "--summary"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")})
+    assert done.returncode == 1
+    assert done.stderr == "error: experiments has no 'table9'; known: table1, table2\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("80s_snr0.5", "80S SNR 0.5"), ("spliceosome_noiseless", "Spliceosome noiseless"), ("mine", "Mine")],
+)
+def test_dataset_names_are_written_for_people(name, title):
+    assert tables.dataset_title(name) == title
+
+
+def test_labels_lose_their_latex_on_a_terminal():
+    assert tables.plain_label(r"$C_4$ ($\mathcal{L}_{mir}$)") == "C4 (Lmir)"

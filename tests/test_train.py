@@ -1,0 +1,257 @@
+"""Training: one device a step, deterministic batches, and any interruption continues to the same result."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from equipose import train
+from equipose.autoencoder import Autoencoder, load_model
+from equipose.config import Budget, ConfigError, EvaluationConfig
+from equipose.particles import Particles
+from equipose.rotations import random_rotations
+
+
+class OneDevice(TorchDispatchMode):
+    """Fails where an operation mixes devices (meta alone lets CPU tensors pass) or reads a value back to the host."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+        self.operations = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        inputs = [x for x in tree_flatten((args, kwargs or {}))[0] if isinstance(x, torch.Tensor)]
+        devices = {x.device.type for x in inputs}
+        assert len(devices) <= 1, f"{operation} mixes {devices}"
+        reads = ("_local_scalar_dense", "is_nonzero", "equal.default", "_to_copy")
+        output = operation(*args, **(kwargs or {}))
+        if self.device in devices:
+            self.operations += 1
+            name = str(operation)
+            assert not any(read in name for read in reads[:3]), f"{operation} waits for the device"
+            assert all(x.device.type == self.device for x in tree_flatten(output)[0] if isinstance(x, torch.Tensor)), (
+                f"{operation} leaves the device"
+            )
+        return output
+
+
+@pytest.mark.parametrize("name", ["standard_sym", "c4_l2", "c4_mir", "d4_l2"])
+def test_a_whole_step_stays_on_one_device_and_never_waits_for_it(small_run, name):
+    model = Autoencoder(small_run(name), image_scale=1.0).to("meta").train()
+    optimizer = train.make_optimizer(model, model.config.model.optimizer)
+    images = torch.empty(4, 32, 32, device="meta")
+    parameters = torch.empty(4, 7, device="meta")
+    with OneDevice("meta") as watch:
+        loss = train.train_step(model, optimizer, images, parameters)
+    assert loss.device.type == "meta"
+    assert watch.operations > 100
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.cpu(),
+        lambda x: x if (x > 0).any() else -x,
+        lambda x: x + torch.ones(3),
+    ],
+    ids=["item", "cpu", "branch", "mixed devices"],
+)
+def test_the_watch_catches_what_it_should(mistake):
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError)), OneDevice("meta"):
+        mistake(torch.empty(3, device="meta"))
+
+
+def test_every_epoch_shows_every_image_once():
+    epoch = np.concatenate([train.batch_indices(images=20, batch=5, seed=0, step=step) for step in range(4)])
+    assert sorted(epoch) == list(range(20))
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    assert np.array_equal(train.batch_indices(20, 5, seed=1, step=7), train.batch_indices(20, 5, seed=1, step=7))
+    assert not np.array_equal(train.batch_indices(20, 5, seed=1, step=7), train.batch_indices(20, 5, seed=2, step=7))
+
+
+@pytest.fixture
+def particles() -> Particles:
+    rng = np.random.default_rng(0)
+    ctf = np.tile([20000.0, 20000.0, 0.0, 300.0, 2.7, 0.1, 0.0], (30, 1))
+    return Particles(
+        images=rng.normal(size=(30, 32, 32)).astype(np.float32),
+        ctf=ctf,
+        voxel_size=17.0,
+        rotations=random_rotations(30, rng),
+        shifts=rng.normal(size=(30, 2)),
+        optics_table=pd.DataFrame(),
+        particle_table=pd.DataFrame(),
+    )
+
+
+@pytest.fixture
+def run(small_run):
+    """Twelve steps of four images, evaluated every four."""
+    config = small_run("d4_l2")
+    return dataclasses.replace(
+        config,
+        dataset=dataclasses.replace(config.dataset, images=20, held_out=10),
+        budget=Budget(seconds=None, steps=12),
+        evaluation=EvaluationConfig(every=4, images=10, converged_mse=0.1),
+    )
+
+
+def without_time(history: Path) -> pd.DataFrame:
+    return pd.read_csv(history).drop(columns="seconds")
+
+
+def train_quietly(run, particles, folder: Path, said: list[str] | None = None) -> None:
+    folder.mkdir(exist_ok=True)
+    train.train(run, particles, folder, torch.device("cpu"), (said if said is not None else []).append)
+
+
+def stop_after(step: int, monkeypatch) -> None:
+    """As if the process died while it trained the given step."""
+    whole = train.train_step
+
+    def dying(model, optimizer, images, parameters, count=iter(range(1, 1000))):
+        if next(count) > step:
+            raise KeyboardInterrupt
+        return whole(model, optimizer, images, parameters)
+
+    monkeypatch.setattr(train, "train_step", dying)
+
+
+def test_an_interrupted_run_ends_as_an_undisturbed_one(run, particles, tmp_path, monkeypatch):
+    train_quietly(run, particles, tmp_path / "whole")
+    stop_after(6, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train_quietly(run, particles, tmp_path / "broken")
+    assert (tmp_path / "broken" / train.CHECKPOINT).exists()
+    assert not (tmp_path / "broken" / "model.pt").exists()
+    monkeypatch.undo()
+    said: list[str] = []
+    train_quietly(run, particles, tmp_path / "broken", said)
+
+    assert "continuing from step 4" in said[0]
+    assert not (tmp_path / "broken" / train.CHECKPOINT).exists()
+    assert without_time(tmp_path / "broken/history.csv").equals(without_time(tmp_path / "whole/history.csv"))
+    for name, weights in load_model(tmp_path / "whole/model.pt").state_dict().items():
+        assert torch.equal(load_model(tmp_path / "broken/model.pt").state_dict()[name], weights), name
+    whole, broken = np.load(tmp_path / "whole/trace.npz"), np.load(tmp_path / "broken/trace.npz")
+    assert set(whole) == set(broken)
+    for name in set(whole) - {"seconds"}:
+        assert np.array_equal(whole[name], broken[name]), name
+
+
+def test_sigterm_checkpoints_between_evaluations_and_loses_no_step(run, particles, tmp_path, monkeypatch):
+    train_quietly(run, particles, tmp_path / "whole")
+    whole_step = train.train_step
+
+    def warned(model, optimizer, images, parameters, count=iter(range(1, 1000))):
+        if next(count) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole_step(model, optimizer, images, parameters)
+
+    monkeypatch.setattr(train, "train_step", warned)
+    with pytest.raises(train.Interrupted):
+        train_quietly(run, particles, tmp_path / "warned")
+    monkeypatch.undo()
+    said: list[str] = []
+    train_quietly(run, particles, tmp_path / "warned", said)
+    assert "continuing from step 6" in said[0]
+    pd.testing.assert_frame_equal(
+        without_time(tmp_path / "warned/history.csv"), without_time(tmp_path / "whole/history.csv"), rtol=1e-6
+    )
+
+
+def test_the_trace_holds_poses_of_every_evaluation_and_some_volumes(run, particles, tmp_path):
+    train_quietly(run, particles, tmp_path / "run")
+    trace = np.load(tmp_path / "run/trace.npz")
+    assert trace["steps"].tolist() == [0, 4, 8, 12]
+    assert trace["predicted"].shape == (4, 10, 3, 3)
+    assert np.allclose(trace["true"], particles.rotations[:10], atol=1e-6)
+    assert len(trace["volumes"]) == len(trace["volume_names"]) == len(trace["volume_steps"]) >= 2
+    assert trace["volumes"].shape[1:] == (32, 32, 32)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another configuration"])
+def test_a_useless_checkpoint_is_set_aside_and_training_starts_afresh(run, particles, tmp_path, monkeypatch, damage):
+    train_quietly(run, particles, tmp_path / "whole")
+    stop_after(6, monkeypatch)
+    first = run if damage == "truncated" else dataclasses.replace(run, seed=5)
+    with pytest.raises(KeyboardInterrupt):
+        train_quietly(first, particles, tmp_path / "damaged")
+    monkeypatch.undo()
+    path = tmp_path / "damaged" / train.CHECKPOINT
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    said: list[str] = []
+    train_quietly(run, particles, tmp_path / "damaged", said)
+    assert "set aside" in said[0]
+    assert without_time(tmp_path / "damaged/history.csv").equals(without_time(tmp_path / "whole/history.csv"))
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(run, particles, tmp_path, monkeypatch):
+    whole = train.train_step
+
+    def broken(model, optimizer, images, parameters, count=iter(range(1, 1000))):
+        loss = whole(model, optimizer, images, parameters)
+        return loss * float("nan") if next(count) == 6 else loss
+
+    monkeypatch.setattr(train, "train_step", broken)
+    with pytest.raises(ConfigError, match="not finite at step 8"):
+        train_quietly(run, particles, tmp_path / "run")
+    assert torch.load(tmp_path / "run" / train.CHECKPOINT, weights_only=False)["progress"]["step"] == 4
+    assert not (tmp_path / "run/model.pt").exists()
+
+
+def test_a_budget_in_seconds_counts_training_alone(run, particles, tmp_path, monkeypatch):
+    evaluate = train.evaluate
+
+    def slow(*arguments):
+        time.sleep(0.3)
+        evaluate(*arguments)
+
+    monkeypatch.setattr(train, "evaluate", slow)
+    run = dataclasses.replace(run, budget=Budget(seconds=0.6, steps=None))
+    train_quietly(run, particles, tmp_path / "run")
+    history = pd.read_csv(tmp_path / "run/history.csv")
+    assert 0.6 <= history.seconds.iloc[-1] < 1.2
+    assert len(history) > 3
+
+
+def test_kill_9_at_any_moment_and_the_same_command_continues(simulated_dataset, run, tmp_path):
+    """The real program, killed for real in the middle of training, ends with the history of one left alone."""
+    run = dataclasses.replace(
+        run,
+        dataset=simulated_dataset.config,
+        budget=Budget(seconds=None, steps=60),
+        evaluation=EvaluationConfig(every=10, images=10, converged_mse=0.1),
+    )
+
+    def command(folder: Path) -> list[str]:
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(run.to_json())
+        module = [sys.executable, "-m", "equipose.train", "--threads", "1", "--config", str(folder / "config.json")]
+        return [*module, "--dataset", str(simulated_dataset.folder), "--output", str(folder)]
+
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    killed = subprocess.Popen(command(tmp_path / "killed"), stderr=subprocess.PIPE, text=True)
+    for line in killed.stderr:
+        if "step 20/60" in line:
+            killed.kill()
+            break
+    assert killed.wait() == -signal.SIGKILL
+    ended = subprocess.run(command(tmp_path / "killed"), check=True, capture_output=True, text=True)
+    assert "continuing from step" in ended.stderr
+    assert without_time(tmp_path / "killed/history.csv").equals(without_time(tmp_path / "whole/history.csv"))

@@ -1,0 +1,178 @@
+"""The whole graph, on the smoke preset, in a copy of the repository."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SMOKE = "workflow/presets/smoke.yaml"
+RESULTS = Path("results/smoke")
+
+
+def copy_repository(target: Path) -> Path:
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy2(ROOT / name, target)
+    for name in ("src", "workflow", "envs"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    return target
+
+
+def snakemake(repository: Path, *arguments: str, visible_gpus: str | None = "") -> subprocess.CompletedProcess:
+    """Snakemake in `repository`, with the equipose of that copy; output and errors together in `stdout`."""
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(repository / "src")}
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    if visible_gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible_gpus
+    return subprocess.run(
+        command, cwd=repository, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def planned(repository: Path, *arguments: str) -> dict[str, int]:
+    """Jobs of each rule that a dry run plans."""
+    result = snakemake(repository, "-n", "--quiet", "rules", *arguments)
+    assert result.returncode == 0, result.stdout
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", result.stdout, re.MULTILINE)}
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy in which nothing has run."""
+    return copy_repository(tmp_path_factory.mktemp("clean"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A copy in which the smoke preset has run, and what the terminal showed."""
+    repository = copy_repository(tmp_path_factory.mktemp("finished"))
+    result = snakemake(repository, "--cores", "2", "--configfile", SMOKE)
+    assert result.returncode == 0, result.stdout
+    return repository, result.stdout
+
+
+@contextmanager
+def edited(path: Path, text: str) -> Iterator[None]:
+    """`text` appended to a file for as long as the block runs."""
+    before = path.read_text()
+    path.write_text(before + text)
+    yield
+    path.write_text(before)
+
+
+def test_the_default_target_is_the_paper(clean: Path) -> None:
+    jobs = planned(clean)
+    assert (jobs["train"], jobs["simulate"], jobs["table"]) == (178, 9, 2)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"simulation": {"snrr": 1.0}}, "unknown key `simulation.snrr`; did you mean `snr`?"),
+        ({"models": {"d4_l2": {"encoder": "d5"}}}, "`models.d4_l2.encoder` names 'd5'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_starts(clean: Path, tmp_path: Path, overlay: dict, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(overlay))
+    result = snakemake(clean, "--cores", "1", "--configfile", str(tmp_path / "mine.yaml"))
+    assert result.returncode != 0
+    assert message in result.stdout.splitlines()[-1]
+    assert "Traceback" not in result.stdout
+    assert not (clean / "results").exists()
+
+
+@pytest.mark.parametrize(("visible", "limit"), [(None, 2), ("1", 1), ("", None)])
+def test_training_jobs_are_limited_by_the_gpus_that_can_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, limit: int | None
+) -> None:
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-1)'\necho 'GPU 1: NVIDIA H100 (UUID: GPU-2)'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    target = str(RESULTS / "datasets/smoke_noiseless/config.json")
+    arguments = (target, "--cores", "2", "--configfile", SMOKE)
+    shown = snakemake(copy_repository(repository), *arguments, visible_gpus=visible).stdout
+    provided = re.search(r'Provided resources:.*"gpu", (\d+)', shown)
+    assert (int(provided[1]) if provided else None) == limit
+
+
+def test_tables_hold_a_row_for_each_model_with_numbers_in_range(finished: tuple[Path, str]) -> None:
+    tables = finished[0] / RESULTS / "tables"
+    for name in ("smoke", "smoke_exact"):
+        table = pd.read_csv(tables / f"{name}.csv").query("source != 'paper'")
+        assert set(table["model"]) == {"standard_sym", "c4_l2", "c4_mir", "d4_l2"}
+        assert table["mse"].between(0, 8).all()  # squared Frobenius distance of two rotations
+        assert table["medse"].between(0, 8).all()
+        assert (tables / f"{name}.tex").read_text().count(r"\begin{tabular}") == 1
+        assert (tables / f"{name}.md").read_text().count("|") > 20
+
+
+def test_every_output_that_the_contract_names_is_there(finished: tuple[Path, str]) -> None:
+    results = finished[0] / RESULTS
+    dataset = {"config.json", "volume.mrc", "particles.star", "particles.mrcs", "simulation.json"}
+    run = {"config.json", "model.pt", "history.csv", "trace.npz", "poses.star", "volume.mrc", "volume_aligned.mrc"}
+    run |= {"fsc.csv", "metrics.json"}
+    assert {path.name for path in (results / "datasets/smoke_noiseless").iterdir()} == dataset
+    assert {path.name for path in (results / "runs/smoke_noiseless/d4_l2/seed0").iterdir()} == run
+    assert (results / "figures/smoke/overview_smoke_noiseless.png").stat().st_size > 1000
+
+
+def test_the_terminal_and_the_log_show_plan_progress_and_table(finished: tuple[Path, str]) -> None:
+    repository, shown = finished
+    assert "training  6 jobs, 72 steps in all" in shown
+    progress = r"\[smoke_noiseless d4_l2 seed 0\] step 12/12, .*MSE"
+    assert re.search(progress, shown)
+    assert re.search(progress, (repository / RESULTS / "logs/train/smoke_noiseless/d4_l2/seed0.log").read_text())
+    assert "Converged: MSE < 0.1" in shown
+
+
+def test_a_second_run_has_nothing_to_do(finished: tuple[Path, str]) -> None:
+    result = snakemake(finished[0], "--cores", "2", "--configfile", SMOKE, "--quiet", "host", "rules")
+    assert "Nothing to be done" in result.stdout
+
+
+def test_touching_the_source_reruns_nothing(finished: tuple[Path, str]) -> None:
+    for path in (finished[0] / "src").rglob("*.py"):
+        path.touch()
+    assert planned(finished[0], "--configfile", SMOKE) == {}
+
+
+def test_editing_a_module_reruns_what_depends_on_it(finished: tuple[Path, str]) -> None:
+    with edited(finished[0] / "src/equipose/encoders.py", "# edited\n"):
+        jobs = planned(finished[0], "--configfile", SMOKE)
+    assert jobs["train"] == jobs["evaluate"] == 6
+    assert not {"simulate", "volume"} & jobs.keys()
+
+
+def test_changing_a_dataset_reruns_its_own_runs_only(finished: tuple[Path, str], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("datasets: { smoke_snr1: { snr: 0.9 } }")
+    jobs = planned(finished[0], "--configfile", SMOKE, str(tmp_path / "mine.yaml"))
+    assert (jobs["simulate"], jobs["train"], jobs["evaluate"]) == (1, 2, 2)
+
+
+def test_the_encoder_of_the_readme_runs(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (python,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (overlay,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    repository = copy_repository(tmp_path)
+    with (repository / "src/equipose/encoders.py").open("a") as file:
+        file.write("\n\n" + python)
+    (repository / "mine.yaml").write_text(overlay)
+    (repository / "short.yaml").write_text(
+        "experiments: { mine: { datasets: [smoke_noiseless], models: [tiny], seeds: [0], budget: { steps: 2 } } }"
+    )
+    overlays = ("--configfile", SMOKE, "mine.yaml", "short.yaml")
+    result = snakemake(repository, "tables", "--cores", "2", *overlays)
+    assert result.returncode == 0, result.stdout
+    assert pd.read_csv(repository / "results/mine/tables/mine.csv")["model"].tolist() == ["tiny"]

@@ -1,0 +1,169 @@
+# What the rules share: the checked configuration, the files a rule depends on, and what this machine and Python offer.
+import ast
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+from equipose.config import ConfigError, dataset_config, run_budgets, run_config
+from equipose.plan import plan
+
+HERE = Path(workflow.basedir)
+EMBEDDED = HERE / "workflow/resources/structures"
+PAPER = HERE / "workflow/resources/paper"
+
+if workflow.is_main_process:  # a job on a cluster trusts the process that sent it
+    from equipose.check import check_config
+    from equipose.encoders import ENCODERS
+    from equipose.losses import LOSSES
+
+    try:
+        check_config(
+            config,
+            schema=HERE / "workflow/schemas/config.schema.yaml",
+            embedded=EMBEDDED,
+            paper=PAPER,
+            encoders=ENCODERS,
+            losses=LOSSES,
+        )
+    except ConfigError as error:
+        sys.exit(f"error in the configuration: {error}")
+
+RESULTS = Path(config["pathvars"]["results"])
+RUN_FIGURES = ["convergence", "fsc_curves"]
+TABLE_KEYS = ["structures", "offline", "simulation", "datasets", "training", "models", "experiments", "evaluation"]
+
+# Jobs run the Python that runs Snakemake, whether or not its environment has been activated.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
+
+
+wildcard_constraints:
+    structure="|".join(map(re.escape, config["structures"])),
+    dataset="|".join(map(re.escape, config["datasets"])),
+    model="|".join(map(re.escape, config["models"])),
+    experiment="|".join(map(re.escape, config["experiments"])),
+    seed=r"\d+",
+
+
+def say(text: str) -> None:
+    print(f"\n{text}\n", file=sys.stderr, flush=True)
+
+
+def here(path: Path) -> str:
+    """`path` in this repository, as seen from the working directory: the folder may move without a rerun."""
+    return os.path.relpath(path)
+
+
+@functools.cache
+def code(module: str) -> list[str]:
+    """Source of equipose.`module` and of all it imports: an input, so that an edit reruns what depends on it.
+
+    Snakemake compares small inputs by content: touching them, or checking them out again, reruns nothing.
+    """
+    found, waiting = set(), {f"equipose.{module}"}
+    while waiting:
+        name = waiting.pop()
+        base = HERE / "src" / Path(*name.split("."))
+        path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+        if path in found or not path.is_file():
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                waiting |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                waiting |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        waiting = {name for name in waiting if name.split(".")[0] == "equipose"}
+    return sorted(map(here, found))
+
+
+def runs(experiments: list[str]) -> list[tuple[str, str, int]]:
+    """Every (dataset, model, seed) that `experiments` ask for, once."""
+    asked = {name: config["experiments"][name] for name in experiments}
+    return list(run_budgets(config | {"experiments": asked}))
+
+
+def in_runs(pattern: str, experiments: list[str], only: str | None = None) -> list[str]:
+    """`pattern` in the folder of each run of `experiments`, on the dataset `only` if one is named."""
+    return [
+        f"{RESULTS}/runs/{dataset}/{model}/seed{seed}/{pattern}"
+        for dataset, model, seed in runs(experiments)
+        if only in (None, dataset)
+    ]
+
+
+def structure_file(wildcards) -> str:
+    """Atoms or map of a dataset's structure: the user's file, the embedded one, or the one to be downloaded."""
+    name = config["datasets"][wildcards.dataset]["structure"]
+    source = config["structures"][name]
+    if "path" in source:
+        return source["path"]
+    if "embedded" in source and (config["offline"] or "pdb" not in source):
+        return here(EMBEDDED / f"{source['embedded']}.npz")
+    return f"{RESULTS}/structures/{name}.npz"
+
+
+def paper_table(experiment: str) -> list[str]:
+    """The paper's own numbers for an experiment, if it names any."""
+    name = config["experiments"][experiment].get("compare")
+    return [here(PAPER / f"{name}.csv")] if name else []
+
+
+def stand_ins(experiment: str) -> list[str]:
+    """A note for each structure whose embedded atoms are of another entry than the one that is asked for."""
+    names = {config["datasets"][dataset]["structure"] for dataset in config["experiments"][experiment]["datasets"]}
+    sources = {name: config["structures"][name] for name in sorted(names) if config["offline"]}
+    return [
+        f"Structure {name}: embedded {source['embedded'].upper()}, the offline stand-in for PDB {' and '.join(source['pdb'])}."
+        for name, source in sources.items()
+        if "embedded" in source and "pdb" in source and [source["embedded"].upper()] != source["pdb"]
+    ]
+
+
+def table_files(experiments: list[str]) -> list[str]:
+    return [
+        f"{RESULTS}/tables/{experiment}{mode}.{format}"
+        for experiment in experiments
+        for mode in ("", "_exact")
+        for format in ("csv", "tex", "md")
+    ]
+
+
+def figure_files(experiments: list[str]) -> list[str]:
+    return [
+        f"{RESULTS}/figures/{experiment}/{figure}.{format}"
+        for experiment in experiments
+        for figure in RUN_FIGURES + [f"overview_{dataset}" for dataset in config["experiments"][experiment]["datasets"]]
+        for format in ("png", "pdf")
+    ]
+
+
+def has_tables(experiment: str) -> bool:
+    return all(map(os.path.exists, table_files([experiment])))
+
+
+def train_minutes(wildcards) -> int:
+    """Limit of a training job: its budget in seconds, if that is how it is given, and the slack."""
+    budget = run_budgets(config)[wildcards.dataset, wildcards.model, int(wildcards.seed)]
+    return round(budget.get("seconds", 0) / 60) + config["resources"]["runtime_slack_minutes"]
+
+
+def job(rule: str, key: str) -> int:
+    return config["resources"][rule][key]
+
+
+def gpus() -> int:
+    """GPUs of this machine that CUDA_VISIBLE_DEVICES does not hide."""
+    if not shutil.which("nvidia-smi"):
+        return 0
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True).stdout.count("UUID: GPU-")
+    visible = os.getenv("CUDA_VISIBLE_DEVICES")
+    return listed if visible is None else min(listed, sum(map(bool, visible.split(","))))
+
+
+# One training job a GPU at a time, where there are any; without, jobs share the cores. A cluster's profile sets `gpu`.
+if gpus():
+    workflow.global_resources.setdefault("gpu", gpus())

@@ -1,0 +1,89 @@
+# Structure → volume → particles.
+
+
+localrules:
+    dataset_json,
+    fetch_structure,
+
+
+rule dataset_json:
+    output:
+        "<results>/datasets/{dataset}/config.json",
+    log:
+        "<results>/logs/dataset_json/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/dataset_json/{dataset}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        json=lambda wildcards: dataset_config(config, wildcards.dataset).to_json(),
+    shell:
+        "printf %s {params.json:q} > {output} 2> {log}"
+
+
+rule fetch_structure:
+    input:
+        code=code("structures"),
+    output:
+        "<results>/structures/{structure}.npz",
+    log:
+        "<results>/logs/fetch_structure/{structure}.log",
+    benchmark:
+        "<results>/benchmarks/fetch_structure/{structure}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        pdb=lambda wildcards: config["structures"][wildcards.structure].get("pdb", []),
+    shell:
+        "python -u -m equipose.structures fetch --pdb {params.pdb} --output {output} 2>&1 | tee {log}"
+
+
+rule volume:
+    input:
+        config="<results>/datasets/{dataset}/config.json",
+        structure=structure_file,
+        code=code("structures"),
+    output:
+        "<results>/datasets/{dataset}/volume.mrc",
+    log:
+        "<results>/logs/volume/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/volume/{dataset}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    threads: job("volume", "threads")
+    resources:
+        mem_mb=job("volume", "memory_mb"),
+        runtime=config["resources"]["runtime_slack_minutes"],
+    params:
+        dataset=lambda wildcards: dataset_config(config, wildcards.dataset),
+    shell:
+        "python -u -m equipose.structures density --source {input.structure}"
+        " --box {params.dataset.box} --voxel-size {params.dataset.voxel_size}"
+        " --resolution {params.dataset.resolution} --output {output} 2>&1 | tee {log}"
+
+
+rule simulate:
+    input:
+        config="<results>/datasets/{dataset}/config.json",
+        volume="<results>/datasets/{dataset}/volume.mrc",
+        code=code("simulate"),
+    output:
+        "<results>/datasets/{dataset}/particles.star",
+        "<results>/datasets/{dataset}/particles.mrcs",
+        "<results>/datasets/{dataset}/simulation.json",
+    log:
+        "<results>/logs/simulate/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/simulate/{dataset}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    threads: job("simulate", "threads")
+    resources:
+        mem_mb=job("simulate", "memory_mb"),
+        runtime=config["resources"]["runtime_slack_minutes"],
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -u -m equipose.simulate --config {input.config} --volume {input.volume}"
+        " --output {params.folder} --threads {threads} 2>&1 | tee {log}"

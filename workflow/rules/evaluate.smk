@@ -1,0 +1,34 @@
+# Run → poses, map and metrics.
+
+
+rule evaluate:
+    input:
+        "<results>/runs/{dataset}/{model}/seed{seed}/model.pt",
+        "<results>/runs/{dataset}/{model}/seed{seed}/history.csv",
+        "<results>/datasets/{dataset}/particles.mrcs",
+        "<results>/datasets/{dataset}/volume.mrc",
+        config="<results>/runs/{dataset}/{model}/seed{seed}/config.json",
+        star="<results>/datasets/{dataset}/particles.star",
+        code=code("evaluate"),
+    output:
+        "<results>/runs/{dataset}/{model}/seed{seed}/poses.star",
+        "<results>/runs/{dataset}/{model}/seed{seed}/volume.mrc",
+        "<results>/runs/{dataset}/{model}/seed{seed}/volume_aligned.mrc",
+        "<results>/runs/{dataset}/{model}/seed{seed}/fsc.csv",
+        "<results>/runs/{dataset}/{model}/seed{seed}/metrics.json",
+    log:
+        "<results>/logs/evaluate/{dataset}/{model}/seed{seed}.log",
+    benchmark:
+        "<results>/benchmarks/evaluate/{dataset}/{model}/seed{seed}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    threads: job("evaluate", "threads")
+    resources:
+        mem_mb=job("evaluate", "memory_mb"),
+        runtime=config["resources"]["runtime_slack_minutes"],
+    params:
+        dataset=subpath(input.star, parent=True),
+        run=subpath(input.config, parent=True),
+    shell:
+        "python -u -m equipose.evaluate --run {params.run} --dataset {params.dataset}"
+        " --threads {threads} 2>&1 | tee {log}"

@@ -1,0 +1,57 @@
+# Metrics → the paper's tables, made from metrics.json and config.yaml alone.
+
+
+localrules:
+    tables_json,
+
+
+rule tables_json:
+    output:
+        "<results>/tables/config.json",
+    log:
+        "<results>/logs/tables_json.log",
+    benchmark:
+        "<results>/benchmarks/tables_json.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        json=lambda wildcards: json.dumps({key: config[key] for key in TABLE_KEYS}, indent=2),
+    shell:
+        "printf %s {params.json:q} > {output} 2> {log}"
+
+
+rule table:
+    input:
+        metrics=lambda wildcards: in_runs("metrics.json", [wildcards.experiment]),
+        config="<results>/tables/config.json",
+        paper=lambda wildcards: paper_table(wildcards.experiment),
+        code=code("tables"),
+    output:
+        csv=report(
+            "<results>/tables/{experiment}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}", "definition": "paper"},
+        ),
+        exact=report(
+            "<results>/tables/{experiment}_exact.csv",
+            caption="../report/table_exact.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}", "definition": "exact"},
+        ),
+        other=expand("<results>/tables/{{experiment}}{mode}.{format}", mode=["", "_exact"], format=["tex", "md"]),
+    log:
+        "<results>/logs/table/{experiment}.log",
+    benchmark:
+        "<results>/benchmarks/table/{experiment}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        folder=subpath(output.csv, parent=True),
+        results=RESULTS,
+        paper=here(PAPER),
+        notes=lambda wildcards: stand_ins(wildcards.experiment),
+    shell:
+        "python -u -m equipose.tables --config {input.config} --experiment {wildcards.experiment}"
+        " --results {params.results} --paper {params.paper} --output-dir {params.folder}"
+        " --notes {params.notes:q} 2>&1 | tee {log}"

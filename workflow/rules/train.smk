@@ -1,0 +1,50 @@
+# Particles → run. checkpoint.pt stands undeclared beside the outputs while training is unfinished: Snakemake deletes
+# the declared outputs of a job that failed, and the same command then continues from the checkpoint.
+
+
+localrules:
+    run_json,
+
+
+rule run_json:
+    output:
+        "<results>/runs/{dataset}/{model}/seed{seed}/config.json",
+    log:
+        "<results>/logs/run_json/{dataset}/{model}/seed{seed}.log",
+    benchmark:
+        "<results>/benchmarks/run_json/{dataset}/{model}/seed{seed}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        json=lambda wildcards: run_config(config, wildcards.dataset, wildcards.model, int(wildcards.seed)).to_json(),
+    shell:
+        "printf %s {params.json:q} > {output} 2> {log}"
+
+
+rule train:
+    input:
+        config="<results>/runs/{dataset}/{model}/seed{seed}/config.json",
+        star="<results>/datasets/{dataset}/particles.star",
+        stack="<results>/datasets/{dataset}/particles.mrcs",
+        code=code("train"),
+    output:
+        "<results>/runs/{dataset}/{model}/seed{seed}/model.pt",
+        "<results>/runs/{dataset}/{model}/seed{seed}/history.csv",
+        "<results>/runs/{dataset}/{model}/seed{seed}/trace.npz",
+    log:
+        "<results>/logs/train/{dataset}/{model}/seed{seed}.log",
+    benchmark:
+        "<results>/benchmarks/train/{dataset}/{model}/seed{seed}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    threads: job("train", "threads")
+    resources:
+        gpu=job("train", "gpu"),
+        mem_mb=job("train", "memory_mb"),
+        runtime=train_minutes,
+    params:
+        dataset=subpath(input.star, parent=True),
+        run=subpath(input.config, parent=True),
+    shell:
+        "python -u -m equipose.train --config {input.config} --dataset {params.dataset}"
+        " --output {params.run} --threads {threads} 2>&1 | tee {log}"
