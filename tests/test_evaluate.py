@@ -150,7 +150,7 @@ def run_evaluation(monkeypatch, dataset: Path, model: Autoencoder) -> tuple[Path
     columns = {"step": [0, 10, 20, 30], "seconds": [0.0, 1.5, 3.0, 4.5], "mse": [5.0, 0.09, 0.2, 0.05]}
     pd.DataFrame(columns).to_csv(run / "history.csv", index=False)
     monkeypatch.setattr(module, "load_model", lambda path: model)
-    module.evaluate(run, dataset, torch.device("cpu"))
+    module.evaluate(run, dataset, "D4", torch.device("cpu"))
     return run, json.loads((run / "metrics.json").read_text())
 
 

@@ -155,6 +155,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(run, particles, tmp_path,
 
 def test_sigterm_checkpoints_between_evaluations_and_loses_no_step(run, particles, tmp_path, monkeypatch):
     train_quietly(run, particles, tmp_path / "whole")
+    (tmp_path / "warned").mkdir()
     whole_step = train.train_step
 
     def warned(model, optimizer, images, parameters, count=iter(range(1, 1000))):
@@ -163,8 +164,9 @@ def test_sigterm_checkpoints_between_evaluations_and_loses_no_step(run, particle
         return whole_step(model, optimizer, images, parameters)
 
     monkeypatch.setattr(train, "train_step", warned)
-    with pytest.raises(train.Interrupted):
-        train_quietly(run, particles, tmp_path / "warned")
+    with pytest.raises(train.Interrupted), train.stop_on_signals() as stop_requested:
+        cpu = torch.device("cpu")
+        train.train(run, particles, tmp_path / "warned", cpu, lambda _: None, stop_requested)
     monkeypatch.undo()
     said: list[str] = []
     train_quietly(run, particles, tmp_path / "warned", said)
@@ -235,7 +237,7 @@ def test_kill_9_at_any_moment_and_the_same_command_continues(simulated_dataset, 
     run = dataclasses.replace(
         run,
         dataset=simulated_dataset.config,
-        budget=Budget(seconds=None, steps=60),
+        budget=Budget(seconds=None, steps=30),
         evaluation=EvaluationConfig(every=10, images=10, converged_mse=0.1),
     )
 
@@ -248,7 +250,7 @@ def test_kill_9_at_any_moment_and_the_same_command_continues(simulated_dataset, 
     subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
     killed = subprocess.Popen(command(tmp_path / "killed"), stderr=subprocess.PIPE, text=True)
     for line in killed.stderr:
-        if "step 20/60" in line:
+        if "step 20/30" in line:
             killed.kill()
             break
     assert killed.wait() == -signal.SIGKILL

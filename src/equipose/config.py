@@ -89,7 +89,6 @@ class ModelConfig(Config):
     """An encoder, a decoder, a loss and how they are trained."""
 
     name: str
-    label: str
     encoder: str
     loss: str
     widths: tuple[int, ...]
@@ -145,7 +144,13 @@ def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
 
 def model_config(config: dict[str, Any], name: str) -> ModelConfig:
     """The model `name`: `training` with the model's own line laid over it."""
-    return ModelConfig.from_dict({"name": name, "label": name} | merge(config["training"], config["models"][name]))
+    own = {key: value for key, value in config["models"][name].items() if key != "label"}
+    return ModelConfig.from_dict({"name": name} | merge(config["training"], own))
+
+
+def model_label(config: dict[str, Any], name: str) -> str:
+    """What tables and figures call the model; no part of a run, so that a new label trains nothing anew."""
+    return config["models"][name].get("label", name)
 
 
 def run_config(config: dict[str, Any], dataset: str, model: str, seed: int) -> RunConfig:

@@ -120,8 +120,11 @@ def convergence(history: pd.DataFrame, converged_mse: float) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def evaluate(run: Path, dataset: Path, device: torch.device) -> None:
-    """Score the run in folder `run` on the dataset in folder `dataset`, and write all results."""
+def evaluate(run: Path, dataset: Path, label: str, device: torch.device) -> None:
+    """Score the run in folder `run` on the dataset in folder `dataset`, and write all results.
+
+    `label` is what tables and figures call the model.
+    """
     config = RunConfig.load(run / "config.json")
     model = load_model(run / "model.pt").to(device)
     particles = read_particles(dataset / "particles.star")
@@ -155,7 +158,7 @@ def evaluate(run: Path, dataset: Path, device: torch.device) -> None:
     metrics = {
         "dataset": config.dataset.name,
         "model": config.model.name,
-        "label": config.model.label,
+        "label": label,
         "encoder": config.model.encoder,
         "loss": config.model.loss,
         "seed": config.seed,
@@ -183,11 +186,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m equipose.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="run folder, with config.json, model.pt, history.csv")
     parser.add_argument("--dataset", type=Path, required=True, help="dataset folder, with particles.star, volume.mrc")
+    parser.add_argument("--label", required=True, help="the model's name in tables and figures")
     parser.add_argument("--threads", type=int, required=True, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with claim_device() as device:
-        evaluate(arguments.run, arguments.dataset, device)
+        evaluate(arguments.run, arguments.dataset, arguments.label, device)
 
 
 def _move_back(g: Tensor, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 
 from equipose.cli import run_main
-from equipose.config import ConfigError, dataset_config, model_config
+from equipose.config import ConfigError, dataset_config, model_config, model_label
 from equipose.files import whole_file
 
 
@@ -104,7 +104,7 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
             }
             for key, column in MODES[mode].items():
                 values = np.array([_number(run, column.path) for run in best])
-                row[key], row[f"{key}_std"] = (values.mean(), values.std()) if len(best) else (np.nan, np.nan)
+                row[key], row[f"{key}_std"] = _mean_and_spread(values)
             row["converged_percent"] = 100 * sum(run["converged"] for run in finished) / len(asked)
             rows.append(row)
     return pd.DataFrame(rows)
@@ -164,7 +164,7 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
             missing.setdefault((run["dataset"], run["model"]), []).append(str(run["seed"]))
     for (dataset, model), failed in missing.items():
         found.append(
-            f"{dataset_title(dataset)}, {model_config(config, model).label}: {len(failed)} of {seeds} runs failed or"
+            f"{dataset_title(dataset)}, {model_label(config, model)}: {len(failed)} of {seeds} runs failed or"
             f" are missing (seed {', '.join(failed)}); a run that failed counts as not converged."
         )
     if any(not run["failed"] and run["resolution"] and run["resolution"]["nyquist_reached"] for run in runs):
@@ -279,7 +279,7 @@ def _build(
         if (table["source"] == "paper").any():
             remarks.append("Rows `paper`: the numbers that de Ruijter and Cesa print.")
     text, bold = format_cells(table, MODES[mode], spec["table"])
-    table = table.assign(label=[model_config(config, model).label for model in table["model"]])
+    table = table.assign(label=[model_label(config, model) for model in table["model"]])
     return table, text, bold, remarks
 
 
@@ -292,6 +292,11 @@ def _row_titles(table: pd.DataFrame) -> pd.DataFrame:
 def _rank(run: dict[str, Any]) -> float:
     mse = _number(run, RANKED_BY)
     return np.inf if np.isnan(mse) else mse
+
+
+def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:
+    """Mean and population standard deviation; one run has no spread, none has neither."""
+    return (values.mean() if len(values) else np.nan), (values.std() if len(values) > 1 else np.nan)
 
 
 def _number(run: dict[str, Any], path: tuple[str, ...]) -> float:

@@ -9,7 +9,8 @@ import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def image_scale(images: np.ndarray, sample: int = 1000) -> float:
 
 
 class Interrupted(Exception):
-    """SIGTERM asked us to stop; the checkpoint holds everything."""
+    """A signal asked us to stop; the checkpoint holds everything."""
 
 
 @dataclasses.dataclass
@@ -80,14 +81,21 @@ class Progress:
 
 
 def train(
-    config: RunConfig, particles: Particles, output: Path, device: torch.device, say: Callable[[str], None]
+    config: RunConfig,
+    particles: Particles,
+    output: Path,
+    device: torch.device,
+    say: Callable[[str], None],
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train to the end of the budget, continuing from a checkpoint if there is one, and write the run's outputs."""
+    """Train to the end of the budget, continuing from a checkpoint if there is one, and write the run's outputs.
+
+    Raises Interrupted, with all that is known in the checkpoint, soon after `stop_requested` says so.
+    """
     torch.manual_seed(config.seed)
     model = Autoencoder(config, image_scale(particles.images)).to(device)
     optimizer = make_optimizer(model, config.model.optimizer)
     progress = restore(output / CHECKPOINT, model, optimizer, say) or Progress()
-    stop = stop_on_sigterm()
 
     training = config.dataset.images
     fetch = batch_source(particles, device)
@@ -106,7 +114,7 @@ def train(
             progress.loss_count += 1
             elapsed = time.perf_counter() - started
             due = progress.step % config.evaluation.every == 0
-            if due or stop.requested or budget_spent(config, progress, elapsed):
+            if due or stop_requested() or budget_spent(config, progress, elapsed):
                 break
         progress.loss_sum += loss_sum.item()  # waits for the device, so the clock below is honest
         progress.seconds += time.perf_counter() - started
@@ -118,7 +126,7 @@ def train(
         if due or budget_spent(config, progress):
             evaluate(model, progress, particles, fetch, evaluated, say)
         checkpoint(output / CHECKPOINT, model, optimizer, progress)
-        if stop.requested:
+        if stop_requested():
             raise Interrupted
 
     write_outputs(output, model, progress, particles, fixed)
@@ -286,16 +294,16 @@ def write_outputs(output: Path, model: Autoencoder, progress: Progress, particle
         np.savez_compressed(partial, **trace)
 
 
-@dataclasses.dataclass
-class StopRequest:
-    requested: bool = False
-
-
-def stop_on_sigterm() -> StopRequest:
-    """A flag that SIGTERM (a scheduler's warning) raises: the loop then checkpoints and ends."""
-    stop = StopRequest()
-    signal.signal(signal.SIGTERM, lambda *_: setattr(stop, "requested", True))
-    return stop
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """A question, "were we asked to stop?", that SIGTERM (a scheduler's warning) and Ctrl-C answer with yes."""
+    received: list[int] = []
+    former = {n: signal.signal(n, lambda n, _: received.append(n)) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def main() -> None:
@@ -310,11 +318,15 @@ def main() -> None:
     particles = read_particles(arguments.dataset / "particles.star")
     check_training_box(particles.images.shape[-1])
     arguments.output.mkdir(parents=True, exist_ok=True)
-    with claim_device() as device:
+    with claim_device() as device, stop_on_signals() as stop_requested:
         try:
-            train(config, particles, arguments.output, device, lambda line: print(line, file=sys.stderr, flush=True))
+            train(config, particles, arguments.output, device, say, stop_requested)
         except Interrupted:
-            sys.exit("stopped by SIGTERM; the same command continues from the checkpoint")
+            sys.exit("stopped; the same command continues from the checkpoint")
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

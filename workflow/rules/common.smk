@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from equipose.config import ConfigError, dataset_config, run_budgets, run_config
+from equipose.config import ConfigError, dataset_config, model_label, run_budgets, run_config
 from equipose.plan import plan
 
 HERE = Path(workflow.basedir)

@@ -29,6 +29,7 @@ rule evaluate:
     params:
         dataset=subpath(input.star, parent=True),
         run=subpath(input.config, parent=True),
+        label=lambda wildcards: model_label(config, wildcards.model),
     shell:
-        "python -u -m equipose.evaluate --run {params.run} --dataset {params.dataset}"
+        "python -u -m equipose.evaluate --run {params.run} --dataset {params.dataset} --label {params.label:q}"
         " --threads {threads} 2>&1 | tee {log}"
