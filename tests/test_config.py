@@ -84,7 +84,7 @@ MISTAKES = {
     "PDB entries only, offline": ({"offline": True, "structures": {"x": {"pdb": ["1ABC"]}}}, "give it a `path`"),
     "no budget": (experiment(budget={}), "either { seconds: S } or { steps: N }"),
     "two budgets": (experiment(budget={"steps": 5, "seconds": 5}), "either { seconds: S } or { steps: N }"),
-    "conflicting budgets": (experiment(), "experiments.table1 asks for the same run"),
+    "conflicting budgets": (experiment() | {"run": ["table1", "mine"]}, "experiments.table1 asks for the same run"),
     "too few images to score": ({"datasets": {"80s_snr1": {"held_out": 10}}}, "`evaluation.images` is 1000, more than"),
     "too few images for a batch": ({"training": {"batch": 200000}}, "lower `training.batch`"),
     "a name that is no file name": ({"models": {"a/b": {"encoder": "d4", "loss": "l2"}}}, "holds the name 'a/b'"),

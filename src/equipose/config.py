@@ -5,6 +5,7 @@ beside the outputs, and the command-line modules read that file and nothing else
 """
 
 import dataclasses
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,20 +169,20 @@ def run_config(config: dict[str, Any], dataset: str, model: str, seed: int) -> R
 def run_budgets(config: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, float]]:
     """The budget of every (dataset, model, seed) that any experiment asks for.
 
-    Raises ConfigError where two experiments ask for one run with different budgets: its folder holds one of them.
+    The experiments in `run` come first; another one's budget counts only for runs that they do not ask for. Raises
+    ConfigError where two of them ask for one run with different budgets: its folder holds one of them.
     """
     budgets: dict[tuple[str, str, int], dict[str, float]] = {}
     asked_by: dict[tuple[str, str, int], str] = {}
-    for experiment, spec in config["experiments"].items():
-        for dataset in spec["datasets"]:
-            for model in spec["models"]:
-                for seed in spec["seeds"]:
-                    run = (dataset, model, seed)
-                    if budgets.setdefault(run, spec["budget"]) != spec["budget"]:
-                        raise ConfigError(
-                            f"experiments.{experiment}.budget is {spec['budget']}, but experiments.{asked_by[run]} asks"
-                            f" for the same run ({dataset}, {model}, seed {seed}) with {budgets[run]}."
-                            " Give both the same budget, or give one of them another model name."
-                        )
-                    asked_by.setdefault(run, experiment)
+    for experiment in sorted(config["experiments"], key=lambda name: name not in config["run"]):
+        spec = config["experiments"][experiment]
+        for run in itertools.product(spec["datasets"], spec["models"], spec["seeds"]):
+            if budgets.setdefault(run, spec["budget"]) != spec["budget"] and experiment in config["run"]:
+                dataset, model, seed = run
+                raise ConfigError(
+                    f"experiments.{experiment}.budget is {spec['budget']}, but experiments.{asked_by[run]} asks for the"
+                    f" same run ({dataset}, {model}, seed {seed}) with {budgets[run]}. Give both the same budget, or"
+                    " give one of them another model name."
+                )
+            asked_by.setdefault(run, experiment)
     return budgets
