@@ -86,12 +86,32 @@ class OptimizerConfig(Config):
 
 
 @dataclass(frozen=True)
+class SearchConfig(Config):
+    """What `init: search` does before training; radii in shells, the rest in images, steps and plain numbers."""
+
+    batch: int
+    orientations: int
+    kept: int
+    rate: float
+    first_radius: float
+    last_radius: float
+    steps: int
+    images: int
+    refine_radii: tuple[int, ...]
+    refine_iterations: int
+    fit_steps: int
+    fit_learning_rate: float
+
+
+@dataclass(frozen=True)
 class ModelConfig(Config):
     """An encoder, a decoder, a loss and how they are trained."""
 
     name: str
     encoder: str
     loss: str
+    init: Literal["none", "search"]
+    search: SearchConfig
     widths: tuple[int, ...]
     head_widths: tuple[int, ...]
     shift_scale: float

@@ -24,6 +24,7 @@ from equipose.cli import run_main
 from equipose.config import ConfigError, OptimizerConfig, RunConfig
 from equipose.devices import claim_device
 from equipose.files import whole_file
+from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search
 from equipose.losses import LOSSES
 from equipose.metrics import hand_shares, paper_scores
 from equipose.particles import Particles, check_training_box, read_particles
@@ -78,6 +79,7 @@ class Progress:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     poses: list[np.ndarray] = dataclasses.field(default_factory=list)  # (n, 3, 3) of the fixed images
     volumes: dict[str, tuple[int, np.ndarray]] = dataclasses.field(default_factory=dict)  # name: step, map
+    search: SearchState | None = None  # with `init: search`
 
 
 def train(
@@ -96,6 +98,8 @@ def train(
     model = Autoencoder(config, image_scale(particles.images)).to(device)
     optimizer = make_optimizer(model, config.model.optimizer)
     progress = restore(output / CHECKPOINT, model, optimizer, say) or Progress()
+    if config.model.init == "search" and progress.step == 0:
+        progress.search = start_search(model)
 
     training = config.dataset.images
     fetch = batch_source(particles, device)
@@ -108,8 +112,7 @@ def train(
         started, loss_sum = time.perf_counter(), torch.zeros((), device=device)
         model.train()
         while True:
-            batch = fetch(batch_indices(training, config.model.batch, config.seed, progress.step))
-            loss_sum += train_step(model, optimizer, *batch)
+            loss_sum += update(model, optimizer, progress, fetch)
             progress.step += 1
             progress.loss_count += 1
             elapsed = time.perf_counter() - started
@@ -131,6 +134,18 @@ def train(
 
     write_outputs(output, model, progress, particles, fixed)
     (output / CHECKPOINT).unlink(missing_ok=True)
+
+
+def update(model: Autoencoder, optimizer: torch.optim.Optimizer, progress: Progress, fetch: Fetch) -> Tensor:
+    """The next step of a run, training or what comes before it; returns the loss."""
+    config, step = model.config, progress.step
+    if progress.search is not None:
+        name, index = stage(step, config.model.search)
+        if name != "train":
+            return initial_step(progress.search, step, model, optimizer, fetch)
+        step = index
+    batch = batch_indices(config.dataset.images, config.model.batch, config.seed, step)
+    return train_step(model, optimizer, *fetch(batch))
 
 
 def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.0) -> bool:
@@ -159,7 +174,7 @@ def batch_source(particles: Particles, device: torch.device) -> Callable[[np.nda
 
 
 @torch.no_grad()
-def predict_poses(model: Autoencoder, fetch: Callable, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def predict_poses(model: Autoencoder, fetch: Fetch, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rotations (n, 3, 3) and shifts (n, 2) in Å about the array's centre, in evaluation mode."""
     model.eval()
     predictions = [
@@ -174,7 +189,7 @@ def evaluate(
     model: Autoencoder,
     progress: Progress,
     particles: Particles,
-    fetch: Callable,
+    fetch: Fetch,
     evaluated: tuple[np.ndarray, np.ndarray],
     say: Callable[[str], None],
 ) -> None:
@@ -225,6 +240,8 @@ def progress_line(config: RunConfig, progress: Progress) -> str:
         done, left = f"step {progress.step}/{budget.steps}", (budget.steps - progress.step) * rate
     else:
         done, left = f"step {progress.step}", max(budget.seconds - progress.seconds, 0)
+    if progress.search is not None:
+        done += f" ({stage(progress.step, config.model.search)[0]})"
     parts = [f"[{config.dataset.name} {config.model.name} seed {config.seed}] {done}, {progress.seconds:.0f} s"]
     if progress.step:
         parts += [f"{left / 60:.1f} min left", f"{1000 * rate:.0f} ms a step", f"loss {row['loss']:.4f}"]
@@ -241,7 +258,7 @@ def checkpoint(path: Path, model: Autoencoder, optimizer: torch.optim.Optimizer,
         "config": model.config.to_json(),
         "weights": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "progress": dataclasses.asdict(progress),
+        "progress": vars(progress),
         "random_state": torch.get_rng_state(),
     }
     with whole_file(path) as partial:
@@ -255,14 +272,14 @@ def restore(
     if not path.exists():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=False)
+        content = torch.load(path, map_location=model.frequencies.device, weights_only=False)
     except Exception as error:  # whatever a truncated file makes torch raise
         problem = f"cannot be read ({type(error).__name__})"
     else:
         if content["config"] == model.config.to_json():
             model.load_state_dict(content["weights"])
             optimizer.load_state_dict(content["optimizer"])
-            torch.set_rng_state(content["random_state"])
+            torch.set_rng_state(content["random_state"].cpu())
             progress = Progress(**content["progress"])
             say(f"continuing from step {progress.step} ({path})")
             return progress

@@ -1,0 +1,89 @@
+"""A volume on an oversampled Fourier grid: slices read out of it, images back-projected into it.
+
+Back-projection keeps two sums for each grid point, Σ w CTF Î and Σ w CTF²; their ratio, with a little weight towards
+zero where few images contribute, is the least-squares volume (a Wiener filter). Units and frequencies are those of
+`fourier`: slices are the unitary transforms of projections, k is in cycles per box.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from equipose.fourier import HalfDisc
+
+OVERSAMPLING = 2
+PRIOR = 0.1
+"""Weight of zero at a grid point, as a part of what its shell's points have seen on average."""
+
+
+@dataclass
+class FourierGrid:
+    """Sums over images at grid points within `radius` shells: `signal` (m³, 2), re and im, and `power` (m³,)."""
+
+    radius: int
+    signal: Tensor
+    power: Tensor
+
+
+def empty_grid(radius: int, device: torch.device) -> FourierGrid:
+    points = _side(radius) ** 3
+    return FourierGrid(radius, torch.zeros(points, 2, device=device), torch.zeros(points, device=device))
+
+
+def grid_volume(grid: FourierGrid) -> Tensor:
+    """The least-squares volume at the grid points, (m³, 2)."""
+    shell = _shells(grid.radius, grid.power.device)
+    per_shell = torch.zeros(int(shell.max()) + 1, device=shell.device).index_add(0, shell, grid.power)
+    mean = per_shell / torch.bincount(shell)
+    return grid.signal / (grid.power + PRIOR * mean[shell]).clamp_min(1e-12)[:, None]
+
+
+def grid_slices(volume: Tensor, radius: int, rotations: Tensor, disc: HalfDisc) -> Tensor:
+    """Central slices (..., n), complex, for rotations (..., 3, 3), by trilinear interpolation."""
+    points, weights = _corners(disc.k @ rotations[..., :2, :], radius)
+    values = embedding_bag(points.view(-1, 8), volume, per_sample_weights=weights.view(-1, 8), mode="sum")
+    return torch.view_as_complex(values).view(points.shape[:-1])
+
+
+def insert_slices(grid: FourierGrid, rotations: Tensor, disc: HalfDisc, signal: Tensor, power: Tensor) -> None:
+    """Add slices with values `signal` (b, n), complex, and weights `power` (b, n), at k and, conjugated, at -k."""
+    k = disc.k @ rotations[:, :2]
+    for side, values in ((k, signal), (-k, signal.conj())):
+        points, weights = _corners(side, grid.radius)
+        spread = torch.view_as_real(values.resolve_conj())[..., None, :] * weights[..., None]
+        grid.signal.index_add_(0, points.flatten(), spread.flatten(0, -2))
+        grid.power.index_add_(0, points.flatten(), (power[..., None] * weights).flatten())
+
+
+def blend(grid: FourierGrid, new: FourierGrid, rate: float, within: float) -> None:
+    """Move the sums towards `new` by `rate`, at the shells up to `within`; a running mean over mini-batches."""
+    inside = _shells(grid.radius, grid.power.device) <= within
+    grid.power = torch.where(inside, (1 - rate) * grid.power + rate * new.power, grid.power)
+    grid.signal = torch.where(inside[:, None], (1 - rate) * grid.signal + rate * new.signal, grid.signal)
+
+
+def _side(radius: int) -> int:
+    return 2 * (OVERSAMPLING * radius + 2) + 1
+
+
+def _shells(radius: int, device: torch.device) -> Tensor:
+    """Shell of every grid point, (m³,), in cycles per box."""
+    axis = torch.arange(_side(radius), device=device) - _side(radius) // 2
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return ((x**2 + y**2 + z**2).sqrt() / OVERSAMPLING).round().long().flatten()
+
+
+def _corners(k: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """The eight grid points around frequencies `k` (..., 3), and their trilinear weights, (..., 8) each."""
+    side = _side(radius)
+    position = k * OVERSAMPLING
+    low = position.floor()
+    x, y, z = torch.stack([1 - position + low, position - low], -1).unbind(-2)  # (..., 2): weights below and above
+    weights = z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]
+    strides = torch.tensor([1, side, side**2], device=k.device)
+    step = torch.arange(2, device=k.device)
+    beyond = (step[:, None, None] * side + step[:, None]) * side + step
+    first = ((low.long() + side // 2) * strides).sum(-1)
+    return first[..., None] + beyond.flatten(), weights.flatten(-3)

@@ -1,0 +1,183 @@
+"""The steps before training for `init: search`: find a volume (`search`), then fit both networks to it.
+
+The stages are functions of the step alone, so that a run continues at any step: `search` (stochastic EM), `refine` (the
+poses of some thousand images, pass after pass, each pass building the next volume), `fit` (encoder and decoder learn
+from rendered images, whose poses are known exactly). What they know between steps is a `SearchState`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipose import search
+from equipose.autoencoder import Autoencoder
+from equipose.config import SearchConfig
+from equipose.fourier import half_disc, shift_phase, to_half_disc
+from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_slices
+from equipose.optics import ctf
+
+Fetch = Callable[[np.ndarray], tuple[Tensor, Tensor]]
+
+SHIFT_WEIGHT = 0.2
+"""Of a squared pixel of shift error, where a squared Frobenius distance of rotations weighs 1."""
+
+
+@dataclass
+class SearchState:
+    """The volume so far, the one that a refining pass builds, and the refined images' poses and errors."""
+
+    grid: FourierGrid
+    next_grid: FourierGrid
+    rotations: Tensor  # (images, 3, 3)
+    shifts: Tensor  # (images, 2) pixels about L/2
+    errors: Tensor  # (images,) squared, per coefficient
+
+
+def stage(step: int, config: SearchConfig) -> tuple[str, int]:
+    """Which stage a step belongs to, and its index there; after `fit` comes `train`."""
+    for name, length in (
+        ("search", config.steps),
+        ("refine", len(config.refine_radii) * _chunks(config)),
+        ("fit", config.fit_steps),
+    ):
+        if step < length:
+            return name, step
+        step -= length
+    return "train", step
+
+
+def learning_rate(step: int, config: SearchConfig, final: float) -> float:
+    """Falls linearly while the networks are fitted, to the rate they are then trained with."""
+    name, index = stage(step, config)
+    if name == "train":
+        return final
+    part = index / config.fit_steps if name == "fit" else 0.0
+    return config.fit_learning_rate + part * (final - config.fit_learning_rate)
+
+
+def start_search(model: Autoencoder) -> SearchState:
+    """A state without images; the first step puts some in."""
+    config, device = model.config.model.search, model.frequencies.device
+    radius = model.box // 2
+    return SearchState(
+        empty_grid(radius, device),
+        empty_grid(radius, device),
+        torch.zeros(config.images, 3, 3, device=device),
+        torch.zeros(config.images, 2, device=device),
+        torch.zeros(config.images, device=device),
+    )
+
+
+def initial_step(
+    state: SearchState, step: int, model: Autoencoder, optimizer: torch.optim.Optimizer, fetch: Fetch
+) -> Tensor:
+    """One step of whichever stage it is; returns its loss, a squared error per coefficient, or the fit's."""
+    config, run = model.config.model.search, model.config
+    rng = np.random.default_rng([run.seed, step])
+    generator = torch.Generator(model.frequencies.device).manual_seed(int(rng.integers(2**62)))
+    name, index = stage(step, config)
+    if name == "search":
+        rows = rng.choice(run.dataset.images, config.batch, replace=False)
+        return _search(state, index, model, *fetch(rows), generator)
+    if name == "refine":
+        cycle, chunk = divmod(index, _chunks(config))
+        chosen = np.random.default_rng(run.seed).permutation(run.dataset.images)[: config.images]
+        part = slice(chunk * config.batch, (chunk + 1) * config.batch)
+        return _refine(state, cycle, part, model, *fetch(chosen[part]), generator)
+    rows = rng.choice(run.dataset.images, run.model.batch, replace=False)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, config, run.model.optimizer.learning_rate)
+    return _fit(state, model, optimizer, fetch(rows)[1], generator)
+
+
+def _search(
+    state: SearchState, index: int, model: Autoencoder, images: Tensor, parameters: Tensor, generator: torch.Generator
+) -> Tensor:
+    config = model.config.model.search
+    growth = min(1.0, index / (0.8 * config.steps))
+    disc = half_disc(model.box, config.first_radius + growth * (config.last_radius - config.first_radius))
+    if index == 0:
+        disc = half_disc(model.box, config.last_radius)
+    disc = disc.to(images.device)
+    target = to_half_disc(images * model.image_scale, disc)
+    transfer = ctf(parameters, disc.k, model.box * model.voxel_size)
+    if index == 0:
+        state.grid = search.start_grid(state.grid.radius, target, transfer, disc, generator)
+    shifts = search.shift_grid(_deviation(model), images.device)
+    return search.search_step(state.grid, target, transfer, disc, shifts, config, generator)
+
+
+def _refine(
+    state: SearchState,
+    cycle: int,
+    part: slice,
+    model: Autoencoder,
+    images: Tensor,
+    parameters: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    config = model.config.model.search
+    disc = half_disc(model.box, config.refine_radii[cycle]).to(images.device)
+    target = to_half_disc(images * model.image_scale, disc)
+    transfer = ctf(parameters, disc.k, model.box * model.voxel_size)
+    if cycle == 0:
+        orientations = search.random_rotations(config.orientations, generator)
+        shifts = search.shift_grid(_deviation(model), images.device)
+        _, best, shift = search.match(state.grid, target, transfer, disc, orientations, shifts, kept=1)
+        state.rotations[part], state.shifts[part] = orientations[best[:, 0]], shift[:, 0]
+    rotations, shifts, errors = search.refine_poses(
+        grid_volume(state.grid),
+        state.grid.radius,
+        target,
+        transfer,
+        disc,
+        state.rotations[part],
+        state.shifts[part],
+        config.refine_iterations,
+    )
+    state.rotations[part], state.shifts[part] = rotations, shifts
+    state.errors[part] = errors / disc.weights.sum()
+
+    full_target = model.target(images * model.image_scale) * shift_phase(-shifts, model.disc)
+    full_transfer = ctf(parameters, model.frequencies, model.box * model.voxel_size)
+    insert_slices(state.next_grid, rotations, model.disc, full_transfer * full_target, full_transfer**2)
+    if part.stop >= config.images:  # the pass is complete
+        state.grid, state.next_grid = state.next_grid, empty_grid(state.grid.radius, images.device)
+    return state.errors[part].mean()
+
+
+def _fit(
+    state: SearchState,
+    model: Autoencoder,
+    optimizer: torch.optim.Optimizer,
+    parameters: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    transfer = ctf(parameters, model.frequencies, model.box * model.voxel_size)
+    volume, radius = grid_volume(state.grid), state.grid.radius
+    noise = state.errors.median().sqrt()  # the median: images in a wrong pose do not count as noise
+    images, rotations, shifts = search.render(volume, radius, transfer, model.disc, noise, _deviation(model), generator)
+    predicted, predicted_shifts = model.encoder(images)
+    rotation_error = (predicted - rotations).square().sum((1, 2)).mean()
+    shift_error = (predicted_shifts / model.voxel_size - 0.5 - shifts).square().sum(-1).mean()
+    wanted = transfer * grid_slices(volume, radius, rotations, model.disc)
+    reconstruction_error = model.errors(transfer * model.slices(rotations), wanted).mean()
+    loss = rotation_error + SHIFT_WEIGHT * shift_error + reconstruction_error
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), model.config.model.gradient_clip)
+    optimizer.step()
+    return loss.detach()
+
+
+def _chunks(config: SearchConfig) -> int:
+    return math.ceil(config.images / config.batch)
+
+
+def _deviation(model: Autoencoder) -> float:
+    """Standard deviation of the dataset's shifts, in pixels."""
+    return model.config.dataset.shift_std / model.voxel_size

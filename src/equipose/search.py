@@ -1,0 +1,180 @@
+"""Poses and a map from images alone: what `init: search` gives the networks to start from.
+
+The paper's models start with random poses, and most of their training goes into leaving the state in which half of the
+images sit in each hand. Here a stochastic EM at low radius finds the volume first (cf. Punjani et al. 2017):
+
+1. `search_step`: a batch of images is compared with slices of the current volume at random orientations and a grid of
+   shifts, by one real matrix product; the best few orientations of each image are weighed softly and back-projected.
+   The radius grows from a few shells, where the landscape is smooth.
+2. `refine_step`: poses of some thousand images are improved by Gauss-Newton steps in the tangent space of SO(3) × R²,
+   and back-projected at full radius into the next volume.
+3. `render`: the volume gives endless images with known poses, which the encoder and decoder are fitted to.
+
+Shifts are in pixels about the transform's origin L/2.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from equipose.config import SearchConfig
+from equipose.fourier import HalfDisc, from_half_disc, shift_phase
+from equipose.grid import FourierGrid, blend, empty_grid, grid_slices, grid_volume, insert_slices
+
+
+def random_rotations(count: int, generator: torch.Generator) -> Tensor:
+    """Uniform rotations (count, 3, 3), on the generator's device."""
+    w, x, y, z = torch.nn.functional.normalize(
+        torch.randn(count, 4, generator=generator, device=generator.device), dim=-1
+    ).unbind(-1)
+    rows = [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)]
+    rows += [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)]
+    rows += [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]
+    return torch.stack(rows, -1).view(count, 3, 3)
+
+
+def shift_grid(deviation: float, device: torch.device) -> Tensor:
+    """Trial shifts (s, 2) in pixels: about one apart, within three standard deviations `deviation` (pixels)."""
+    reach = math.ceil(3 * deviation)
+    axis = torch.arange(-reach, reach + 1, device=device, dtype=torch.float32)
+    shifts = torch.cartesian_prod(axis, axis)
+    return shifts[shifts.norm(dim=-1) <= max(3 * deviation, 0.5)]
+
+
+def start_grid(
+    radius: int, target: Tensor, transfer: Tensor, disc: HalfDisc, generator: torch.Generator
+) -> FourierGrid:
+    """A first volume: images (b, n) back-projected in random orientations."""
+    grid = empty_grid(radius, target.device)
+    insert_slices(grid, random_rotations(len(target), generator), disc, transfer * target, transfer**2)
+    return grid
+
+
+def search_step(
+    grid: FourierGrid,
+    target: Tensor,
+    transfer: Tensor,
+    disc: HalfDisc,
+    shifts: Tensor,
+    config: SearchConfig,
+    generator: torch.Generator,
+) -> Tensor:
+    """One stochastic EM step on images `target` (b, n) with CTFs `transfer` (b, n), within the disc's radius.
+
+    Moves the grid's sums; returns the mean squared error per coefficient of the images' best matches.
+    """
+    orientations = random_rotations(config.orientations, generator)
+    error, best, shift = match(grid, target, transfer, disc, orientations, shifts, config.kept)
+    count = disc.weights.sum()
+    noise = (error[:, 0].mean() / count).clamp_min(1e-6)
+    belief = torch.softmax((error[:, :1] - error) / (2 * noise), dim=1)
+
+    new = empty_grid(grid.radius, target.device)
+    for rank in range(config.kept):
+        weight = belief[:, rank, None]
+        centred = target * shift_phase(-shift[:, rank], disc)
+        insert_slices(new, orientations[best[:, rank]], disc, weight * transfer * centred, weight * transfer**2)
+    radius = float(disc.k.norm(dim=-1).max())
+    blend(grid, new, config.rate, within=radius)
+    return noise
+
+
+def match(
+    grid: FourierGrid,
+    target: Tensor,
+    transfer: Tensor,
+    disc: HalfDisc,
+    orientations: Tensor,
+    shifts: Tensor,
+    kept: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each image against every orientation and shift: squared errors, indices, shifts of the `kept` best orientations.
+
+    ‖Î - CTF T P‖² = ‖Î‖² + ‖CTF P‖² - 2 Re⟨CTF T* Î, P⟩: the last term is one real matrix product.
+    """
+    slices = grid_slices(grid_volume(grid), grid.radius, orientations, disc)  # (o, n)
+    weights = disc.weights
+    moved = (target * transfer * weights)[:, None] * shift_phase(-shifts, disc)  # (b, s, n)
+    overlap = torch.view_as_real(moved).flatten(2) @ torch.view_as_real(slices).flatten(1).T  # (b, s, o)
+    nearest = overlap.amax(dim=1)  # (b, o): at each orientation's best shift
+    power = (transfer**2 * weights) @ (slices.abs() ** 2).T
+    total = (target.abs() ** 2 * weights).sum(-1, keepdim=True)
+    error, best = (total + power - 2 * nearest).topk(kept, dim=1, largest=False)
+    which = overlap.gather(2, best[:, None].expand(-1, len(shifts), -1)).argmax(dim=1)  # (b, kept)
+    return error, best, shifts[which]
+
+
+def refine_poses(
+    volume: Tensor,
+    radius: int,
+    target: Tensor,
+    transfer: Tensor,
+    disc: HalfDisc,
+    rotations: Tensor,
+    shifts: Tensor,
+    iterations: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gauss-Newton in the tangent space: rotations exp(ω) R and shifts t + τ that fit `target` (b, n) better.
+
+    Steps that do not lower an image's error are not taken. Returns rotations, shifts and squared errors (b,).
+    """
+    step = 0.5 / float(disc.k.norm(dim=-1).max()) / 2  # rad: a quarter of a grid point at the disc's rim
+    tangent = torch.matrix_exp(step * _generators(target.device))  # (3, 3, 3)
+    root = disc.weights.sqrt()
+
+    def predict(rotations: Tensor, shifts: Tensor) -> Tensor:
+        return root * transfer * shift_phase(shifts, disc) * grid_slices(volume, radius, rotations, disc)
+
+    wanted = root * target
+    predicted = predict(rotations, shifts)
+    error = (wanted - predicted).abs().square().sum(-1)
+    for _ in range(iterations):
+        turned = [(predict(turn @ rotations, shifts) - predict(turn.T @ rotations, shifts)) for turn in tangent]
+        columns = [part / (2 * step) for part in turned]
+        columns += [-2j * torch.pi / disc.box * disc.k[:, axis] * predicted for axis in (0, 1)]
+        jacobian = torch.view_as_real(torch.stack(columns, 1)).flatten(2)  # (b, 5, 2n)
+        residual = torch.view_as_real(wanted - predicted).flatten(1)
+        normal = jacobian @ jacobian.mT
+        normal = normal + 1e-2 * torch.diag_embed(normal.diagonal(dim1=1, dim2=2)) + 1e-8 * torch.eye(5).to(normal)
+        update = torch.linalg.solve(normal, jacobian @ residual[..., None])[..., 0]
+        turn = torch.matrix_exp(torch.einsum("bi,ijk->bjk", update[:, :3].clamp(-0.2, 0.2), _generators(target.device)))
+        new_rotations, new_shifts = turn @ rotations, shifts + update[:, 3:].clamp(-1, 1)
+        new_predicted = predict(new_rotations, new_shifts)
+        new_error = (wanted - new_predicted).abs().square().sum(-1)
+        better = new_error < error
+        rotations = torch.where(better[:, None, None], new_rotations, rotations)
+        shifts = torch.where(better[:, None], new_shifts, shifts)
+        predicted = torch.where(better[:, None], new_predicted, predicted)
+        error = torch.where(better, new_error, error)
+    return rotations, shifts, error
+
+
+def render(
+    volume: Tensor,
+    radius: int,
+    transfer: Tensor,
+    disc: HalfDisc,
+    noise: Tensor,
+    deviation: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (b, L, L) of the volume with random poses: also their rotations (b, 3, 3) and shifts (b, 2) in pixels.
+
+    `noise` is the standard deviation of white noise a pixel, `deviation` that of the shifts in pixels.
+    """
+    count, device = len(transfer), transfer.device
+    rotations = random_rotations(count, generator)
+    shifts = deviation * torch.randn(count, 2, generator=generator, device=device)
+    coefficients = transfer * shift_phase(shifts, disc) * grid_slices(volume, radius, rotations, disc)
+    images = from_half_disc(coefficients, disc)
+    return images + noise * torch.randn(images.shape, generator=generator, device=device), rotations, shifts
+
+
+def _generators(device: torch.device) -> Tensor:
+    """The three antisymmetric matrices with [ω]× = Σ ω_i G_i."""
+    return torch.tensor(
+        [[[0, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 0, 0], [-1, 0, 0]], [[0, -1, 0], [1, 0, 0], [0, 0, 0]]],
+        dtype=torch.float32,
+        device=device,
+    )

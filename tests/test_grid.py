@@ -1,0 +1,71 @@
+"""Back-projection: what is put into the Fourier grid comes out again."""
+
+import pytest
+import torch
+
+from equipose.fourier import half_disc
+from equipose.grid import blend, empty_grid, grid_slices, grid_volume, insert_slices
+from equipose.search import random_rotations
+
+BOX, CPU = 32, torch.device("cpu")
+
+
+def blob(k: torch.Tensor) -> torch.Tensor:
+    """Transform of four unequal Gaussians without symmetry, compact enough for trilinear interpolation."""
+    centres = torch.tensor([[4.0, -1.0, 1.5], [-3.5, 3.0, 0.5], [0.0, -4.0, -3.0], [-1.0, 1.0, 5.0]])
+    decay = torch.exp(-2 * (torch.pi * 1.2 / BOX) ** 2 * k.square().sum(-1))
+    phase = -2 * torch.pi / BOX * (k @ centres.T)
+    masses = torch.tensor([1.0, 0.8, 0.7, 0.5]).to(torch.complex64)
+    return decay * (torch.polar(torch.ones_like(phase), phase) @ masses)
+
+
+def slices_of(rotations: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    return blob(k @ rotations[:, :2])
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def filled(disc, generator, images=400, transfer=1.0):
+    grid = empty_grid(BOX // 2, CPU)
+    rotations = random_rotations(images, generator)
+    values = slices_of(rotations, disc.k)
+    insert_slices(grid, rotations, disc, transfer**2 * values, torch.full(values.shape, transfer**2))
+    return grid
+
+
+def test_slices_of_the_volume_are_those_that_were_inserted(generator):
+    disc = half_disc(BOX, 12)
+    volume = grid_volume(filled(disc, generator))
+    rotations = random_rotations(20, generator)
+    found = grid_slices(volume, BOX // 2, rotations, half_disc(BOX, 10))
+    wanted = slices_of(rotations, half_disc(BOX, 10).k)
+    scale = (found * wanted.conj()).real.sum() / wanted.abs().square().sum()
+    assert 0.8 < scale < 1, "a Wiener filter shrinks a little"
+    assert (found / scale - wanted).norm() / wanted.norm() < 0.08
+
+
+def test_the_volume_does_not_depend_on_the_contrast_of_its_images(generator):
+    weak = grid_volume(filled(half_disc(BOX, 8), torch.Generator().manual_seed(1), transfer=0.3))
+    strong = grid_volume(filled(half_disc(BOX, 8), torch.Generator().manual_seed(1), transfer=1.0))
+    assert torch.allclose(weak, strong, atol=2e-3 * float(strong.abs().max()))
+
+
+def test_the_grid_is_hermitian(generator):
+    """Values at k and -k are conjugate: the volume is real."""
+    grid = filled(half_disc(BOX, 8), generator)
+    mirrored = grid.signal.flip(0) * torch.tensor([1.0, -1.0])
+    assert torch.allclose(grid.signal, mirrored, atol=1e-4)
+    assert torch.allclose(grid.power, grid.power.flip(0), atol=1e-4)
+
+
+def test_blending_moves_the_inner_shells_only(generator):
+    grid, new = empty_grid(8, CPU), empty_grid(8, CPU)
+    new.power += 1
+    blend(grid, new, rate=0.25, within=4)
+    inside = grid.power > 0
+    assert torch.allclose(grid.power[inside], torch.tensor(0.25))
+    share = inside.float().mean()
+    assert 0.5 * (4.5 * 2) ** 3 * 4.19 < share * len(inside) < 1.2 * (4.5 * 2) ** 3 * 4.19

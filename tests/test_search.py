@@ -1,0 +1,160 @@
+"""The search: it finds poses that it was not told, and its parts share the package's conventions."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from test_grid import BOX, filled, slices_of
+
+from equipose import search, train
+from equipose.autoencoder import Autoencoder
+from equipose.config import Budget, EvaluationConfig
+from equipose.fourier import half_disc, shift_phase, to_half_disc
+from equipose.grid import FourierGrid, grid_slices, grid_volume
+from equipose.initialise import learning_rate, stage
+from equipose.metrics import paper_scores, squared_distances
+from equipose.optics import ctf
+from equipose.particles import read_particles
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def grid(generator) -> FourierGrid:
+    return filled(half_disc(BOX, 12), generator)
+
+
+def images_of(grid: FourierGrid, count: int, radius: float, generator: torch.Generator):
+    """Coefficients, CTFs, rotations and shifts (pixels) of noiseless images of the grid's volume."""
+    disc = half_disc(BOX, radius)
+    rotations = search.random_rotations(count, generator)
+    shifts = torch.randn(count, 2, generator=generator)
+    transfer = ctf(torch.tensor([[2e4, 2e4, 0, 300, 2.7, 0.1, 0]]).expand(count, -1), disc.k, BOX * 17.0)
+    slices = grid_slices(grid_volume(grid), grid.radius, rotations, disc)
+    return transfer * shift_phase(shifts, disc) * slices, transfer, rotations, shifts, disc
+
+
+def test_rotations_are_proper_and_uniform(generator):
+    rotations = search.random_rotations(20_000, generator)
+    assert torch.allclose(rotations @ rotations.mT, torch.eye(3).expand(20_000, 3, 3), atol=1e-5)
+    assert torch.allclose(torch.linalg.det(rotations), torch.ones(20_000), atol=1e-5)
+    assert rotations.mean(0).abs().max() < 0.02  # every entry has mean 0 …
+    assert torch.allclose(rotations.square().mean(0), torch.full((3, 3), 1 / 3), atol=0.01)  # … and variance 1/3
+
+
+def test_trial_shifts_are_a_pixel_apart_and_reach_three_deviations():
+    shifts = search.shift_grid(1.2, torch.device("cpu"))
+    assert shifts.norm(dim=-1).max() <= 3.6
+    assert {tuple(shift) for shift in shifts.tolist()} >= {(0.0, 0.0), (3.0, 0.0), (-2.0, 2.0)}
+    assert torch.pdist(shifts).min() == 1
+
+
+def test_the_match_s_error_is_the_squared_distance_to_the_best_slice(grid, generator):
+    """The matrix product, expanded square and all, against the definition."""
+    target, transfer, _, _, disc = images_of(grid, 3, 6, generator)
+    orientations, shifts = search.random_rotations(50, generator), search.shift_grid(1.0, torch.device("cpu"))
+    errors, best, shift = search.match(grid, target, transfer, disc, orientations, shifts, kept=4)
+    slices = grid_slices(grid_volume(grid), grid.radius, orientations, disc)
+    predicted = transfer[:, None, None] * shift_phase(shifts, disc)[:, None] * slices  # (b, s, o, n)
+    every = ((target[:, None, None] - predicted).abs().square() * disc.weights).sum(-1)
+    assert torch.allclose(errors, every.amin(1).sort(1).values[:, :4], rtol=1e-3, atol=1e-4 * float(every.max()))
+    rows = torch.arange(3)
+    assert torch.equal(shift[:, 0], shifts[every[rows, :, best[:, 0]].argmin(1)])
+
+
+def test_gauss_newton_finds_the_pose_from_ten_degrees_and_a_pixel_away(grid, generator):
+    target, transfer, rotations, shifts, disc = images_of(grid, 20, 10, generator)
+    turn = torch.nn.functional.normalize(torch.randn(20, 3, generator=generator), dim=-1) * np.deg2rad(10)
+    away = torch.matrix_exp(torch.einsum("bi,ijk->bjk", turn, search._generators(torch.device("cpu")))) @ rotations
+    moved = shifts + 0.7 * torch.randn(20, 2, generator=generator).sign()
+    volume = grid_volume(grid)
+    found, found_shifts, errors = search.refine_poses(volume, grid.radius, target, transfer, disc, away, moved, 6)
+    before, after = (
+        squared_distances(away.numpy(), rotations.numpy()),
+        squared_distances(found.numpy(), rotations.numpy()),
+    )
+    assert np.median(after) < 1e-3 * np.median(before)
+    assert (found_shifts - shifts).norm(dim=-1).median() < 0.01
+    start = search.refine_poses(volume, grid.radius, target, transfer, disc, away, moved, 0)[2]
+    assert (errors <= start).all()
+
+
+def test_rendered_images_have_the_poses_they_are_said_to_have(grid, small_run, generator):
+    """In the convention of the autoencoder: its shifts are about (L - 1)/2, half a pixel from those of the search."""
+    model = Autoencoder(small_run(), image_scale=1.0)
+    parameters = torch.tensor([[2e4, 2e4, 0, 300, 2.7, 0.1, 0]]).expand(4, -1)
+    transfer = ctf(parameters, model.frequencies, model.box * model.voxel_size)
+    volume = grid_volume(grid)
+    images, rotations, shifts = search.render(
+        volume, grid.radius, transfer, model.disc, torch.tensor(0.0), 1.0, generator
+    )
+    model.slices = lambda rotations: grid_slices(volume, grid.radius, rotations, model.disc)
+    decoded = model.decode(rotations, (shifts + 0.5) * model.voxel_size, parameters)
+    assert torch.allclose(to_half_disc(images, model.disc), decoded, atol=1e-5)
+
+
+@pytest.fixture
+def quick(small_run, simulated_dataset):
+    """A run of every stage: 4 steps of search, 2 passes of 2 steps, 4 of fitting, 4 of training."""
+    config = small_run("d4_l2")
+    changes = {"batch": 10, "orientations": 100, "kept": 2, "steps": 4, "images": 20, "fit_steps": 4}
+    settings = dataclasses.replace(config.model.search, **changes, refine_radii=(6, 8), last_radius=6.0)
+    return dataclasses.replace(
+        config,
+        dataset=simulated_dataset.config,
+        model=dataclasses.replace(config.model, init="search", search=settings),
+        budget=Budget(seconds=None, steps=16),
+        evaluation=EvaluationConfig(every=4, images=10, converged_mse=0.1),
+    )
+
+
+def test_the_stage_is_a_function_of_the_step(quick):
+    names = [stage(step, quick.model.search)[0] for step in range(14)]
+    assert names == ["search"] * 4 + ["refine"] * 4 + ["fit"] * 4 + ["train"] * 2
+    rates = [learning_rate(step, quick.model.search, final=1e-4) for step in range(14)]
+    assert rates[8] == 1e-3 and rates[8:] == sorted(rates[8:], reverse=True) and rates[-1] == 1e-4
+
+
+@pytest.mark.parametrize("stopped_at", [2, 6, 10, 14])
+def test_a_run_with_a_search_continues_in_every_stage_to_the_same_result(
+    quick, simulated_dataset, tmp_path, monkeypatch, stopped_at
+):
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    cpu, quiet = torch.device("cpu"), lambda _: None
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    train.train(quick, particles, tmp_path / "whole", cpu, quiet)
+    update = train.update
+
+    def dying(model, optimizer, progress, fetch):
+        if progress.step == stopped_at:
+            raise KeyboardInterrupt
+        return update(model, optimizer, progress, fetch)
+
+    monkeypatch.setattr(train, "update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(quick, particles, tmp_path / "broken", cpu, quiet)
+    monkeypatch.undo()
+    train.train(quick, particles, tmp_path / "broken", cpu, quiet)
+    whole, broken = (np.load(tmp_path / name / "trace.npz") for name in ("whole", "broken"))
+    assert np.array_equal(whole["predicted"], broken["predicted"])
+
+
+def test_a_search_finds_the_poses_of_noiseless_blobs(small_run, generator):
+    """From nothing: 30 steps at low radius put most images of an asymmetric object into one frame."""
+    disc, count = half_disc(BOX, 5), 150
+    rotations = search.random_rotations(count, generator)
+    target, transfer = slices_of(rotations, disc.k), torch.ones(count, len(disc.k))
+    shifts = torch.zeros(1, 2)
+    grid = search.start_grid(BOX // 2, target, transfer, disc, generator)
+    settings = dataclasses.replace(small_run().model.search, orientations=600, kept=4)
+    for _ in range(30):
+        search.search_step(grid, target, transfer, disc, shifts, settings, generator)
+    orientations = search.random_rotations(2000, generator)
+    _, best, _ = search.match(grid, target, transfer, disc, orientations, shifts, kept=1)
+    scores = paper_scores(orientations[best[:, 0]].double().numpy(), rotations.double().numpy())
+    assert scores.medse < 0.3
