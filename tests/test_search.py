@@ -150,10 +150,10 @@ def test_a_search_finds_the_poses_of_noiseless_blobs(small_run, generator):
     rotations = search.random_rotations(count, generator)
     target, transfer = slices_of(rotations, disc.k), torch.ones(count, len(disc.k))
     shifts = torch.zeros(1, 2)
-    grid = search.start_grid(BOX // 2, target, transfer, disc, generator)
+    grid, spectrum = search.start_search(BOX // 2, target, transfer, disc, generator)
     settings = dataclasses.replace(small_run().model.search, orientations=600, kept=4)
     for _ in range(30):
-        search.search_step(grid, target, transfer, disc, shifts, settings, generator)
+        search.search_step(grid, spectrum, target, transfer, disc, shifts, settings, generator)
     orientations = search.random_rotations(2000, generator)
     _, best, _ = search.match(grid, target, transfer, disc, orientations, shifts, kept=1)
     scores = paper_scores(orientations[best[:, 0]].double().numpy(), rotations.double().numpy())

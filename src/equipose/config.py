@@ -92,6 +92,7 @@ class SearchConfig(Config):
     batch: int
     orientations: int
     kept: int
+    search_iterations: int
     rate: float
     first_radius: float
     last_radius: float

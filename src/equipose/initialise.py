@@ -32,6 +32,7 @@ class SearchState:
 
     grid: FourierGrid
     next_grid: FourierGrid
+    spectrum: Tensor  # (shells,) mean squared error a coefficient, of the best matches
     rotations: Tensor  # (images, 3, 3)
     shifts: Tensor  # (images, 2) pixels about L/2
     errors: Tensor  # (images,) squared, per coefficient
@@ -66,6 +67,7 @@ def start_search(model: Autoencoder) -> SearchState:
     return SearchState(
         empty_grid(radius, device),
         empty_grid(radius, device),
+        torch.ones(radius + 1, device=device),
         torch.zeros(config.images, 3, 3, device=device),
         torch.zeros(config.images, 2, device=device),
         torch.zeros(config.images, device=device),
@@ -98,17 +100,16 @@ def _search(
     state: SearchState, index: int, model: Autoencoder, images: Tensor, parameters: Tensor, generator: torch.Generator
 ) -> Tensor:
     config = model.config.model.search
-    growth = min(1.0, index / (0.8 * config.steps))
-    disc = half_disc(model.box, config.first_radius + growth * (config.last_radius - config.first_radius))
-    if index == 0:
-        disc = half_disc(model.box, config.last_radius)
-    disc = disc.to(images.device)
+    growth = min(1.0, index / (0.8 * config.steps)) if index else 1.0  # the first volume is filled to the last radius
+    radius = config.first_radius + growth * (config.last_radius - config.first_radius)
+    disc = half_disc(model.box, radius).to(images.device)
     target = to_half_disc(images * model.image_scale, disc)
     transfer = ctf(parameters, disc.k, model.box * model.voxel_size)
     if index == 0:
-        state.grid = search.start_grid(state.grid.radius, target, transfer, disc, generator)
+        state.grid, state.spectrum = search.start_search(state.grid.radius, target, transfer, disc, generator)
+        return target.abs().square().mean()
     shifts = search.shift_grid(_deviation(model), images.device)
-    return search.search_step(state.grid, target, transfer, disc, shifts, config, generator)
+    return search.search_step(state.grid, state.spectrum, target, transfer, disc, shifts, config, generator)
 
 
 def _refine(
@@ -127,7 +128,8 @@ def _refine(
     if cycle == 0:
         orientations = search.random_rotations(config.orientations, generator)
         shifts = search.shift_grid(_deviation(model), images.device)
-        _, best, shift = search.match(state.grid, target, transfer, disc, orientations, shifts, kept=1)
+        white = search.whitened(disc, state.spectrum)
+        _, best, shift = search.match(state.grid, target, transfer, white, orientations, shifts, kept=1)
         state.rotations[part], state.shifts[part] = orientations[best[:, 0]], shift[:, 0]
     rotations, shifts, errors = search.refine_poses(
         grid_volume(state.grid),

@@ -42,17 +42,19 @@ def shift_grid(deviation: float, device: torch.device) -> Tensor:
     return shifts[shifts.norm(dim=-1) <= max(3 * deviation, 0.5)]
 
 
-def start_grid(
+def start_search(
     radius: int, target: Tensor, transfer: Tensor, disc: HalfDisc, generator: torch.Generator
-) -> FourierGrid:
-    """A first volume: images (b, n) back-projected in random orientations."""
+) -> tuple[FourierGrid, Tensor]:
+    """A first volume, images (b, n) back-projected in random orientations, and their power spectrum (shells,)."""
     grid = empty_grid(radius, target.device)
     insert_slices(grid, random_rotations(len(target), generator), disc, transfer * target, transfer**2)
-    return grid
+    spectrum = shell_means(target.abs().square().mean(0), disc, disc.box // 2 + 1)
+    return grid, spectrum.clamp_min(1e-12)
 
 
 def search_step(
     grid: FourierGrid,
+    spectrum: Tensor,
     target: Tensor,
     transfer: Tensor,
     disc: HalfDisc,
@@ -62,22 +64,52 @@ def search_step(
 ) -> Tensor:
     """One stochastic EM step on images `target` (b, n) with CTFs `transfer` (b, n), within the disc's radius.
 
-    Moves the grid's sums; returns the mean squared error per coefficient of the images' best matches.
+    `spectrum` (shells,) is the mean squared error a coefficient of each shell: noise, and what the volume does
+    not explain yet. Errors are divided by it, or the strong lowest shells would drown those that tell the hands apart.
+    Grid and spectrum are moved in place; returns the mean squared error per coefficient of the best matches.
     """
+    white = whitened(disc, spectrum)
     orientations = random_rotations(config.orientations, generator)
-    error, best, shift = match(grid, target, transfer, disc, orientations, shifts, config.kept)
-    count = disc.weights.sum()
-    noise = (error[:, 0].mean() / count).clamp_min(1e-6)
-    belief = torch.softmax((error[:, :1] - error) / (2 * noise), dim=1)
+    _, best, shifts = match(grid, target, transfer, white, orientations, shifts, config.kept)
+    volume = grid_volume(grid)
+    every_target, every_transfer = (x.repeat_interleave(config.kept, 0) for x in (target, transfer))
+    rotations, shifts, error = refine_poses(
+        volume,
+        grid.radius,
+        every_target,
+        every_transfer,
+        white,
+        orientations[best].flatten(0, 1),
+        shifts.flatten(0, 1),
+        config.search_iterations,
+    )
+    error = error.view(best.shape)
+    belief = torch.softmax(getattr(config,'beta',1.0) * (error.amin(1, keepdim=True) - error) / 2, dim=1)
+    rank = error.argmin(1) + config.kept * torch.arange(len(error), device=error.device)
+
+    predicted = transfer * shift_phase(shifts[rank], disc) * grid_slices(volume, grid.radius, rotations[rank], disc)
+    residual = (target - predicted).abs().square().mean(0)
+    found = shell_means(residual, disc, len(spectrum))
+    spectrum[:] = torch.where(found > 0, (1 - config.rate) * spectrum + config.rate * found, spectrum)
 
     new = empty_grid(grid.radius, target.device)
-    for rank in range(config.kept):
-        weight = belief[:, rank, None]
-        centred = target * shift_phase(-shift[:, rank], disc)
-        insert_slices(new, orientations[best[:, rank]], disc, weight * transfer * centred, weight * transfer**2)
-    radius = float(disc.k.norm(dim=-1).max())
-    blend(grid, new, config.rate, within=radius)
-    return noise
+    weight = belief.flatten()[:, None]
+    centred = every_target * shift_phase(-shifts, disc)
+    insert_slices(new, rotations, disc, weight * every_transfer * centred, weight * every_transfer**2)
+    blend(grid, new, config.rate, within=float(disc.k.norm(dim=-1).max()))
+    return residual.mean()
+
+
+def whitened(disc: HalfDisc, spectrum: Tensor) -> HalfDisc:
+    """The same frequencies, weighed by the inverse of their shell's mean squared error."""
+    return HalfDisc(disc.box, disc.k, disc.weights / spectrum[disc.k.norm(dim=-1).round().long()])
+
+
+def shell_means(values: Tensor, disc: HalfDisc, shells: int) -> Tensor:
+    """Means of `values` (n,) over the frequencies of each shell, (shells,); 0 where there are none."""
+    shell = disc.k.norm(dim=-1).round().long()
+    zeros = torch.zeros(shells, device=values.device)
+    return zeros.index_add(0, shell, values) / torch.bincount(shell, minlength=shells).clamp_min(1)
 
 
 def match(
