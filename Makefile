@@ -3,6 +3,7 @@
 #   PYTHON       the Python that .venv is made with
 #   PIP_OPTIONS  for pip: `--extra-index-url https://download.pytorch.org/whl/cpu` leaves out the CUDA libraries
 #   CONFIG       for `make plan`: presets laid over config.yaml
+#   BENCH        for `make bench`: its options, such as --quick
 
 SHELL := /bin/bash
 PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
@@ -12,7 +13,7 @@ PIP_OPTIONS ?=
 CONFIG ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint unit-test workflow-test plan format clean
+.PHONY: demo test lint unit-test workflow-test plan bench format clean
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores all --rerun-incomplete --quiet host rules --configfile workflow/presets/demo.yaml
@@ -33,6 +34,9 @@ workflow-test: .venv/installed
 
 plan: .venv/installed
 	$(BIN)/python -m equipose.plan config.yaml $(CONFIG)
+
+bench: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench.py $(BENCH)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix

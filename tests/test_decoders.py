@@ -6,7 +6,7 @@ import torch
 
 from equipose.autoencoder import Autoencoder
 from equipose.config import DecoderPair
-from equipose.decoders import FourierNet
+from equipose.decoders import TILE, FourierNet
 from equipose.fourier import from_half_disc, shift_phase
 from equipose.volumes import decoder_volume
 
@@ -14,7 +14,7 @@ from equipose.volumes import decoder_volume
 @pytest.fixture
 def net() -> FourierNet:
     torch.manual_seed(0)
-    return FourierNet(32, 16, DecoderPair(2, 3), DecoderPair(30.0, 40.0))
+    return FourierNet(32, 16, DecoderPair(2, 3), DecoderPair(30.0, 40.0), "float32")
 
 
 def test_opposite_frequencies_have_conjugate_values(net):
@@ -24,7 +24,7 @@ def test_opposite_frequencies_have_conjugate_values(net):
 
 
 def test_the_published_size_multiplies_330240_times_a_point():
-    net = FourierNet(128, 256, DecoderPair(2, 3), DecoderPair(30.0, 40.0))
+    net = FourierNet(128, 256, DecoderPair(2, 3), DecoderPair(30.0, 40.0), "float32")
     assert sum(p.numel() for name, p in net.named_parameters() if "weight" in name) == 330_240
 
 
@@ -32,9 +32,9 @@ def test_omega_scales_the_argument_of_the_sine():
     """One hidden layer written out: W2 sin(ω (W1 sin(ω (W0 x + b0)) + b1)) + b2."""
     from equipose.decoders import Siren
 
-    siren = Siren(width=8, hidden=1, omega=30.0)
+    siren = Siren(width=8, hidden=1, omega=30.0, precision="float32")
     first, second, last = siren.layers
-    x = torch.randn(5, 3)
+    x = torch.randn(5, TILE, TILE, 3)
     expected = last(torch.sin(30 * second(torch.sin(30 * first(x)))))
     assert torch.allclose(siren(x), expected, atol=1e-4)
     assert first.weight.abs().max() <= 1 / 3

@@ -1,6 +1,10 @@
 """Several jobs on one machine never share a GPU, and a machine without one falls back to the CPU."""
 
 import multiprocessing
+import platform
+import resource
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -53,3 +57,18 @@ def test_a_third_job_waits_until_a_gpu_is_free_even_if_its_holder_is_killed(two_
     finally:
         for job in jobs:
             job.kill()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_freed_memory_is_used_again_without_new_pages():
+    code = """if True:
+        import resource, torch
+        from equipose.devices import keep_freed_memory
+        keep_freed_memory()
+        for _ in range(20):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(2**24)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    faults = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert faults < 0.01 * 2**26 / resource.getpagesize()

@@ -54,10 +54,10 @@ def test_the_representation_printed_in_eq_4_breaks_it(small_run):
 
     class Printed(EquivariantEncoder):
         @staticmethod
-        def _head(group, order, fields, action, vectors):
+        def _head(group, fields, action, vectors):
             if vectors == 2:
                 action = torch.stack([printed(g) for g in motions(group)])
-            return EquivariantEncoder._head(group, order, fields, action, vectors)
+            return EquivariantEncoder._head(group, fields, action, vectors)
 
     torch.manual_seed(0)
     config = small_run("d4_l2")

@@ -92,16 +92,16 @@ def test_rendered_images_have_the_poses_they_are_said_to_have(grid, small_run, g
     images, rotations, shifts = search.render(
         volume, grid.radius, transfer, model.disc, torch.tensor(0.0), 1.0, generator
     )
-    model.slices = lambda rotations: grid_slices(volume, grid.radius, rotations, model.disc)
+    model.slices = lambda rotations, disc: grid_slices(volume, grid.radius, rotations, disc)
     decoded = model.decode(rotations, (shifts + 0.5) * model.voxel_size, parameters)
     assert torch.allclose(to_half_disc(images, model.disc), decoded, atol=1e-5)
 
 
 @pytest.fixture
 def quick(small_run, simulated_dataset):
-    """A run of every stage: 4 steps of search, 2 passes of 2 steps, 4 of fitting, 4 of training."""
+    """A run of every stage: 2 starts of 2 steps, 2 passes of 2 steps, 4 of fitting, 4 of training."""
     config = small_run("d4_l2")
-    changes = {"batch": 10, "orientations": 100, "kept": 2, "steps": 4, "images": 20, "fit_steps": 4}
+    changes = {"batch": 10, "orientations": 100, "kept": 2, "starts": 2, "steps": 2, "images": 20, "fit_steps": 4}
     settings = dataclasses.replace(config.model.search, **changes, refine_radii=(6, 8), last_radius=6.0)
     return dataclasses.replace(
         config,

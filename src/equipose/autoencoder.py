@@ -1,5 +1,6 @@
 """Image → pose → image: the paper's pipeline (Sec. 4.2) in Fourier space, from encoder to CTF."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,6 +12,9 @@ from equipose.encoders import ENCODERS
 from equipose.files import whole_file
 from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.optics import ctf
+
+CPU_POINTS, GPU_POINTS = 2**12, 2**18
+"""Points that the decoder takes at once: on a CPU the (points, width) activations fit into its cache."""
 
 
 class Autoencoder(nn.Module):
@@ -24,7 +28,9 @@ class Autoencoder(nn.Module):
         self.voxel_size = config.dataset.voxel_size
         model = config.model
         self.encoder = ENCODERS[model.encoder](model, self.box)
-        self.decoder = FourierNet(self.box, model.decoder_width, model.decoder_layers, model.decoder_omega)
+        self.decoder = FourierNet(
+            self.box, model.decoder_width, model.decoder_layers, model.decoder_omega, model.precision
+        )
         disc = half_disc(self.box)
         self.register_buffer("frequencies", disc.k, persistent=False)
         self.register_buffer("weights", disc.weights, persistent=False)
@@ -33,29 +39,86 @@ class Autoencoder(nn.Module):
     def disc(self) -> HalfDisc:
         return HalfDisc(self.box, self.frequencies, self.weights)
 
-    def slices(self, rotations: Tensor) -> Tensor:
+    def slices(self, rotations: Tensor, disc: HalfDisc | None = None) -> Tensor:
         """Central slices V̂(Rᵀ(kx, ky, 0)), (b, n), for rotations (b, 3, 3) (Eq. 8)."""
-        return self.decoder(self.frequencies @ rotations[:, :2])
+        return self.decoder((disc or self.disc).k @ rotations[:, :2])
 
-    def decode(self, rotations: Tensor, shifts: Tensor, ctf_parameters: Tensor, motion: Tensor | None = None) -> Tensor:
-        """Predicted coefficients (b, n) of images with these poses (Eq. 11).
+    def decode(
+        self,
+        rotations: Tensor,
+        shifts: Tensor,
+        ctf_parameters: Tensor,
+        motion: Tensor | None = None,
+        disc: HalfDisc | None = None,
+    ) -> Tensor:
+        """Predicted coefficients (b, n) of images with these poses (Eq. 11), on all of the half disc or a part `disc`.
 
         Shifts (b, 2) are in Å about the array's centre (L - 1)/2, half a pixel before the transform's origin L/2. The
         images may have been moved by `motion` (2, 2) or (b, 2, 2), and then their (astigmatic) CTF has moved with them.
         """
-        k = self.frequencies if motion is None else self.frequencies @ motion  # CTF of L_g I at k: that of I at gᵀk
+        disc = disc or self.disc
+        k = disc.k if motion is None else disc.k @ motion  # CTF of L_g I at k: that of I at gᵀk
         transfer = ctf(ctf_parameters, k, self.box * self.voxel_size)
-        phase = shift_phase(shifts / self.voxel_size - 0.5, self.disc)
-        return transfer * phase * self.slices(rotations)
+        phase = shift_phase(shifts / self.voxel_size - 0.5, disc)
+        return transfer * phase * self.slices(rotations, disc)
 
     def target(self, images: Tensor) -> Tensor:
         """Coefficients (b, n) of images (b, L, L), for the loss."""
         return to_half_disc(images, self.disc)
 
-    def errors(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Squared error per pixel and image, (b,): by Parseval that of the images, their corners of noise left out."""
-        difference = torch.view_as_real(predicted - target).square().sum(-1)
-        return difference @ self.weights / self.box**2
+    def errors(
+        self, rotations: Tensor, shifts: Tensor, ctf_parameters: Tensor, target: Tensor, motion: Tensor | None = None
+    ) -> Tensor:
+        """Squared error per pixel and image, (b,), of the images decoded from these poses, against `target` (b, n).
+
+        By Parseval it is that of the images, their corners of noise left out.
+        """
+        part_errors = self._part_errors(rotations, shifts, ctf_parameters, target, motion)
+        return torch.stack(list(part_errors)).sum(0)
+
+    def mean_error(
+        self, rotations: Tensor, shifts: Tensor, ctf_parameters: Tensor, target: Tensor, motion: Tensor | None = None
+    ) -> Tensor:
+        """The mean of `errors`, to be differentiated: memory stays that of one part of the disc."""
+        if not torch.is_grad_enabled():
+            return self.errors(rotations, shifts, ctf_parameters, target, motion).mean()
+        weights = list(self.decoder.parameters())
+        return MeanError.apply(self, ctf_parameters, target, motion, rotations, shifts, *weights)
+
+    def _part_errors(
+        self, rotations: Tensor, shifts: Tensor, ctf_parameters: Tensor, target: Tensor, motion: Tensor | None
+    ) -> Iterator[Tensor]:
+        """What the parts of the disc add to the errors (b,); their activations (points, width) stay in the cache."""
+        points = CPU_POINTS if target.device.type == "cpu" else GPU_POINTS
+        size = max(1, points // len(target))
+        for disc, coefficients in zip(self.disc.split(size), target.split(size, 1), strict=True):
+            predicted = self.decode(rotations, shifts, ctf_parameters, motion, disc)
+            difference = torch.view_as_real(predicted - coefficients).square().sum(-1)
+            yield difference @ disc.weights / self.box**2
+
+
+class MeanError(torch.autograd.Function):
+    """`Autoencoder.mean_error`. The gradients of a sum over frequencies are sums too: each part of the disc is decoded,
+    differentiated and forgotten in the forward pass, and the backward pass only hands the sums on.
+    """
+
+    @staticmethod
+    def forward(ctx, model, ctf_parameters, target, motion, rotations, shifts, *weights):
+        inputs = [rotations.detach().requires_grad_(), shifts.detach().requires_grad_(), *weights]
+        gradients = [torch.zeros_like(value) for value in inputs]
+        total = target.new_zeros((), dtype=shifts.dtype)
+        with torch.enable_grad():
+            for errors in model._part_errors(*inputs[:2], ctf_parameters, target, motion):
+                mean = errors.mean()
+                total += mean.detach()
+                for sum_, part in zip(gradients, torch.autograd.grad(mean, inputs), strict=True):
+                    sum_ += part
+        ctx.gradients = gradients
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None, None, None, None, *(gradient * value for value in ctx.gradients)
 
 
 def save_model(model: Autoencoder, path: Path) -> None:

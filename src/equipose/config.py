@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+Precision = Literal["float32", "bfloat16"]
+
 
 class ConfigError(ValueError):
     """Something the user can mend: the message names the key or the file, and the remedy."""
@@ -92,10 +94,10 @@ class SearchConfig(Config):
     batch: int
     orientations: int
     kept: int
-    search_iterations: int
     rate: float
     first_radius: float
     last_radius: float
+    starts: int
     steps: int
     images: int
     refine_radii: tuple[int, ...]
@@ -122,6 +124,7 @@ class ModelConfig(Config):
     batch: int
     optimizer: OptimizerConfig
     gradient_clip: float
+    precision: Precision
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """One device for one job: the first GPU that no other equipose job on this machine holds, or the CPU."""
 
+import ctypes
 import fcntl
 import tempfile
 import time
@@ -11,6 +12,7 @@ import torch
 
 POLL_SECONDS = 5.0
 LOCK_FOLDER = Path(tempfile.gettempdir())
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 @contextmanager
@@ -34,3 +36,15 @@ def claim_device(lock_folder: Path = LOCK_FOLDER) -> Iterator[torch.device]:
                 yield torch.device("cuda", index)
                 return
         time.sleep(POLL_SECONDS)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for the next step rather than return it to the system.
+
+    Activations are large, and glibc maps every large block anew: the system then clears each of its pages on first
+    touch, in every step. Does nothing where the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)

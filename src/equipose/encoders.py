@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipose import rotations
-from equipose.config import ModelConfig
+from equipose.config import ModelConfig, Precision
 from equipose.groups import FieldType, Group, kernel_basis, motions
 
 
@@ -25,8 +25,9 @@ class GaussianPyramid(nn.Module):
 
     channels = 5
 
-    def __init__(self) -> None:
+    def __init__(self, precision: Precision) -> None:
         super().__init__()
+        self.precision = precision
         offset = torch.arange(-5.0, 6.0)
         variance = 0.01 * 10.0 ** torch.arange(self.channels)
         profile = torch.exp(-(offset**2) / (2 * variance[:, None]))
@@ -37,12 +38,22 @@ class GaussianPyramid(nn.Module):
         padded = functional.pad(images[:, None], (5, 5, 5, 5), mode="reflect")
         filtered = functional.conv2d(padded, self.filters)
         deviation, mean = torch.std_mean(filtered, dim=(2, 3), keepdim=True)
-        return 0.45 + 0.226 * (filtered - mean) / (deviation + 1e-6)
+        normalised = 0.45 + 0.226 * (filtered - mean) / (deviation + 1e-6)
+        if self.training and self.precision == "bfloat16":
+            normalised = normalised.bfloat16()
+        return normalised.contiguous(memory_format=torch.channels_last)
 
 
 def block_widths(widths: tuple[int, ...], box: int) -> list[int]:
     """Channels of the log2(box) - 2 blocks that bring `box` pixels down to 4; the last width repeats if need be."""
     return [widths[min(block, len(widths) - 1)] for block in range(int(math.log2(box)) - 2)]
+
+
+class Conv(nn.Conv2d):
+    """A convolution in the precision of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight.to(x), self.bias.to(x), padding=self.padding)
 
 
 class StandardEncoder(nn.Module):
@@ -51,13 +62,13 @@ class StandardEncoder(nn.Module):
     def __init__(self, config: ModelConfig, box: int) -> None:
         super().__init__()
         widths = block_widths(config.widths, box)
-        layers: list[nn.Module] = [GaussianPyramid()]
+        layers: list[nn.Module] = [GaussianPyramid(config.precision)]
         for block, (before, after) in enumerate(pairwise([GaussianPyramid.channels, *widths])):
             convolutions = 3 if block == 2 else 2  # the published third block has three
             for source in [before] + [after] * (convolutions - 1):
-                layers += [nn.Conv2d(source, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+                layers += [Conv(source, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
             layers.append(nn.MaxPool2d(2) if block < 3 else nn.AvgPool2d(2))
-        self.features = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten())
+        self.features = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten()).to(memory_format=torch.channels_last)
         self.rotation_head = self._head(4 * widths[-1], config.head_widths, 6)
         self.shift_head = self._head(4 * widths[-1], config.head_widths, 2)
         self.shift_scale = config.shift_scale
@@ -70,7 +81,7 @@ class StandardEncoder(nn.Module):
         return nn.Sequential(*layers, nn.Linear(([source, *hidden])[-1], target))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(images)
+        features = self.features(images).to(images)
         v1, v2 = self.rotation_head(features).view(-1, 2, 3).unbind(1)
         return rotations.gram_schmidt(v1, v2), self.shift_scale * self.shift_head(features)
 
@@ -78,7 +89,8 @@ class StandardEncoder(nn.Module):
 class GroupConv(nn.Module):
     """Steerable convolution to regular fields: kernels are escnn's basis times weights, applied by one conv2d.
 
-    Maps (b, fields_in · c, h, w) to (b, fields_out · |G|, h', w'), c = |G| for regular source fields and 1 for scalars.
+    Maps (b, c · fields_in, h, w) to (b, |G| · fields_out, h', w'), c = |G| for regular source fields and 1 for scalars.
+    A channel is element · fields + field, so that in channels-last memory the fields lie side by side.
     """
 
     def __init__(self, group: Group, source: FieldType, fields_in: int, fields_out: int, size: int) -> None:
@@ -94,30 +106,33 @@ class GroupConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fields_out))
 
     def kernel(self) -> Tensor:
-        """The expanded kernel (fields_out · |G|, fields_in · c, size, size)."""
+        """The expanded kernel (|G| · fields_out, c · fields_in, size, size)."""
         order, channels, size, _ = self.block_shape
         blocks = (self.weight @ self.basis).view(*self.weight.shape[:2], order, channels, size, size)
-        return blocks.transpose(1, 2).reshape(-1, self.weight.shape[1] * channels, size, size)
+        return blocks.permute(2, 0, 3, 1, 4, 5).reshape(-1, channels * self.weight.shape[1], size, size)
 
     def forward(self, fields: Tensor) -> Tensor:
-        bias = self.bias.repeat_interleave(self.block_shape[0])
-        return functional.conv2d(fields, self.kernel(), bias, padding=self.padding)
+        bias = self.bias.repeat(self.block_shape[0])
+        return functional.conv2d(fields, self.kernel().to(fields), bias.to(fields), padding=self.padding)
 
 
 class InnerBatchNorm(nn.Module):
     """Batch normalisation with one mean and variance for all |G| channels of a regular field."""
 
-    def __init__(self, order: int, fields: int) -> None:
+    def __init__(self, fields: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(fields)
 
     def forward(self, fields: Tensor) -> Tensor:
-        batch, _, height, width = fields.shape
-        return self.norm(fields.view(batch, self.norm.num_features, -1, width)).view(batch, -1, height, width)
+        # To the normalisation, elements are more pixels: (b, h, w, |G| · fields) → (b, h, w · |G|, fields), no copy.
+        pixels = fields.permute(0, 2, 3, 1)
+        batch, height, width, _ = pixels.shape
+        merged = pixels.reshape(batch, height, -1, self.norm.num_features).permute(0, 3, 1, 2)
+        return self.norm(merged).permute(0, 2, 3, 1).reshape(pixels.shape).permute(0, 3, 1, 2)
 
 
 class VectorHead(nn.Module):
-    """Regular fields (b, fields · |G|, 1, 1) → vectors (b, n, d) that move by `action` (|G|, d, d): Σ_g φ(g) W f(g).
+    """Regular fields (b, |G| · fields, 1, 1) → vectors (b, n, d) that move by `action` (|G|, d, d): Σ_g φ(g) W f(g).
 
     Equivariant by construction, and every equivariant linear map from regular fields is of this form.
     """
@@ -129,8 +144,8 @@ class VectorHead(nn.Module):
         self.weight = nn.Parameter(torch.randn(vectors, dimension, fields) / math.sqrt(fields * order))
 
     def forward(self, fields: Tensor) -> Tensor:
-        values = fields.view(len(fields), self.weight.shape[2], -1)  # (b, fields, |G|)
-        return torch.einsum("gde,nef,bfg->bnd", self.action, self.weight, values)
+        values = fields.reshape(len(fields), -1, self.weight.shape[2])  # (b, |G|, fields)
+        return torch.einsum("gde,nef,bgf->bnd", self.action, self.weight, values)
 
 
 class EquivariantEncoder(nn.Module):
@@ -145,29 +160,29 @@ class EquivariantEncoder(nn.Module):
         order = len(elements)
         fields = [width // order for width in block_widths(config.widths, box)]
         head_fields = [width // order for width in config.head_widths]
-        layers: list[nn.Module] = [GaussianPyramid()]
+        layers: list[nn.Module] = [GaussianPyramid(config.precision)]
         source: FieldType = "scalar"
         for before, after in pairwise([GaussianPyramid.channels, *fields]):
             for width in (before, after):
-                layers += [GroupConv(group, source, width, after, 3), nn.ReLU(), InnerBatchNorm(order, after)]
+                layers += [GroupConv(group, source, width, after, 3), nn.ReLU(), InnerBatchNorm(after)]
                 source = "regular"
             layers.append(nn.MaxPool2d(2))
         # As many features as cryoAI's 2 × 2 × width.
         features = 4 * fields[-1]
         self.features = nn.Sequential(*layers, nn.MaxPool2d(2), GroupConv(group, "regular", fields[-1], features, 2))
-        self.rotation_head = self._head(group, order, [features, *head_fields], rotations.pose_action(elements), 2)
-        self.shift_head = self._head(group, order, [features, *head_fields], elements, 1)
+        self.rotation_head = self._head(group, [features, *head_fields], rotations.pose_action(elements), 2)
+        self.shift_head = self._head(group, [features, *head_fields], elements, 1)
         self.shift_scale = config.shift_scale
 
     @staticmethod
-    def _head(group: Group, order: int, fields: list[int], action: Tensor, vectors: int) -> nn.Sequential:
+    def _head(group: Group, fields: list[int], action: Tensor, vectors: int) -> nn.Sequential:
         layers: list[nn.Module] = []
         for before, after in pairwise(fields):
-            layers += [GroupConv(group, "regular", before, after, 1), nn.ReLU(), InnerBatchNorm(order, after)]
+            layers += [GroupConv(group, "regular", before, after, 1), nn.ReLU(), InnerBatchNorm(after)]
         return nn.Sequential(*layers, VectorHead(action, fields[-1], vectors))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(images)
+        features = self.features(images).to(images)
         v1, v2 = self.rotation_head(features).unbind(1)
         return rotations.nearest_rotation(v1, v2), self.shift_scale * self.shift_head(features).squeeze(1)
 

@@ -67,7 +67,7 @@ def predict(model: Autoencoder, particles: Particles) -> tuple[Poses, Poses | No
         if len(paths) > 1:
             ctf_parameters = torch.from_numpy(np.array(particles.ctf[batch], np.float32)).to(device)
             target = model.target(images)
-            errors = torch.stack([model.errors(model.decode(*pose, ctf_parameters), target) for pose in poses])
+            errors = torch.stack([model.errors(*pose, ctf_parameters, target) for pose in poses])
             best, rows = errors.argmin(0), torch.arange(len(images), device=device)
             rotations, shifts = (torch.stack(part)[best, rows] for part in zip(*poses, strict=True))
             best_path.append((rotations, shifts))

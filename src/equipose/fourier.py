@@ -27,6 +27,11 @@ class HalfDisc:
     def to(self, device: torch.device) -> "HalfDisc":
         return HalfDisc(self.box, self.k.to(device), self.weights.to(device))
 
+    def split(self, size: int) -> list["HalfDisc"]:
+        """Parts of at most `size` frequencies, in order."""
+        parts = zip(self.k.split(size), self.weights.split(size), strict=True)
+        return [HalfDisc(self.box, k, weights) for k, weights in parts]
+
 
 def half_disc(box: int, radius: float | None = None) -> HalfDisc:
     """Frequencies with |k| < `radius` (default L/2), one of each pair ±k: kx > 0, or kx = 0 and ky ≥ 0."""

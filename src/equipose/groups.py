@@ -4,7 +4,7 @@ A motion g in O(2) acts on images as (L_g I)(x) = I(g⁻¹ x), about the array's
 y = row. escnn's y axis points the other way, so its matrices are conjugated by diag(1, -1): its first C4 element,
 array `rot90(+1)`, is -90° here.
 
-A regular feature field has one channel for each group element, channel = field · |G| + element, and moves as
+A regular feature field has one channel for each group element and moves as
 [g f](x, h) = f(g⁻¹x, g⁻¹h). The order of the elements and the basis of kernels are escnn's.
 """
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from equipose import search
 from equipose.autoencoder import Autoencoder
 from equipose.config import SearchConfig
-from equipose.fourier import half_disc, shift_phase, to_half_disc
+from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_slices
 from equipose.optics import ctf
 
@@ -33,6 +33,7 @@ class SearchState:
     grid: FourierGrid
     next_grid: FourierGrid
     spectrum: Tensor  # (shells,) mean squared error a coefficient, of the best matches
+    best: tuple[FourierGrid, Tensor] | None  # volume and spectrum of the best start so far
     rotations: Tensor  # (images, 3, 3)
     shifts: Tensor  # (images, 2) pixels about L/2
     errors: Tensor  # (images,) squared, per coefficient
@@ -41,7 +42,7 @@ class SearchState:
 def stage(step: int, config: SearchConfig) -> tuple[str, int]:
     """Which stage a step belongs to, and its index there; after `fit` comes `train`."""
     for name, length in (
-        ("search", config.steps),
+        ("search", config.starts * config.steps),
         ("refine", len(config.refine_radii) * _chunks(config)),
         ("fit", config.fit_steps),
     ):
@@ -68,6 +69,7 @@ def start_search(model: Autoencoder) -> SearchState:
         empty_grid(radius, device),
         empty_grid(radius, device),
         torch.ones(radius + 1, device=device),
+        None,
         torch.zeros(config.images, 3, 3, device=device),
         torch.zeros(config.images, 2, device=device),
         torch.zeros(config.images, device=device),
@@ -100,7 +102,8 @@ def _search(
     state: SearchState, index: int, model: Autoencoder, images: Tensor, parameters: Tensor, generator: torch.Generator
 ) -> Tensor:
     config = model.config.model.search
-    growth = min(1.0, index / (0.8 * config.steps)) if index else 1.0  # the first volume is filled to the last radius
+    index %= config.steps  # within this start
+    growth = index / (config.steps - 1) if index else 1.0  # the first volume is filled to the last radius
     radius = config.first_radius + growth * (config.last_radius - config.first_radius)
     disc = half_disc(model.box, radius).to(images.device)
     target = to_half_disc(images * model.image_scale, disc)
@@ -109,7 +112,18 @@ def _search(
         state.grid, state.spectrum = search.start_search(state.grid.radius, target, transfer, disc, generator)
         return target.abs().square().mean()
     shifts = search.shift_grid(_deviation(model), images.device)
-    return search.search_step(state.grid, state.spectrum, target, transfer, disc, shifts, config, generator)
+    error = search.search_step(state.grid, state.spectrum, target, transfer, disc, shifts, config, generator)
+    if index == config.steps - 1:
+        _keep_the_best(state, disc)
+    return error
+
+
+def _keep_the_best(state: SearchState, disc: HalfDisc) -> None:
+    """At the end of a start: go on with its volume, or with the former best if that explains the images better."""
+    shells = int(disc.k.norm(dim=-1).max().round()) + 1
+    if state.best is None or state.spectrum[:shells].log().mean() < state.best[1][:shells].log().mean():
+        state.best = state.grid, state.spectrum.clone()
+    state.grid, state.spectrum = state.best
 
 
 def _refine(
@@ -167,7 +181,8 @@ def _fit(
     rotation_error = (predicted - rotations).square().sum((1, 2)).mean()
     shift_error = (predicted_shifts / model.voxel_size - 0.5 - shifts).square().sum(-1).mean()
     wanted = transfer * grid_slices(volume, radius, rotations, model.disc)
-    reconstruction_error = model.errors(transfer * model.slices(rotations), wanted).mean()
+    unmoved = torch.full_like(predicted_shifts, 0.5 * model.voxel_size)
+    reconstruction_error = model.mean_error(rotations, unmoved, parameters, wanted)
     loss = rotation_error + SHIFT_WEIGHT * shift_error + reconstruction_error
     optimizer.zero_grad()
     loss.backward()

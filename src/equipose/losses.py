@@ -19,8 +19,7 @@ IDENTITY = ((1.0, 0.0), (0.0, 1.0))
 
 def l2(model: Autoencoder, images: Tensor, ctf_parameters: Tensor) -> Tensor:
     """Mean squared error of the reconstruction."""
-    predicted = model.decode(*model.encoder(images), ctf_parameters)
-    return model.errors(predicted, model.target(images)).mean()
+    return model.mean_error(*model.encoder(images), ctf_parameters, model.target(images))
 
 
 def best_path(
@@ -38,11 +37,10 @@ def best_path(
     target = model.target(copies)
     every = ctf_parameters.repeat(paths, 1)
     with torch.no_grad():
-        predicted = model.decode(rotations, shifts, every, g.repeat_interleave(batch, 0))
-        winner = model.errors(predicted, target).view(paths, batch).argmin(0)  # (b,)
+        errors = model.errors(rotations, shifts, every, target, g.repeat_interleave(batch, 0))
+        winner = errors.view(paths, batch).argmin(0)  # (b,)
     chosen = winner * batch + torch.arange(batch, device=winner.device)
-    predicted = model.decode(rotations[chosen], shifts[chosen], ctf_parameters, g[winner])
-    return model.errors(predicted, target[chosen]).mean()
+    return model.mean_error(rotations[chosen], shifts[chosen], ctf_parameters, target[chosen], g[winner])
 
 
 PATHS = {"l2": (IDENTITY,), "sym": (IDENTITY, HALF_TURN), "mir": (IDENTITY, MIRROR)}

@@ -5,7 +5,8 @@ images sit in each hand. Here a stochastic EM at low radius finds the volume fir
 
 1. `search_step`: a batch of images is compared with slices of the current volume at random orientations and a grid of
    shifts, by one real matrix product; the best few orientations of each image are weighed softly and back-projected.
-   The radius grows from a few shells, where the landscape is smooth.
+   The radius grows from a few shells, where the landscape is smooth. Some starts end with half of the images in each
+   hand; they leave a larger error behind, and the best of several starts goes on.
 2. `refine_step`: poses of some thousand images are improved by Gauss-Newton steps in the tangent space of SO(3) × R²,
    and back-projected at full radius into the next volume.
 3. `render`: the volume gives endless images with known poses, which the encoder and decoder are fitted to.
@@ -68,34 +69,21 @@ def search_step(
     not explain yet. Errors are divided by it, or the strong lowest shells would drown those that tell the hands apart.
     Grid and spectrum are moved in place; returns the mean squared error per coefficient of the best matches.
     """
-    white = whitened(disc, spectrum)
     orientations = random_rotations(config.orientations, generator)
-    _, best, shifts = match(grid, target, transfer, white, orientations, shifts, config.kept)
-    volume = grid_volume(grid)
-    every_target, every_transfer = (x.repeat_interleave(config.kept, 0) for x in (target, transfer))
-    rotations, shifts, error = refine_poses(
-        volume,
-        grid.radius,
-        every_target,
-        every_transfer,
-        white,
-        orientations[best].flatten(0, 1),
-        shifts.flatten(0, 1),
-        config.search_iterations,
-    )
-    error = error.view(best.shape)
-    belief = torch.softmax(getattr(config,'beta',1.0) * (error.amin(1, keepdim=True) - error) / 2, dim=1)
-    rank = error.argmin(1) + config.kept * torch.arange(len(error), device=error.device)
+    white = whitened(disc, spectrum)
+    error, best, shift = match(grid, target, transfer, white, orientations, shifts, config.kept)
+    belief = torch.softmax((error[:, :1] - error) / 2, dim=1)
 
-    predicted = transfer * shift_phase(shifts[rank], disc) * grid_slices(volume, grid.radius, rotations[rank], disc)
-    residual = (target - predicted).abs().square().mean(0)
+    slices = grid_slices(grid_volume(grid), grid.radius, orientations[best[:, 0]], disc)
+    residual = (target - transfer * shift_phase(shift[:, 0], disc) * slices).abs().square().mean(0)
     found = shell_means(residual, disc, len(spectrum))
     spectrum[:] = torch.where(found > 0, (1 - config.rate) * spectrum + config.rate * found, spectrum)
 
     new = empty_grid(grid.radius, target.device)
-    weight = belief.flatten()[:, None]
-    centred = every_target * shift_phase(-shifts, disc)
-    insert_slices(new, rotations, disc, weight * every_transfer * centred, weight * every_transfer**2)
+    for rank in range(config.kept):
+        weight = belief[:, rank, None]
+        centred = target * shift_phase(-shift[:, rank], disc)
+        insert_slices(new, orientations[best[:, rank]], disc, weight * transfer * centred, weight * transfer**2)
     blend(grid, new, config.rate, within=float(disc.k.norm(dim=-1).max()))
     return residual.mean()
 

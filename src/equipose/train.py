@@ -22,7 +22,7 @@ from torch import Tensor
 from equipose.autoencoder import Autoencoder, save_model
 from equipose.cli import run_main
 from equipose.config import ConfigError, OptimizerConfig, RunConfig
-from equipose.devices import claim_device
+from equipose.devices import claim_device, keep_freed_memory
 from equipose.files import whole_file
 from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search
 from equipose.losses import LOSSES
@@ -331,6 +331,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     config = RunConfig.load(arguments.config)
     particles = read_particles(arguments.dataset / "particles.star")
     check_training_box(particles.images.shape[-1])
