@@ -66,6 +66,14 @@ def test_the_match_s_error_is_the_squared_distance_to_the_best_slice(grid, gener
     assert torch.equal(shift[:, 0], shifts[every[rows, :, best[:, 0]].argmin(1)])
 
 
+def test_shells_that_were_never_compared_weigh_nothing(grid, generator):
+    target, transfer, _, _, disc = images_of(grid, 30, 5, generator)
+    _, spectrum = search.start_search(grid.radius, target, transfer, disc, generator)
+    wide = half_disc(BOX, 8)
+    weights = search.whitened(wide, spectrum).weights
+    assert torch.equal(weights > 0, wide.k.norm(dim=-1).round() <= disc.k.norm(dim=-1).max().round())
+
+
 def test_gauss_newton_finds_the_pose_from_ten_degrees_and_a_pixel_away(grid, generator):
     target, transfer, rotations, shifts, disc = images_of(grid, 20, 10, generator)
     turn = torch.nn.functional.normalize(torch.randn(20, 3, generator=generator), dim=-1) * np.deg2rad(10)

@@ -140,10 +140,17 @@ def _refine(
     target = to_half_disc(images * model.image_scale, disc)
     transfer = ctf(parameters, disc.k, model.box * model.voxel_size)
     if cycle == 0:
+        near = half_disc(model.box, config.last_radius).to(images.device)
         orientations = search.random_rotations(config.orientations, generator)
-        shifts = search.shift_grid(_deviation(model), images.device)
-        white = search.whitened(disc, state.spectrum)
-        _, best, shift = search.match(state.grid, target, transfer, white, orientations, shifts, kept=1)
+        _, best, shift = search.match(
+            state.grid,
+            to_half_disc(images * model.image_scale, near),
+            ctf(parameters, near.k, model.box * model.voxel_size),
+            search.whitened(near, state.spectrum),
+            orientations,
+            search.shift_grid(_deviation(model), images.device),
+            kept=1,
+        )
         state.rotations[part], state.shifts[part] = orientations[best[:, 0]], shift[:, 0]
     rotations, shifts, errors = search.refine_poses(
         grid_volume(state.grid),

@@ -49,8 +49,8 @@ def start_search(
     """A first volume, images (b, n) back-projected in random orientations, and their power spectrum (shells,)."""
     grid = empty_grid(radius, target.device)
     insert_slices(grid, random_rotations(len(target), generator), disc, transfer * target, transfer**2)
-    spectrum = shell_means(target.abs().square().mean(0), disc, disc.box // 2 + 1)
-    return grid, spectrum.clamp_min(1e-12)
+    found = shell_means(target.abs().square().mean(0), disc, disc.box // 2 + 1)
+    return grid, torch.where(found > 0, found, torch.inf)  # shells beyond the disc weigh nothing
 
 
 def search_step(
