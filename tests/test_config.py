@@ -82,6 +82,10 @@ MISTAKES = {
     "unknown embedded structure": ({"structures": {"x": {"embedded": "1abc"}}}, "known: 4v6x, 5nrl"),
     "structure with two sources": ({"structures": {"80s": {"path": "x.mrc"}}}, "has a `path` and other sources"),
     "PDB entries only, offline": ({"offline": True, "structures": {"x": {"pdb": ["1ABC"]}}}, "give it a `path`"),
+    "a search of more images than there are": (
+        experiment(models=["d4_search"]) | {"simulation": {"images": 2000}},
+        "the search of model d4_search takes 3000 images (`training.search.images`)",
+    ),
     "no budget": (experiment(budget={}), "either { seconds: S } or { steps: N }"),
     "two budgets": (experiment(budget={"steps": 5, "seconds": 5}), "either { seconds: S } or { steps: N }"),
     "conflicting budgets": (experiment() | {"run": ["table1", "mine"]}, "experiments.table1 asks for the same run"),

@@ -114,7 +114,14 @@ def _check_numbers(config: dict[str, Any]) -> None:
                         f" lower the one or raise the other."
                     )
             for model_name in experiment["models"]:
-                if (batch := model_config(config, model_name).batch) > dataset.images:
+                model = model_config(config, model_name)
+                for key in ("images", "batch"):
+                    if model.init == "search" and (wanted := getattr(model.search, key)) > dataset.images:
+                        raise ConfigError(
+                            f"the search of model {model_name} takes {wanted} images (`training.search.{key}`), more"
+                            f" than dataset {dataset_name} has ({dataset.images}): lower the one or raise the other."
+                        )
+                if (batch := model.batch) > dataset.images:
                     raise ConfigError(
                         f"the batch of model {model_name} ({batch}) is more than the images of dataset"
                         f" {dataset_name} ({dataset.images}): lower `training.batch` or raise `simulation.images`."

@@ -6,6 +6,7 @@ the loop knows, so that the same command continues after any interruption; with 
 
 import argparse
 import dataclasses
+import functools
 import signal
 import sys
 import time
@@ -55,8 +56,13 @@ def batch_indices(images: int, batch: int, seed: int, step: int) -> np.ndarray:
     The few images that do not fill an epoch's last batch wait for the next permutation.
     """
     epoch, position = divmod(step, images // batch)
-    order = np.random.default_rng([seed, epoch]).permutation(images)
-    return order[position * batch : (position + 1) * batch]
+    return epoch_order(images, seed, epoch)[position * batch : (position + 1) * batch]
+
+
+@functools.lru_cache(maxsize=1)
+def epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation of an epoch, kept while the epoch lasts."""
+    return np.random.default_rng([seed, epoch]).permutation(images)
 
 
 def image_scale(images: np.ndarray, sample: int = 1000) -> float:

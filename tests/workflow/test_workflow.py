@@ -130,7 +130,7 @@ def test_every_output_that_the_contract_names_is_there(finished: tuple[Path, str
 
 def test_the_terminal_and_the_log_show_plan_progress_and_table(finished: tuple[Path, str]) -> None:
     repository, shown = finished
-    assert "training  6 jobs, 72 steps in all" in shown
+    assert "training  7 jobs, 84 steps in all" in shown
     progress = r"\[smoke_noiseless d4_l2 seed 0\] step 12/12, .*MSE"
     assert re.search(progress, shown)
     assert re.search(progress, (repository / RESULTS / "logs/train/smoke_noiseless/d4_l2/seed0.log").read_text())
@@ -151,7 +151,7 @@ def test_touching_the_source_reruns_nothing(finished: tuple[Path, str]) -> None:
 def test_editing_a_module_reruns_what_depends_on_it(finished: tuple[Path, str]) -> None:
     with edited(finished[0] / "src/equipose/encoders.py", "# edited\n"):
         jobs = planned(finished[0], "--configfile", SMOKE)
-    assert jobs["train"] == jobs["evaluate"] == 6
+    assert jobs["train"] == jobs["evaluate"] == 7
     assert not {"simulate", "volume"} & jobs.keys()
 
 
