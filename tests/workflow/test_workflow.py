@@ -111,7 +111,7 @@ def test_tables_hold_a_row_for_each_model_with_numbers_in_range(finished: tuple[
     tables = finished[0] / RESULTS / "tables"
     for name in ("smoke", "smoke_exact"):
         table = pd.read_csv(tables / f"{name}.csv").query("source != 'paper'")
-        assert set(table["model"]) == {"standard_sym", "c4_l2", "c4_mir", "d4_l2"}
+        assert set(table["model"]) == {"standard_sym", "c4_l2", "c4_mir", "d4_l2", "d4_search"}
         assert table["mse"].between(0, 8).all()  # squared Frobenius distance of two rotations
         assert table["medse"].between(0, 8).all()
         assert (tables / f"{name}.tex").read_text().count(r"\begin{tabular}") == 1
