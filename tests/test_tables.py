@@ -136,6 +136,17 @@ def test_the_best_value_of_a_dataset_is_bold_ours_and_the_papers_apart(config, t
     assert list(bold["Conv. runs %"]) == [True, False, True, True]
 
 
+def test_a_model_that_starts_from_a_search_is_not_compared_with_the_papers(config, tmp_path):
+    config["experiments"]["table1"]["models"] = ["d4_l2", "d4_search"]
+    table = tables.summarise(config, "table1", tables.read_runs(config, "table1", tmp_path), "paper")
+    both = tables.with_paper(config, table, pd.read_csv(PAPER / "table1.csv"))
+    assert list(zip(both["model"], both["source"], strict=True)) == [
+        ("d4_l2", "here"),
+        ("d4_l2", "paper"),
+        ("d4_search", "here"),
+    ]
+
+
 def test_the_papers_rows_are_matched_on_dataset_encoder_and_loss_or_on_snr(config, tmp_path):
     paper = {}
     for name in ("table1", "table2"):

@@ -113,7 +113,8 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
 def with_paper(config: dict[str, Any], table: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """`table` with the paper's own row, where it has one, below each of ours.
 
-    Rows of `paper` are found by encoder and loss, and by dataset name or, where it has no such column, SNR.
+    Rows of `paper` are found by encoder and loss, and by dataset name or, where it has no such column, SNR. A model
+    that starts from a search is not the paper's, whatever its encoder and loss.
     """
     rows = []
     for row in table.to_dict("records"):
@@ -121,7 +122,7 @@ def with_paper(config: dict[str, Any], table: pd.DataFrame, paper: pd.DataFrame)
         dataset = dataset_config(config, row["dataset"])
         where = paper["dataset"] == dataset.name if "dataset" in paper else paper["snr"] == dataset.snr
         match = paper[where & (paper["encoder"] == row["encoder"]) & (paper["loss"] == row["loss"])]
-        if len(match):
+        if len(match) and model_config(config, row["model"]).init == "none":
             names = {key: row[key] for key in ("dataset", "model", "encoder", "loss")}
             rows.append(match.iloc[0].to_dict() | names | {"source": "paper"})
     return pd.DataFrame(rows)[list(table.columns)].astype({"seeds": "Int64", "finished": "Int64"})
@@ -277,7 +278,7 @@ def _build(
             raise ConfigError(f"experiments.{experiment}.compare is {spec['compare']!r}, but there is no {path}.")
         table = with_paper(config, table, pd.read_csv(path))
         if (table["source"] == "paper").any():
-            remarks.append("Rows `paper`: the numbers that de Ruijter and Cesa print.")
+            remarks.append("Rows `paper`: the numbers that de Ruijter and Cesa print, of 128 px images on a GPU.")
     text, bold = format_cells(table, MODES[mode], spec["table"])
     table = table.assign(label=[model_label(config, model) for model in table["model"]])
     return table, text, bold, remarks

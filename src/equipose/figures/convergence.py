@@ -42,10 +42,10 @@ def draw_errors(axes: Axes, runs: list[Run], metric: str, colours: dict[str, str
                 text,
                 (1, level),
                 xycoords=("axes fraction", "data"),
-                xytext=(0, 1.5),
+                xytext=(0, -1.5 if level == PLATEAU else 1.5),  # where curves rarely pass
                 textcoords="offset points",
                 ha="right",
-                va="bottom",
+                va="top" if level == PLATEAU else "bottom",
                 color="0.35",
                 fontsize=7,
                 bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.3},

@@ -46,13 +46,6 @@ def draw_fsc(axes: Axes, runs: list[Run], colours: dict[str, str]) -> None:
     axes.set_ylabel("FSC with the truth")
 
 
-def legend_between_thresholds(axes: Axes) -> None:
-    """The legend where a good curve does not pass: at low frequency, below 0.5 and above 0.143."""
-    axes.legend(
-        loc="center left", bbox_to_anchor=(0, 0.36), bbox_transform=axes.get_yaxis_transform(), labelspacing=0.3
-    )
-
-
 def plot_fsc(runs: list[Run], output: Path) -> None:
     """One panel for each dataset."""
     datasets = list(dict.fromkeys(run.dataset for run in runs))

@@ -88,9 +88,9 @@ def draw_maps(row: list[Axes], volumes: list[np.ndarray], labels: list[str], col
     fine = [fourier_upsample(volume, FINE_BOX) for volume in volumes]
     fraction = molecule_fraction(fine[0])
     levels = [enclosing_level(volume, fraction) for volume in fine]
-    extent = molecule_extent(fine[0], levels[0])
+    extent = min(1.0, 1.25 * molecule_extent(fine[0], levels[0]))  # room for maps that are worse than the truth
     images = [render(*each, extent) for each in zip(fine, levels, colours, strict=True)]
-    covered = np.argwhere(images[0][..., 3] > 0)
+    covered = np.argwhere(np.any([image[..., 3] > 0 for image in images], axis=0))
     middle = (covered.min(0) + covered.max(0)) / 2
     reach = 1.08 * np.abs(covered - middle).max()
     for axes, image, label in zip(row, images, labels, strict=True):

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from equipose.cli import run_main
 from equipose.config import ConfigError
 from equipose.figures.convergence import draw_errors
-from equipose.figures.fsc_curves import draw_fsc, legend_between_thresholds
+from equipose.figures.fsc_curves import draw_fsc
 from equipose.figures.maps import draw_maps
 from equipose.figures.runs import Run, best_runs, command_line, load_run
 from equipose.figures.style import PAGE, TRUTH, model_colours, paper_style, save
@@ -39,13 +39,13 @@ def draw_particles(axes: Axes, images: np.ndarray) -> None:
 
 
 def map_label(run: Run) -> str:
-    """What a map is, and how good, in two lines."""
+    """What a map is, and how good, in three lines."""
     if run.metrics["training"] is None:
-        return run.label
+        return f"{run.label}\n\n"
     exact = run.metrics["training"]["direct"]["exact"]
     resolution = run.metrics["resolution"]["exact"]["0.5"]["first"]
-    found = f", FSC 0.5 at {resolution:.3g} Å" if resolution else ""
-    return f"{run.label}\nmedian error {exact['median_degrees']:.1f}°{found}"
+    found = f"FSC 0.5 at {resolution:.3g} Å" if resolution else "FSC below 0.5"
+    return f"{run.label}\nmedian error {exact['median_degrees']:.1f}°\n{found}"
 
 
 def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:
@@ -54,8 +54,8 @@ def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:
         raise ConfigError(f"--runs holds runs of {', '.join(sorted(strangers))}; the dataset is {dataset.name}.")
     best, colours = best_runs(runs), model_colours([run.label for run in runs])
     with paper_style():
-        figure = pyplot.figure(figsize=(PAGE, 4.6), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, height_ratios=[2.1, 2.5], squeeze=False)[:, 0]
+        figure = pyplot.figure(figsize=(PAGE, 4.9), layout="constrained")
+        top, bottom = figure.subfigures(2, 1, height_ratios=[2.3, 2.6], squeeze=False)[:, 0]
         particles, errors, correlation = top.subplots(1, 3, width_ratios=[1, 1.3, 1.3])
         images = read_particles(dataset / "particles.star").images
         draw_particles(particles, np.array(images[: EXAMPLES[0] * EXAMPLES[1]]))
@@ -65,13 +65,13 @@ def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:
         errors.set_title("Poses")
         draw_fsc(correlation, runs, colours)
         correlation.set_title("Maps against the truth")
-        legend_between_thresholds(correlation)
+        top.legend(*correlation.get_legend_handles_labels(), loc="outside lower center", ncols=len(best))
 
         truth, voxel_size = read_map(dataset / "volume.mrc")
         volumes = [truth]
         volumes += [read_map(run.folder / "volume_aligned.mrc")[0] for run in best]
         row = bottom.subplots(1, len(volumes), squeeze=False)[0]
-        labels = [f"Truth\nvoxels of {voxel_size:.3g} Å", *(map_label(run) for run in best)]
+        labels = [f"Truth\nvoxels of {voxel_size:.3g} Å\n", *(map_label(run) for run in best)]
         draw_maps(list(row), volumes, labels, [TRUTH, *(colours[run.label] for run in best)])
         save(figure, output)
 
