@@ -228,7 +228,7 @@ def test_a_budget_in_seconds_counts_training_alone(run, particles, tmp_path, mon
     run = dataclasses.replace(run, budget=Budget(seconds=0.6, steps=None))
     train_quietly(run, particles, tmp_path / "run")
     history = pd.read_csv(tmp_path / "run/history.csv")
-    assert 0.6 <= history.seconds.iloc[-1] < 1.2
+    assert 0.6 <= history.seconds.iloc[-1] < 2.0
     assert len(history) > 3
 
 
@@ -237,7 +237,7 @@ def test_kill_9_at_any_moment_and_the_same_command_continues(simulated_dataset, 
     run = dataclasses.replace(
         run,
         dataset=simulated_dataset.config,
-        budget=Budget(seconds=None, steps=30),
+        budget=Budget(seconds=None, steps=60),
         evaluation=EvaluationConfig(every=10, images=10, converged_mse=0.1),
     )
 
@@ -250,7 +250,7 @@ def test_kill_9_at_any_moment_and_the_same_command_continues(simulated_dataset, 
     subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
     killed = subprocess.Popen(command(tmp_path / "killed"), stderr=subprocess.PIPE, text=True)
     for line in killed.stderr:
-        if "step 20/30" in line:
+        if "step 20/60" in line:
             killed.kill()
             break
     assert killed.wait() == -signal.SIGKILL
