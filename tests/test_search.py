@@ -57,7 +57,9 @@ def test_the_match_s_error_is_the_squared_distance_to_the_best_slice(grid, gener
     """The matrix product, expanded square and all, against the definition."""
     target, transfer, _, _, disc = images_of(grid, 3, 6, generator)
     orientations, shifts = search.random_rotations(50, generator), search.shift_grid(1.0, torch.device("cpu"))
-    errors, best, shift = search.match(grid, target, transfer, disc, orientations, shifts, kept=4)
+    errors, best, shift = search.match(
+        grid_volume(grid), grid.radius, target, transfer, disc, orientations, shifts, kept=4
+    )
     slices = grid_slices(grid_volume(grid), grid.radius, orientations, disc)
     predicted = transfer[:, None, None] * shift_phase(shifts, disc)[:, None] * slices  # (b, s, o, n)
     every = ((target[:, None, None] - predicted).abs().square() * disc.weights).sum(-1)
@@ -163,6 +165,6 @@ def test_a_search_finds_the_poses_of_noiseless_blobs(small_run, generator):
     for _ in range(30):
         search.search_step(grid, spectrum, target, transfer, disc, shifts, settings, generator)
     orientations = search.random_rotations(2000, generator)
-    _, best, _ = search.match(grid, target, transfer, disc, orientations, shifts, kept=1)
+    _, best, _ = search.match(grid_volume(grid), grid.radius, target, transfer, disc, orientations, shifts, kept=1)
     scores = paper_scores(orientations[best[:, 0]].double().numpy(), rotations.double().numpy())
     assert scores.medse < 0.3

@@ -106,8 +106,7 @@ def _search(
     growth = index / (config.steps - 1) if index else 1.0  # the first volume is filled to the last radius
     radius = config.first_radius + growth * (config.last_radius - config.first_radius)
     disc = half_disc(model.box, radius).to(images.device)
-    target = to_half_disc(images * model.image_scale, disc)
-    transfer = ctf(parameters, disc.k, model.box * model.voxel_size)
+    target, transfer = _measured(model, images, parameters, disc)
     if index == 0:
         state.grid, state.spectrum = search.start_search(state.grid.radius, target, transfer, disc, generator)
         return target.abs().square().mean()
@@ -137,15 +136,15 @@ def _refine(
 ) -> Tensor:
     config = model.config.model.search
     disc = half_disc(model.box, config.refine_radii[cycle]).to(images.device)
-    target = to_half_disc(images * model.image_scale, disc)
-    transfer = ctf(parameters, disc.k, model.box * model.voxel_size)
+    target, transfer = _measured(model, images, parameters, disc)
+    volume = grid_volume(state.grid)
     if cycle == 0:
         near = half_disc(model.box, config.last_radius).to(images.device)
         orientations = search.random_rotations(config.orientations, generator)
         _, best, shift = search.match(
-            state.grid,
-            to_half_disc(images * model.image_scale, near),
-            ctf(parameters, near.k, model.box * model.voxel_size),
+            volume,
+            state.grid.radius,
+            *_measured(model, images, parameters, near),
             search.whitened(near, state.spectrum),
             orientations,
             search.shift_grid(_deviation(model), images.device),
@@ -153,7 +152,7 @@ def _refine(
         )
         state.rotations[part], state.shifts[part] = orientations[best[:, 0]], shift[:, 0]
     rotations, shifts, errors = search.refine_poses(
-        grid_volume(state.grid),
+        volume,
         state.grid.radius,
         target,
         transfer,
@@ -165,9 +164,9 @@ def _refine(
     state.rotations[part], state.shifts[part] = rotations, shifts
     state.errors[part] = errors / disc.weights.sum()
 
-    full_target = model.target(images * model.image_scale) * shift_phase(-shifts, model.disc)
-    full_transfer = ctf(parameters, model.frequencies, model.box * model.voxel_size)
-    insert_slices(state.next_grid, rotations, model.disc, full_transfer * full_target, full_transfer**2)
+    full_target, full_transfer = _measured(model, images, parameters, model.disc)
+    centred = full_target * shift_phase(-shifts, model.disc)
+    insert_slices(state.next_grid, rotations, model.disc, full_transfer * centred, full_transfer**2)
     if part.stop >= config.images:  # the pass is complete
         state.grid, state.next_grid = state.next_grid, empty_grid(state.grid.radius, images.device)
     return state.errors[part].mean()
@@ -196,6 +195,12 @@ def _fit(
     torch.nn.utils.clip_grad_norm_(model.parameters(), model.config.model.gradient_clip)
     optimizer.step()
     return loss.detach()
+
+
+def _measured(model: Autoencoder, images: Tensor, parameters: Tensor, disc: HalfDisc) -> tuple[Tensor, Tensor]:
+    """Coefficients and CTFs (b, n) of images (b, L, L), in the model's scale, at the disc's frequencies."""
+    transfer = ctf(parameters, disc.k, model.box * model.voxel_size)
+    return to_half_disc(images * model.image_scale, disc), transfer
 
 
 def _chunks(config: SearchConfig) -> int:

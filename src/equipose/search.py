@@ -71,10 +71,11 @@ def search_step(
     """
     orientations = random_rotations(config.orientations, generator)
     white = whitened(disc, spectrum)
-    error, best, shift = match(grid, target, transfer, white, orientations, shifts, config.kept)
+    volume = grid_volume(grid)
+    error, best, shift = match(volume, grid.radius, target, transfer, white, orientations, shifts, config.kept)
     belief = torch.softmax((error[:, :1] - error) / 2, dim=1)
 
-    slices = grid_slices(grid_volume(grid), grid.radius, orientations[best[:, 0]], disc)
+    slices = grid_slices(volume, grid.radius, orientations[best[:, 0]], disc)
     residual = (target - transfer * shift_phase(shift[:, 0], disc) * slices).abs().square().mean(0)
     found = shell_means(residual, disc, len(spectrum))
     spectrum[:] = torch.where(found > 0, (1 - config.rate) * spectrum + config.rate * found, spectrum)
@@ -101,7 +102,8 @@ def shell_means(values: Tensor, disc: HalfDisc, shells: int) -> Tensor:
 
 
 def match(
-    grid: FourierGrid,
+    volume: Tensor,
+    radius: int,
     target: Tensor,
     transfer: Tensor,
     disc: HalfDisc,
@@ -113,7 +115,7 @@ def match(
 
     ‖Î - CTF T P‖² = ‖Î‖² + ‖CTF P‖² - 2 Re⟨CTF T* Î, P⟩: the last term is one real matrix product.
     """
-    slices = grid_slices(grid_volume(grid), grid.radius, orientations, disc)  # (o, n)
+    slices = grid_slices(volume, radius, orientations, disc)  # (o, n)
     weights = disc.weights
     moved = (target * transfer * weights)[:, None] * shift_phase(-shifts, disc)  # (b, s, n)
     overlap = torch.view_as_real(moved).flatten(2) @ torch.view_as_real(slices).flatten(1).T  # (b, s, o)
