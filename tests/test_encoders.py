@@ -7,7 +7,7 @@ import torch
 
 from equipose import rotations
 from equipose.encoders import ENCODERS, GaussianPyramid, GroupConv, InnerBatchNorm, block_widths
-from equipose.groups import motions, move_images
+from equipose.groups import kernel_basis, motions, move_images
 
 
 def escnn_types(group, *fields):
@@ -38,8 +38,9 @@ def test_group_conv_gives_escnn_s_output_with_escnn_s_weights(group, source, siz
     kernel, bias = theirs.expand_parameters()
     kernel = kernel.view(fields_out, order, fields_in, channels, size, size).transpose(1, 2)
     blocks = kernel.reshape(fields_out * fields_in, -1)
-    weights = torch.linalg.lstsq(ours.basis.T, blocks.T).solution.T
-    assert torch.allclose(weights @ ours.basis, blocks, atol=1e-5), "escnn's kernels lie in our basis, block by block"
+    basis = kernel_basis(group, source, size).flatten(1)
+    weights = torch.linalg.lstsq(basis.T, blocks.T).solution.T
+    assert torch.allclose(weights @ basis, blocks, atol=1e-5), "escnn's kernels lie in our basis, block by block"
     ours.weight.data = weights.view_as(ours.weight)
     ours.bias.data = bias.view(fields_out, order)[:, 0]
 
@@ -48,13 +49,36 @@ def test_group_conv_gives_escnn_s_output_with_escnn_s_weights(group, source, siz
     assert torch.allclose(ours(element_first(x, fields_in)), expected, atol=1e-4)
 
 
-def test_inner_batch_norm_is_escnn_s():
+def test_a_kernel_is_its_weights_times_escnn_s_basis():
+    conv = GroupConv("d4", "regular", 3, 2, 3)
+    blocks = torch.einsum("oin,nghyx->goihyx", conv.weight, kernel_basis("d4", "regular", 3))
+    assert torch.allclose(conv.kernel(), blocks.transpose(2, 3).reshape(8 * 2, 8 * 3, 3, 3), atol=1e-6)
+
+
+@pytest.mark.parametrize("group", ["c4", "d4"])
+def test_inner_batch_norm_is_escnn_s(group):
+    """Output and gradients in training, running statistics, and evaluation with them."""
     from escnn import nn
 
-    (kind,) = escnn_types("d4", 3)
-    x = torch.randn(4, kind.size, 6, 6)
-    theirs = nn.InnerBatchNorm(kind)(nn.GeometricTensor(x, kind)).tensor
-    assert torch.allclose(InnerBatchNorm(3)(element_first(x, 3)), element_first(theirs, 3), atol=1e-5)
+    (kind,) = escnn_types(group, 3)
+    theirs, ours = nn.InnerBatchNorm(kind), InnerBatchNorm(3)
+    (norm,) = theirs.children()
+    for own, their in zip(ours.norm.parameters(), norm.parameters(), strict=True):
+        own.data.normal_(mean=1.0)
+        their.data.copy_(own)
+    for training in (True, True, False):
+        ours.train(training), theirs.train(training)
+        x = (3 + torch.randn(4, kind.size, 6, 6)).requires_grad_()
+        expected = element_first(theirs(nn.GeometricTensor(x, kind)).tensor, 3)
+        output = ours(element_first(x, 3))
+        assert torch.allclose(output, expected, atol=1e-5)
+        seen = torch.randn_like(output)
+        gradients = torch.autograd.grad((output * seen).sum(), [x, *ours.norm.parameters()])
+        expected_gradients = torch.autograd.grad((expected * seen).sum(), [x, *norm.parameters()])
+        for gradient, their in zip(gradients, expected_gradients, strict=True):
+            assert torch.allclose(gradient, their, atol=1e-4)
+    for name, buffer in ours.norm.named_buffers():
+        assert torch.allclose(buffer, getattr(norm, name), atol=1e-5), name
 
 
 def test_pyramid_channels_have_the_published_mean_and_deviation():

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from equipose.autoencoder import Autoencoder
-from equipose.fourier import from_half_disc, to_half_disc
+from equipose.config import MarchingConfig
+from equipose.fourier import from_half_disc, half_disc, to_half_disc
 from equipose.groups import move_images
 from equipose.losses import LOSSES, PATHS
 
@@ -89,3 +90,27 @@ def test_an_astigmatic_ctf_moves_with_its_image(small_run):
         for g in motions("d4").double():
             moved = model.decode(pose_action(g) @ rotations, shifts @ g.T, ctf_parameters(4), g)
             assert torch.allclose(from_half_disc(moved, model.disc), move_images(g, image), atol=1e-10)
+
+
+def marching_model(small_run, steps: int) -> Autoencoder:
+    torch.manual_seed(1)
+    return Autoencoder(small_run("d4_l2", marching=MarchingConfig(first_radius=4.0, steps=steps)), image_scale=1.0)
+
+
+@pytest.mark.parametrize(("step", "radius"), [(0, 4), (50, 10), (100, 16), (150, 16)])
+def test_marching_shows_the_loss_a_disc_that_grows_evenly_to_all_of_it(small_run, step, radius):
+    model = marching_model(small_run, steps=100)
+    for done in range(0, step + 1, 50):
+        model.march(done)
+    expected = half_disc(BOX, radius)
+    assert torch.equal(model.disc.k, expected.k)
+    assert torch.equal(model.disc.weights, expected.weights)
+    loss = LOSSES["l2"](model.train(), torch.randn(4, BOX, BOX), ctf_parameters(4).float())
+    assert loss.isfinite()
+
+
+def test_without_marching_steps_the_loss_sees_everything_from_the_start(small_run):
+    model = marching_model(small_run, steps=0)
+    whole = model.disc.k
+    model.march(0)
+    assert model.disc.k is whole

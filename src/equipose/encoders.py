@@ -9,11 +9,12 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from equipose import rotations
 from equipose.config import ModelConfig, Precision
-from equipose.groups import FieldType, Group, kernel_basis, motions
+from equipose.groups import FieldType, Group, kernel_basis, motions, moved_kernels
 
 
 class GaussianPyramid(nn.Module):
@@ -96,9 +97,14 @@ class GroupConv(nn.Module):
     def __init__(self, group: Group, source: FieldType, fields_in: int, fields_out: int, size: int) -> None:
         super().__init__()
         basis = kernel_basis(group, source, size)
-        self.register_buffer("basis", basis.flatten(1), persistent=False)
         self.block_shape = basis.shape[1:]  # (|G|, c, size, size): the kernel between one pair of fields
         self.padding = (size - 1) // 2
+        # The kernels to the identity's channel hold all numbers; those to the other elements' are the same, moved.
+        self.register_buffer("basis", basis[:, 0].flatten(1), persistent=False)
+        values = self.basis.shape[1]
+        moved = moved_kernels(group, source, size).permute(0, 2, 3, 1).flatten(1)  # (|G|, size · size · c)
+        rows = values * torch.arange(fields_out)[:, None] + moved[:, None]  # (|G|, fields_out, size · size · c)
+        self.register_buffer("rows", rows.flatten(), persistent=False)
         # He's rule for the expanded kernel: mean square of its entries = 2 / fan-in.
         fan_in = fields_in * self.block_shape[1:].numel()
         deviation = math.sqrt(2 / fan_in * self.block_shape.numel() / basis.square().sum().item())
@@ -106,10 +112,12 @@ class GroupConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fields_out))
 
     def kernel(self) -> Tensor:
-        """The expanded kernel (|G| · fields_out, c · fields_in, size, size)."""
+        """The expanded kernel (|G| · fields_out, c · fields_in, size, size), channels last in memory."""
         order, channels, size, _ = self.block_shape
-        blocks = (self.weight @ self.basis).view(*self.weight.shape[:2], order, channels, size, size)
-        return blocks.permute(2, 0, 3, 1, 4, 5).reshape(-1, channels * self.weight.shape[1], size, size)
+        fields_out, fields_in, _ = self.weight.shape
+        values = (self.basis.T @ self.weight.mT).reshape(-1, fields_in)  # (fields_out · values, fields_in)
+        kernel = values.index_select(0, self.rows)
+        return kernel.view(order * fields_out, size, size, channels * fields_in).permute(0, 3, 1, 2)
 
     def forward(self, fields: Tensor) -> Tensor:
         bias = self.bias.repeat(self.block_shape[0])
@@ -121,14 +129,59 @@ class InnerBatchNorm(nn.Module):
 
     def __init__(self, fields: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(fields)
+        self.norm = nn.BatchNorm2d(fields)  # holds weights and running statistics
 
     def forward(self, fields: Tensor) -> Tensor:
-        # To the normalisation, elements are more pixels: (b, h, w, |G| · fields) → (b, h, w · |G|, fields), no copy.
-        pixels = fields.permute(0, 2, 3, 1)
-        batch, height, width, _ = pixels.shape
-        merged = pixels.reshape(batch, height, -1, self.norm.num_features).permute(0, 3, 1, 2)
-        return self.norm(merged).permute(0, 2, 3, 1).reshape(pixels.shape).permute(0, 3, 1, 2)
+        norm, order = self.norm, fields.shape[1] // self.norm.num_features
+        if not self.training:
+            parameters = norm.running_mean, norm.running_var, norm.weight, norm.bias
+            return functional.batch_norm(fields, *(value.repeat(order) for value in parameters), eps=norm.eps)
+        normalised, mean, variance = NormaliseFields.apply(fields, norm.weight, norm.bias, norm.eps)
+        count = fields.numel() / norm.num_features
+        with torch.no_grad():
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+            norm.num_batches_tracked += 1
+        return normalised
+
+
+class NormaliseFields(torch.autograd.Function):
+    """Fields (b, |G| · fields, h, w) normalised over all but `fields`, with their means and variances (fields,).
+
+    PyTorch's kernels work on all |G| · fields channels, three times as fast as on `fields` of them; only their sums are
+    joined over the group here.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        unused = weight.new_zeros(2, x.shape[1])  # running statistics of channels; they set the results' precision
+        statistics = torch.batch_norm_update_stats(x, *unused, 0.0)
+        means, variances = (value.view(-1, len(weight)) for value in statistics)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
+        every = [value.repeat(len(means)) for value in (mean, variance, weight, bias)]
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return functional.batch_norm(x, *every, eps=eps), mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient, *_):
+        x, weight, mean, variance = ctx.saved_tensors
+        order = x.shape[1] // len(weight)
+        every = [value.repeat(order) for value in (weight, mean, variance)]
+        sums = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, *every, None, None, False, ctx.eps, [False, True, True]
+        )[1:]
+        d_weight, d_bias = (value.view(order, -1).sum(0) for value in sums)
+        # d_x = scale · (gradient - mean of gradient - normalised x · mean of gradient · normalised x)
+        deviation = (variance + ctx.eps).sqrt()
+        scale, count = weight / deviation, x.numel() / len(weight)
+        slope = -scale * d_weight / (count * deviation)
+        offset = -scale * d_bias / count - slope * mean
+        scale, slope, offset = (v.repeat(order).to(x)[:, None, None] for v in (scale, slope, offset))
+        return torch.addcmul(offset, gradient, scale).addcmul_(x, slope), d_weight, d_bias, None
 
 
 class VectorHead(nn.Module):
@@ -164,7 +217,7 @@ class EquivariantEncoder(nn.Module):
         source: FieldType = "scalar"
         for before, after in pairwise([GaussianPyramid.channels, *fields]):
             for width in (before, after):
-                layers += [GroupConv(group, source, width, after, 3), nn.ReLU(), InnerBatchNorm(after)]
+                layers += [GroupConv(group, source, width, after, 3), nn.ReLU(inplace=True), InnerBatchNorm(after)]
                 source = "regular"
             layers.append(nn.MaxPool2d(2))
         # As many features as cryoAI's 2 × 2 × width.
@@ -178,7 +231,7 @@ class EquivariantEncoder(nn.Module):
     def _head(group: Group, fields: list[int], action: Tensor, vectors: int) -> nn.Sequential:
         layers: list[nn.Module] = []
         for before, after in pairwise(fields):
-            layers += [GroupConv(group, "regular", before, after, 1), nn.ReLU(), InnerBatchNorm(after)]
+            layers += [GroupConv(group, "regular", before, after, 1), nn.ReLU(inplace=True), InnerBatchNorm(after)]
         return nn.Sequential(*layers, VectorHead(action, fields[-1], vectors))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

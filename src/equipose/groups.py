@@ -60,6 +60,17 @@ def kernel_basis(group: Group, source: FieldType, size: int) -> Tensor:
     return torch.stack(moved).mean(0).float()
 
 
+@functools.cache
+def moved_kernels(group: Group, source: FieldType, size: int) -> Tensor:
+    """Where a kernel to element h's channel finds its values in the one to the identity's, (|G|, c, size, size).
+
+    K(x, h, h') = K(h⁻¹x, 1, h⁻¹h'): the indices run over the flattened (c, size, size) of h = 1.
+    """
+    order, channels = kernel_basis(group, source, size).shape[1:3]
+    labels = torch.arange(channels * size**2).view(1, 1, channels, size, size).expand(1, order, -1, -1, -1)
+    return torch.stack([_move_kernels(group, h, labels)[0, h] for h in range(order)])
+
+
 def _move_kernels(group: Group, index: int, kernels: Tensor) -> Tensor:
     """Kernels (n, |G|, |G| or 1, size, size) under element g: K(x, h, h') → K(g⁻¹x, g⁻¹h, g⁻¹h')."""
     elements = motions(group)

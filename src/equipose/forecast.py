@@ -1,0 +1,129 @@
+"""What a training run will take and use, said before it starts.
+
+Time is measured on some images of the run, with a copy of the model. Memory is counted: what a forward pass on a few
+images keeps for the backward pass, scaled to the batch, beside weights, moments and the activations of an evaluation.
+"""
+
+import copy
+import datetime
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from equipose import autoencoder
+from equipose.autoencoder import Autoencoder
+from equipose.losses import LOSSES, PATHS
+
+SAMPLE_PIXELS = 2**17
+"""Of the images to measure with on a CPU, where time is in proportion to them; a GPU is measured with a whole batch."""
+
+EVALUATION_CHUNK = 250
+"""Images that `train.predict_poses` encodes at once."""
+
+
+def forecast(
+    model: Autoencoder, images: Tensor, ctf_parameters: Tensor, steps: int, seconds: float, search: bool
+) -> str:
+    """One line about the training ahead, from a batch of its images (b, L, L) and their CTF parameters.
+
+    `steps` and `seconds` were done before an interruption; with `search`, other steps come before those of training.
+    """
+    config = model.config
+    gib = peak_bytes(model, images) / 2**30  # first: it begins with the memory in use
+    per_step, per_image = measure(model, images, ctf_parameters)
+    if config.budget.steps is not None:
+        count = max(config.budget.steps - steps, 0)
+        duration = count * per_step
+        length = f"{count:,} steps are {_duration(duration)}"
+    else:
+        duration = max(config.budget.seconds - seconds, 0)
+        count = int(duration / per_step)
+        length = f"{_duration(duration)} are {count:,} steps"
+    evaluations = count // config.evaluation.every * 2 * config.evaluation.images * per_image
+    end = datetime.datetime.now() + datetime.timedelta(seconds=duration + evaluations)
+    parts = [
+        f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.1f} M weights",
+        f"about {gib:.1f} GiB of {_memory_of(images.device)}",
+        f"{per_step:.2g} s a step: {length}" + " (the search's steps take their own time)" * search,
+        f"and {_duration(evaluations)} of evaluations; ends {end:%a %H:%M}",
+    ]
+    return f"[{config.dataset.name} {config.model.name} seed {config.seed}] plan: {', '.join(parts)}"
+
+
+def measure(model: Autoencoder, images: Tensor, ctf_parameters: Tensor) -> tuple[float, float]:
+    """Seconds of a training step on these images, and of an image's evaluation; the model stays as it is."""
+    model = copy.deepcopy(model)
+    sample = len(images) if images.device.type == "cuda" else min(len(images), SAMPLE_PIXELS // model.box**2)
+    few, parameters = images[:sample] * model.image_scale, ctf_parameters[:sample]
+
+    def step() -> None:
+        LOSSES[model.config.model.loss](model.train(), few, parameters).backward()
+
+    def evaluation() -> None:
+        with torch.no_grad():
+            model.eval().encoder(few)
+
+    return _seconds(step) * len(images) / sample, _seconds(evaluation) / sample
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    """Seconds of the second call: the first one prepares."""
+    for _ in range(2):
+        started = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def peak_bytes(model: Autoencoder, images: Tensor) -> float:
+    """Memory at the peak of training on batches like `images`: what is there now, and what the run will add."""
+    model = copy.deepcopy(model).train()
+    training, evaluating = model.config.model, model.config.evaluation
+    two, four = (saved_bytes(model.encoder, images[:1].repeat(count, 1, 1)) for count in (2, 4))
+    copies = len(PATHS[training.loss]) * len(images)
+    encoder = two + (four - two) / 2 * (copies - 2)
+    points = autoencoder.CPU_POINTS if images.device.type == "cpu" else autoencoder.GPU_POINTS
+    decoder = saved_bytes(model.decoder, torch.zeros(points, 3, device=images.device))
+    # Gradients, and Adam's two or three moments, are as large as the weights.
+    weights = (3 + training.optimizer.amsgrad) * sum(4 * weight.numel() for weight in model.parameters())
+    # An evaluation holds up to three of the largest activations, (b, width, L, L): freed memory is in smaller pieces.
+    chunk = min(evaluating.images, EVALUATION_CHUNK)
+    evaluation = 3 * chunk * 4 * training.widths[0] * model.box**2
+    return _in_use(images.device) + weights + encoder + decoder + evaluation
+
+
+def saved_bytes(module: torch.nn.Module, x: Tensor) -> int:
+    """Bytes that `module` keeps of a forward pass on `x` for the backward pass, each storage counted once."""
+    saved = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept = module(x)  # alive while its storages are counted
+    del kept
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
+    return sum(size for pointer, size in saved.items() if pointer not in own)
+
+
+def _in_use(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    status = Path("/proc/self/status")
+    return 1024 * int(re.search(r"VmRSS:\s*(\d+)", status.read_text())[1]) if status.exists() else 0
+
+
+def _memory_of(device: torch.device) -> str:
+    return "the GPU's memory" if device.type == "cuda" else "memory"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.1f} h"
