@@ -13,10 +13,13 @@ PIP_OPTIONS ?=
 CONFIG ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint unit-test workflow-test plan bench format clean
+.PHONY: demo ablation test lint unit-test workflow-test plan bench format clean
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores all --rerun-incomplete --quiet host rules --configfile workflow/presets/demo.yaml
+
+ablation: .venv/installed
+	$(BIN)/snakemake --cores all --rerun-incomplete --quiet host rules --configfile workflow/presets/ablation.yaml
 
 test: lint unit-test workflow-test
 

@@ -204,6 +204,43 @@ def test_exported_poses_and_volume_give_the_images(monkeypatch, small_run, datas
         assert np.allclose(image, particles.images[i], atol=0.01 * particles.images[i].max())
 
 
+class RoughEncoder(nn.Module):
+    """A knowing encoder's poses, all of them some degrees and half a pixel off, every fifth one anywhere."""
+
+    def __init__(self, knowing: KnowingEncoder) -> None:
+        super().__init__()
+        self.knowing = knowing
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        rotations, shifts = self.knowing(images)
+        rng = np.random.default_rng(len(images))
+        off = torch.tensor(random_rotations(len(images), rng)).float()
+        turn = torch.matrix_exp(0.06 * (off - off.mT))
+        anywhere = torch.arange(len(images))[:, None, None] % 5 == 0
+        return torch.where(anywhere, off, turn @ rotations), shifts + 0.5 * VOXEL
+
+
+@pytest.mark.parametrize("hand", ["same", "mirror"])
+def test_refinement_corrects_rough_poses_and_finds_lost_ones(monkeypatch, small_run, dataset, hand):
+    model = model_of(read_particles(dataset / "particles.star"), small_run, "l2", frame(hand), PATHS["l2"][0])
+    model.encoder = RoughEncoder(model.encoder)
+    settings = dataclasses.replace(model.config.model.search, orientations=2000, refine_radii=(7, 10))
+    trained = dataclasses.replace(model.config.model, refine_passes=1, search=settings)
+    shifted = dataclasses.replace(model.config.dataset, shift_std=6.0)
+    model.config = dataclasses.replace(model.config, model=trained, dataset=shifted)
+    run, metrics = run_evaluation(monkeypatch, dataset, model)
+    for rows in ("training", "held_out"):
+        direct, refined = metrics[rows]["direct"]["exact"], metrics[rows]["refined"]["exact"]
+        assert direct["median_degrees"] > 4 and direct["mse"] > 0.5
+        assert refined["median_degrees"] < 1 and refined["mse"] < 0.3 and refined["hand"] == hand
+        assert refined["shift_rmse_angstrom"] < 1
+    exported = read_particles(run / "poses.star")
+    aligned = frame(hand).rotations(exported.rotations)
+    truth = read_particles(dataset / "particles.star").rotations
+    assert np.median(((aligned - truth) ** 2).sum((1, 2))) < 1e-3
+    assert metrics["resolution"]["exact"]["0.5"]["first"] < 12  # the back-projected map of 100 images
+
+
 @pytest.mark.parametrize("loss", ["sym", "mir"])
 def test_best_path_takes_the_copy_that_is_reconstructed_best_and_direct_does_not(monkeypatch, small_run, dataset, loss):
     particles = read_particles(dataset / "particles.star")

@@ -12,7 +12,7 @@ from equipose.autoencoder import Autoencoder
 from equipose.config import Budget, EvaluationConfig
 from equipose.fourier import half_disc, shift_phase, to_half_disc
 from equipose.grid import FourierGrid, grid_slices, grid_volume
-from equipose.initialise import learning_rate, stage
+from equipose.initialise import fitting_rates, stage
 from equipose.metrics import paper_scores, squared_distances
 from equipose.optics import ctf
 from equipose.particles import read_particles
@@ -46,17 +46,24 @@ def test_rotations_are_proper_and_uniform(generator):
     assert torch.allclose(rotations.square().mean(0), torch.full((3, 3), 1 / 3), atol=0.01)  # … and variance 1/3
 
 
-def test_trial_shifts_are_a_pixel_apart_and_reach_three_deviations():
-    shifts = search.shift_grid(1.2, torch.device("cpu"))
+def test_trial_shifts_reach_three_deviations_as_densely_as_the_last_shell_can_tell(small_run):
+    run = small_run()
+    dataset = dataclasses.replace(run.dataset, box=32, voxel_size=10.0, shift_std=12.0)
+    shifts = search.trial_shifts(dataclasses.replace(run, dataset=dataset), 9.0, torch.device("cpu"))
     assert shifts.norm(dim=-1).max() <= 3.6
     assert {tuple(shift) for shift in shifts.tolist()} >= {(0.0, 0.0), (3.0, 0.0), (-2.0, 2.0)}
-    assert torch.pdist(shifts).min() == 1
+    assert torch.pdist(shifts).min() == 1  # a quarter of 32/9 pixels would be less
+    fine = dataclasses.replace(dataset, box=128, voxel_size=2.5)
+    shifts = search.trial_shifts(dataclasses.replace(run, dataset=fine), 8.0, torch.device("cpu"))
+    assert torch.pdist(shifts).min() == 4  # a quarter of 128/8 pixels
+    still = dataclasses.replace(dataset, shift_std=0.0)
+    assert search.trial_shifts(dataclasses.replace(run, dataset=still), 9.0, torch.device("cpu")).tolist() == [[0, 0]]
 
 
 def test_the_match_s_error_is_the_squared_distance_to_the_best_slice(grid, generator):
     """The matrix product, expanded square and all, against the definition."""
     target, transfer, _, _, disc = images_of(grid, 3, 6, generator)
-    orientations, shifts = search.random_rotations(50, generator), search.shift_grid(1.0, torch.device("cpu"))
+    orientations, shifts = search.random_rotations(50, generator), torch.randn(20, 2, generator=generator)
     errors, best, shift = search.match(
         grid_volume(grid), grid.radius, target, transfer, disc, orientations, shifts, kept=4
     )
@@ -93,6 +100,19 @@ def test_gauss_newton_finds_the_pose_from_ten_degrees_and_a_pixel_away(grid, gen
     assert (errors <= start).all()
 
 
+def test_of_several_candidates_the_one_that_ends_best_is_kept(grid, generator):
+    target, transfer, rotations, shifts, disc = images_of(grid, 10, 8, generator)
+    strangers = search.random_rotations(20, generator).view(10, 2, 3, 3)
+    candidates = torch.cat([strangers, rotations[:, None]], 1)
+    moved = shifts[:, None].expand(-1, 3, -1)
+    volume = grid_volume(grid)
+    found, found_shifts, errors = search.best_refined(
+        volume, grid.radius, target, transfer, disc, candidates, moved, iterations=1
+    )
+    assert torch.allclose(found, rotations, atol=1e-4) and torch.allclose(found_shifts, shifts, atol=1e-4)
+    assert errors.shape == (10,)
+
+
 def test_rendered_images_have_the_poses_they_are_said_to_have(grid, small_run, generator):
     """In the convention of the autoencoder: its shifts are about (L - 1)/2, half a pixel from those of the search."""
     model = Autoencoder(small_run(), image_scale=1.0)
@@ -111,7 +131,7 @@ def test_rendered_images_have_the_poses_they_are_said_to_have(grid, small_run, g
 def quick(small_run, simulated_dataset):
     """A run of every stage: 2 starts of 2 steps, 2 passes of 2 steps, 4 of fitting, 4 of training."""
     config = small_run("d4_l2")
-    changes = {"batch": 10, "orientations": 100, "kept": 2, "starts": 2, "steps": 2, "images": 20, "fit_steps": 4}
+    changes = {"batch": 10, "orientations": 100, "candidates": 2, "starts": 2, "steps": 2, "images": 20, "fit_steps": 4}
     settings = dataclasses.replace(config.model.search, **changes, refine_radii=(6, 8), last_radius=6.0)
     return dataclasses.replace(
         config,
@@ -125,8 +145,15 @@ def quick(small_run, simulated_dataset):
 def test_the_stage_is_a_function_of_the_step(quick):
     names = [stage(step, quick.model.search)[0] for step in range(14)]
     assert names == ["search"] * 4 + ["refine"] * 4 + ["fit"] * 4 + ["train"] * 2
-    rates = [learning_rate(step, quick.model.search, final=1e-4) for step in range(14)]
-    assert rates[8] == 1e-3 and rates[8:] == sorted(rates[8:], reverse=True) and rates[-1] == 1e-4
+
+
+def test_fitting_starts_at_its_own_learning_rates_and_falls_towards_those_of_training(quick):
+    settings, final = quick.model.search, quick.model.optimizer
+    rates = [fitting_rates(index, settings, final) for index in range(settings.fit_steps + 1)]
+    assert rates[0] == pytest.approx({"Adam": settings.fit_learning_rate, "Muon": settings.fit_matrix_learning_rate})
+    assert rates[-1] == pytest.approx({"Adam": final.learning_rate, "Muon": final.matrix_learning_rate})
+    for kind in ("Adam", "Muon"):
+        assert np.allclose(np.diff([rate[kind] for rate in rates], 2), 0, atol=1e-9)
 
 
 @pytest.mark.parametrize("stopped_at", [2, 6, 10, 14])
@@ -140,10 +167,10 @@ def test_a_run_with_a_search_continues_in_every_stage_to_the_same_result(
     train.train(quick, particles, tmp_path / "whole", cpu, quiet)
     update = train.update
 
-    def dying(model, optimizer, progress, fetch):
+    def dying(model, optimizers, progress, fetch):
         if progress.step == stopped_at:
             raise KeyboardInterrupt
-        return update(model, optimizer, progress, fetch)
+        return update(model, optimizers, progress, fetch)
 
     monkeypatch.setattr(train, "update", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -154,17 +181,42 @@ def test_a_run_with_a_search_continues_in_every_stage_to_the_same_result(
     assert np.array_equal(whole["predicted"], broken["predicted"])
 
 
-def test_a_search_finds_the_poses_of_noiseless_blobs(small_run, generator):
-    """From nothing: 30 steps at low radius put most images of an asymmetric object into one frame."""
+def search_blobs(small_run, generator, steps: int, hypotheses):
+    """A search on images of asymmetric blobs: its temperature and weights a step, and the scores of its poses."""
     disc, count = half_disc(BOX, 5), 150
     rotations = search.random_rotations(count, generator)
     target, transfer = slices_of(rotations, disc.k), torch.ones(count, len(disc.k))
-    shifts = torch.zeros(1, 2)
+    shifts, temperature = torch.zeros(1, 2), torch.ones(())
     grid, spectrum = search.start_search(BOX // 2, target, transfer, disc, generator)
-    settings = dataclasses.replace(small_run().model.search, orientations=600, kept=4)
-    for _ in range(30):
-        search.search_step(grid, spectrum, target, transfer, disc, shifts, settings, generator)
+    settings = dataclasses.replace(small_run().model.search, orientations=600)
+    for step in range(steps):
+        search.search_step(
+            grid,
+            spectrum,
+            temperature,
+            target,
+            transfer,
+            disc,
+            shifts,
+            1.0,
+            hypotheses(step / steps),
+            settings,
+            generator,
+        )
     orientations = search.random_rotations(2000, generator)
     _, best, _ = search.match(grid_volume(grid), grid.radius, target, transfer, disc, orientations, shifts, kept=1)
-    scores = paper_scores(orientations[best[:, 0]].double().numpy(), rotations.double().numpy())
+    return temperature, paper_scores(orientations[best[:, 0]].double().numpy(), rotations.double().numpy())
+
+
+def test_a_search_finds_the_poses_of_noiseless_blobs(small_run, generator):
+    """From nothing: 30 steps at low radius put most images of an asymmetric object into one frame."""
+    _, scores = search_blobs(small_run, generator, 30, lambda part: 100 * 0.02**part)
     assert scores.medse < 0.3
+
+
+def test_a_search_is_hotter_the_more_poses_an_image_is_to_weigh(small_run):
+    """Noiseless likelihoods weigh one pose each: only a high temperature lets others count."""
+    hot, cold = (
+        search_blobs(small_run, torch.Generator().manual_seed(0), 12, lambda _, many=many: many)[0] for many in (100, 3)
+    )
+    assert hot > 2 * cold

@@ -44,8 +44,8 @@ def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, sh
         "converged": converged,
         "convergence_seconds": 100.0 * (seed + 1) if converged else None,
         "convergence_steps": 10 * (seed + 1) if converged else None,
-        "training": {"direct": scores, "best_path": None},
-        "held_out": {"direct": scores, "best_path": None},
+        "training": {"direct": scores, "best_path": None, "refined": None},
+        "held_out": {"direct": scores, "best_path": None, "refined": None},
         "resolution": {
             "paper": {"0.5": resolution, "0.143": resolution},
             "exact": {

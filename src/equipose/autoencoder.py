@@ -13,7 +13,7 @@ from equipose.files import whole_file
 from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.optics import ctf
 
-CPU_POINTS, GPU_POINTS = 2**12, 2**18
+CPU_POINTS, GPU_POINTS = 2**13, 2**18
 """Points that the decoder takes at once: on a CPU the (points, width) activations fit into its cache."""
 
 
@@ -38,6 +38,14 @@ class Autoencoder(nn.Module):
     @property
     def disc(self) -> HalfDisc:
         return HalfDisc(self.box, self.frequencies, self.weights)
+
+    def march(self, step: int) -> None:
+        """Let the loss see what `training.marching` allows at this training step: |k| < a radius that grows to L/2."""
+        marching = self.config.model.marching
+        if step <= marching.steps and marching.steps:
+            radius = marching.first_radius + (self.box / 2 - marching.first_radius) * step / marching.steps
+            disc = half_disc(self.box, radius).to(self.frequencies.device)
+            self.frequencies, self.weights = disc.k, disc.weights
 
     def slices(self, rotations: Tensor, disc: HalfDisc | None = None) -> Tensor:
         """Central slices V̂(Rᵀ(kx, ky, 0)), (b, n), for rotations (b, 3, 3) (Eq. 8)."""

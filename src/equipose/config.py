@@ -82,9 +82,10 @@ class DecoderPair(Config):
 
 @dataclass(frozen=True)
 class OptimizerConfig(Config):
-    name: str
+    name: Literal["adam", "muon"]
     learning_rate: float
     amsgrad: bool
+    matrix_learning_rate: float  # with `muon`, of the encoder's weight matrices
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class SearchConfig(Config):
 
     batch: int
     orientations: int
-    kept: int
+    hypotheses: tuple[float, float]
+    candidates: int
     rate: float
     first_radius: float
     last_radius: float
@@ -103,7 +105,18 @@ class SearchConfig(Config):
     refine_radii: tuple[int, ...]
     refine_iterations: int
     fit_steps: int
+    fit_ramp: float
+    fit_slices: int
     fit_learning_rate: float
+    fit_matrix_learning_rate: float
+
+
+@dataclass(frozen=True)
+class MarchingConfig(Config):
+    """The loss sees shells up to `first_radius`, and over `steps` training steps all of them; 0 steps: at once."""
+
+    first_radius: float
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,8 @@ class ModelConfig(Config):
     batch: int
     optimizer: OptimizerConfig
     gradient_clip: float
+    marching: MarchingConfig
+    refine_passes: int
     precision: Precision
 
 

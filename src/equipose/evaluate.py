@@ -2,16 +2,20 @@
 
 Reads the run's config.json, model.pt and history.csv and the dataset's particles.star and volume.mrc. Writes, in the
 run folder, poses.star and volume.mrc (in the run's own frame, consistent with each other), volume_aligned.mrc (in the
-truth's frame), fsc.csv and metrics.json. Particles without a truth get nulls, and an aligned volume that is their own.
+truth's frame), fsc.csv and metrics.json. With `refine_passes` poses and maps are those that refinement ends with, and
+metrics.json scores both the encoder's own poses (`direct`) and the `refined` ones; else the map is the decoder's.
+Particles without a truth get nulls, and an aligned volume that is their own.
 
-The decoder is a continuous function of frequency, so the aligned volume is evaluated where it is wanted: the frequency
-grid is rotated or mirrored, and nothing is interpolated.
+The aligned volume is evaluated where it is wanted, at a rotated or mirrored frequency grid. The decoder is a continuous
+function of frequency, so nothing of it is interpolated; a refined map is, between points half a shell apart.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +32,15 @@ from equipose.cli import run_main
 from equipose.config import ConfigError, RunConfig
 from equipose.devices import claim_device
 from equipose.files import whole_file
+from equipose.grid import grid_values
 from equipose.groups import move_images
 from equipose.losses import PATHS
 from equipose.metrics import IDENTITY, Alignment, exact_scores, paper_scores
 from equipose.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
+from equipose.refinement import refine
 from equipose.rotations import pose_action, to_relion_angles
 from equipose.structures import read_map, write_map
-from equipose.volumes import decoder_volume
+from equipose.volumes import real_volume
 
 FSC_RULE = (
     "volume aligned by the poses' rotation, hand and translation; unmasked; frequencies rounded to whole shells 1 to"
@@ -74,12 +80,12 @@ def predict(model: Autoencoder, particles: Particles) -> tuple[Poses, Poses | No
     return _gather(direct, model.voxel_size), _gather(best_path, model.voxel_size) if best_path else None
 
 
-def aligned_volume(model: Autoencoder, alignment: Alignment) -> np.ndarray:
-    """The decoder's volume (L, L, L), (z, y, x), moved by `alignment`, in the units of the dataset's images.
+def map_of(transform: Callable[[Tensor], Tensor], model: Autoencoder, alignment: Alignment) -> np.ndarray:
+    """The volume (L, L, L), (z, y, x), whose `transform` (n, 3) → (n,) is given, moved by `alignment`, in image units.
 
     V_aligned(x) = V(A (x - u)) has the transform V̂(A k) e^{-2πi k·u}: the shift is a phase, exact below Nyquist.
     """
-    volume = decoder_volume(model, alignment.volume_map()) / model.image_scale
+    volume = real_volume(transform, model.box, alignment.volume_map()) / model.image_scale
     shift = alignment.translation[::-1] / model.voxel_size  # voxels along z, y, x
     return np.fft.ifftn(scipy.ndimage.fourier_shift(np.fft.fftn(volume), shift)).real.astype(np.float32)
 
@@ -132,6 +138,14 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device) -> None
     if not (np.isfinite(direct.rotations).all() and np.isfinite(direct.shifts).all()):
         raise ConfigError(f"{run / 'model.pt'} predicts NaN poses: training diverged; lower training.learning_rate.")
 
+    kinds = {"direct": direct, "best_path": best_path, "refined": None}
+    transform = functools.partial(_decoder_values, model)
+    if config.model.refine_passes:
+        rotations, shifts, volume = refine(model, particles, direct.rotations, direct.shifts)
+        kinds["refined"] = Poses(rotations, shifts)
+        transform = functools.partial(_grid_values, model, volume)
+    exported = kinds["refined"] or direct
+
     scores: dict[str, Any] = {"training": None, "held_out": None}
     alignment = IDENTITY
     if particles.rotations is not None:
@@ -139,20 +153,18 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device) -> None
         held_out = slice(config.dataset.images, None)
         for name, rows in (("training", training), ("held_out", held_out)):
             if len(particles.rotations[rows]):
-                direct_scores, found = score(direct, particles, rows)
-                best = None if best_path is None else score(best_path, particles, rows)[0]
-                scores[name] = {"direct": direct_scores, "best_path": best}
-                alignment = found if name == "training" else alignment
+                scores[name] = {kind: poses and score(poses, particles, rows)[0] for kind, poses in kinds.items()}
+        alignment = score(exported, particles, training)[1]
 
-    aligned = aligned_volume(model, alignment)
+    aligned = map_of(transform, model, alignment)
     resolution, curve = None, np.empty(0)
     if particles.rotations is not None and (dataset / "volume.mrc").exists():
         curve = fsc.fourier_shell_correlation(aligned, read_map(dataset / "volume.mrc")[0])
         resolution = score_resolution(curve, particles.voxel_size)
 
-    write_map(run / "volume.mrc", aligned_volume(model, IDENTITY), particles.voxel_size)
+    write_map(run / "volume.mrc", map_of(transform, model, IDENTITY), particles.voxel_size)
     write_map(run / "volume_aligned.mrc", aligned, particles.voxel_size)
-    write_star(run / "poses.star", particles.optics_table, pose_table(particles, direct, dataset, run))
+    write_star(run / "poses.star", particles.optics_table, pose_table(particles, exported, dataset, run))
     with whole_file(run / "fsc.csv") as path:
         _fsc_table(curve, model.box, particles.voxel_size).to_csv(path, index=False)
     metrics = {
@@ -203,6 +215,14 @@ def _gather(batches: list[tuple[Tensor, Tensor]], voxel_size: float) -> Poses:
     """Batches of poses as one; the encoder's shifts are about (L - 1)/2, half a pixel before pixel L/2."""
     rotations, shifts = (torch.cat(parts).cpu().double().numpy() for parts in zip(*batches, strict=True))
     return Poses(rotations, shifts - 0.5 * voxel_size)
+
+
+def _decoder_values(model: Autoencoder, k: Tensor) -> Tensor:
+    return model.decoder(k.to(model.frequencies.device)).cpu()
+
+
+def _grid_values(model: Autoencoder, volume: Tensor, k: Tensor) -> Tensor:
+    return grid_values(volume, model.box // 2, k.to(volume.device)).cpu()
 
 
 def _fsc_table(curve: np.ndarray, box: int, voxel_size: float) -> pd.DataFrame:

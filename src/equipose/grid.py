@@ -42,7 +42,12 @@ def grid_volume(grid: FourierGrid) -> Tensor:
 
 def grid_slices(volume: Tensor, radius: int, rotations: Tensor, disc: HalfDisc) -> Tensor:
     """Central slices (..., n), complex, for rotations (..., 3, 3), by trilinear interpolation."""
-    points, weights = _corners(disc.k @ rotations[..., :2, :], radius)
+    return grid_values(volume, radius, disc.k @ rotations[..., :2, :])
+
+
+def grid_values(volume: Tensor, radius: int, k: Tensor) -> Tensor:
+    """Values (...), complex, at frequencies `k` (..., 3), by trilinear interpolation."""
+    points, weights = _corners(k, radius)
     values = embedding_bag(points.view(-1, 8), volume, per_sample_weights=weights.view(-1, 8), mode="sum")
     return torch.view_as_complex(values).view(points.shape[:-1])
 
@@ -68,11 +73,16 @@ def _side(radius: int) -> int:
     return 2 * (OVERSAMPLING * radius + 2) + 1
 
 
+def grid_frequencies(radius: int, device: torch.device) -> Tensor:
+    """Frequencies (m³, 3) of the grid points, (kx, ky, kz) in cycles per box."""
+    axis = (torch.arange(_side(radius), device=device) - _side(radius) // 2) / OVERSAMPLING
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return torch.stack([x, y, z], -1).flatten(0, 2)
+
+
 def _shells(radius: int, device: torch.device) -> Tensor:
     """Shell of every grid point, (m³,), in cycles per box."""
-    axis = torch.arange(_side(radius), device=device) - _side(radius) // 2
-    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    return ((x**2 + y**2 + z**2).sqrt() / OVERSAMPLING).round().long().flatten()
+    return grid_frequencies(radius, device).norm(dim=-1).round().long()
 
 
 def _corners(k: Tensor, radius: int) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from equipose import search
 from equipose.autoencoder import Autoencoder
-from equipose.config import SearchConfig
+from equipose.config import OptimizerConfig, SearchConfig
 from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_slices
 from equipose.optics import ctf
+from equipose.optimizers import descend
 
 Fetch = Callable[[np.ndarray], tuple[Tensor, Tensor]]
 
@@ -33,10 +35,12 @@ class SearchState:
     grid: FourierGrid
     next_grid: FourierGrid
     spectrum: Tensor  # (shells,) mean squared error a coefficient, of the best matches
+    temperature: Tensor  # () of the beliefs
     best: tuple[FourierGrid, Tensor] | None  # volume and spectrum of the best start so far
     rotations: Tensor  # (images, 3, 3)
     shifts: Tensor  # (images, 2) pixels about L/2
     errors: Tensor  # (images,) squared, per coefficient
+    volume: Tensor | None = None  # (m³, 2) at the grid's points, which the networks are fitted to
 
 
 def stage(step: int, config: SearchConfig) -> tuple[str, int]:
@@ -52,13 +56,13 @@ def stage(step: int, config: SearchConfig) -> tuple[str, int]:
     return "train", step
 
 
-def learning_rate(step: int, config: SearchConfig, final: float) -> float:
-    """Falls linearly while the networks are fitted, to the rate they are then trained with."""
-    name, index = stage(step, config)
-    if name == "train":
-        return final
-    part = index / config.fit_steps if name == "fit" else 0.0
-    return config.fit_learning_rate + part * (final - config.fit_learning_rate)
+def fitting_rates(index: int, config: SearchConfig, final: OptimizerConfig) -> dict[str, float]:
+    """Learning rates of a fitting step by kind of optimiser, falling linearly to those the networks then train with."""
+    left = 1 - index / config.fit_steps
+    return {
+        "Adam": final.learning_rate + left * (config.fit_learning_rate - final.learning_rate),
+        "Muon": final.matrix_learning_rate + left * (config.fit_matrix_learning_rate - final.matrix_learning_rate),
+    }
 
 
 def start_search(model: Autoencoder) -> SearchState:
@@ -69,6 +73,7 @@ def start_search(model: Autoencoder) -> SearchState:
         empty_grid(radius, device),
         empty_grid(radius, device),
         torch.ones(radius + 1, device=device),
+        torch.ones((), device=device),
         None,
         torch.zeros(config.images, 3, 3, device=device),
         torch.zeros(config.images, 2, device=device),
@@ -77,7 +82,7 @@ def start_search(model: Autoencoder) -> SearchState:
 
 
 def initial_step(
-    state: SearchState, step: int, model: Autoencoder, optimizer: torch.optim.Optimizer, fetch: Fetch
+    state: SearchState, step: int, model: Autoencoder, optimizers: list[Optimizer], fetch: Fetch
 ) -> Tensor:
     """One step of whichever stage it is; returns its loss, a squared error per coefficient, or the fit's."""
     config, run = model.config.model.search, model.config
@@ -93,9 +98,11 @@ def initial_step(
         part = slice(chunk * config.batch, (chunk + 1) * config.batch)
         return _refine(state, cycle, part, model, *fetch(chosen[part]), generator)
     rows = rng.choice(run.dataset.images, run.model.batch, replace=False)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, config, run.model.optimizer.learning_rate)
-    return _fit(state, model, optimizer, fetch(rows)[1], generator)
+    rates = fitting_rates(index, config, run.model.optimizer)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rates[type(optimizer).__name__]
+    return _fit(state, index, model, optimizers, fetch(rows)[1], generator)
 
 
 def _search(
@@ -103,15 +110,29 @@ def _search(
 ) -> Tensor:
     config = model.config.model.search
     index %= config.steps  # within this start
-    growth = index / (config.steps - 1) if index else 1.0  # the first volume is filled to the last radius
+    part = index / (config.steps - 1)
+    growth = part if index else 1.0  # the first volume is filled to the last radius
     radius = config.first_radius + growth * (config.last_radius - config.first_radius)
     disc = half_disc(model.box, radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
     if index == 0:
         state.grid, state.spectrum = search.start_search(state.grid.radius, target, transfer, disc, generator)
+        state.temperature = torch.ones((), device=images.device)
         return target.abs().square().mean()
-    shifts = search.shift_grid(_deviation(model), images.device)
-    error = search.search_step(state.grid, state.spectrum, target, transfer, disc, shifts, config, generator)
+    many, few = config.hypotheses
+    error = search.search_step(
+        state.grid,
+        state.spectrum,
+        state.temperature,
+        target,
+        transfer,
+        disc,
+        search.trial_shifts(model.config, config.last_radius, model.frequencies.device),
+        _deviation(model),
+        many * (few / many) ** part,
+        config,
+        generator,
+    )
     if index == config.steps - 1:
         _keep_the_best(state, disc)
     return error
@@ -137,29 +158,11 @@ def _refine(
     config = model.config.model.search
     disc = half_disc(model.box, config.refine_radii[cycle]).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
-    volume = grid_volume(state.grid)
+    volume, radius = grid_volume(state.grid), state.grid.radius
     if cycle == 0:
-        near = half_disc(model.box, config.last_radius).to(images.device)
-        orientations = search.random_rotations(config.orientations, generator)
-        _, best, shift = search.match(
-            volume,
-            state.grid.radius,
-            *_measured(model, images, parameters, near),
-            search.whitened(near, state.spectrum),
-            orientations,
-            search.shift_grid(_deviation(model), images.device),
-            kept=1,
-        )
-        state.rotations[part], state.shifts[part] = orientations[best[:, 0]], shift[:, 0]
+        state.rotations[part], state.shifts[part] = _matched(state, volume, model, images, parameters, generator)
     rotations, shifts, errors = search.refine_poses(
-        volume,
-        state.grid.radius,
-        target,
-        transfer,
-        disc,
-        state.rotations[part],
-        state.shifts[part],
-        config.refine_iterations,
+        volume, radius, target, transfer, disc, state.rotations[part], state.shifts[part], config.refine_iterations
     )
     state.rotations[part], state.shifts[part] = rotations, shifts
     state.errors[part] = errors / disc.weights.sum()
@@ -172,28 +175,63 @@ def _refine(
     return state.errors[part].mean()
 
 
+def _matched(
+    state: SearchState,
+    volume: Tensor,
+    model: Autoencoder,
+    images: Tensor,
+    parameters: Tensor,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Poses of images that have none yet: the best few of random ones are refined, and the best of those returned."""
+    config, radius = model.config.model.search, state.grid.radius
+    disc = half_disc(model.box, config.last_radius).to(images.device)
+    target, transfer = _measured(model, images, parameters, disc)
+    white = search.whitened(disc, state.spectrum)
+    orientations = search.random_rotations(config.orientations, generator)
+    _, best, shifts = search.match(
+        volume,
+        radius,
+        target,
+        transfer,
+        white,
+        orientations,
+        search.trial_shifts(model.config, config.last_radius, model.frequencies.device),
+        config.candidates,
+    )
+    rotations, shifts, _ = search.best_refined(
+        volume, radius, target, transfer, white, orientations[best], shifts, config.refine_iterations
+    )
+    return rotations, shifts
+
+
 def _fit(
     state: SearchState,
+    index: int,
     model: Autoencoder,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[Optimizer],
     parameters: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
+    """The encoder learns the poses of rendered images, first clean ones, then noisy ones; the decoder the volume."""
+    config = model.config.model.search
+    if index == 0:
+        state.volume = grid_volume(state.grid)
+    volume, radius = state.volume, state.grid.radius
     transfer = ctf(parameters, model.frequencies, model.box * model.voxel_size)
-    volume, radius = grid_volume(state.grid), state.grid.radius
     noise = state.errors.median().sqrt()  # the median: images in a wrong pose do not count as noise
+    noise = noise * min(1.0, index / max(1.0, config.fit_ramp * config.fit_steps))
     images, rotations, shifts = search.render(volume, radius, transfer, model.disc, noise, _deviation(model), generator)
     predicted, predicted_shifts = model.encoder(images)
     rotation_error = (predicted - rotations).square().sum((1, 2)).mean()
     shift_error = (predicted_shifts / model.voxel_size - 0.5 - shifts).square().sum(-1).mean()
-    wanted = transfer * grid_slices(volume, radius, rotations, model.disc)
-    unmoved = torch.full_like(predicted_shifts, 0.5 * model.voxel_size)
-    reconstruction_error = model.mean_error(rotations, unmoved, parameters, wanted)
+
+    few = slice(config.fit_slices)
+    wanted = transfer[few] * grid_slices(volume, radius, rotations[few], model.disc)
+    unmoved = torch.full_like(predicted_shifts[few], 0.5 * model.voxel_size)
+    reconstruction_error = model.mean_error(rotations[few], unmoved, parameters[few], wanted)
     loss = rotation_error + SHIFT_WEIGHT * shift_error + reconstruction_error
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), model.config.model.gradient_clip)
-    optimizer.step()
+    descend(model, optimizers, loss)
     return loss.detach()
 
 
@@ -209,4 +247,4 @@ def _chunks(config: SearchConfig) -> int:
 
 def _deviation(model: Autoencoder) -> float:
     """Standard deviation of the dataset's shifts, in pixels."""
-    return model.config.dataset.shift_std / model.voxel_size
+    return search.shift_deviation(model.config.dataset)

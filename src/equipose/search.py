@@ -4,10 +4,11 @@ The paper's models start with random poses, and most of their training goes into
 images sit in each hand. Here a stochastic EM at low radius finds the volume first (cf. Punjani et al. 2017):
 
 1. `search_step`: a batch of images is compared with slices of the current volume at random orientations and a grid of
-   shifts, by one real matrix product; the best few orientations of each image are weighed softly and back-projected.
-   The radius grows from a few shells, where the landscape is smooth. Some starts end with half of the images in each
-   hand; they leave a larger error behind, and the best of several starts goes on.
-2. `refine_step`: poses of some thousand images are improved by Gauss-Newton steps in the tangent space of SO(3) × R²,
+   shifts, by one real matrix product; all of them are weighed by their likelihood and back-projected. The radius grows
+   from a few shells, where the landscape is smooth. Likelihoods are tempered so that an image weighs some hundred poses
+   at first and two at last, or more where noise leaves more in doubt: without that, many runs end with images in
+   either hand.
+2. `refine_poses`: poses of some thousand images are improved by Gauss-Newton steps in the tangent space of SO(3) × R²,
    and back-projected at full radius into the next volume.
 3. `render`: the volume gives endless images with known poses, which the encoder and decoder are fitted to.
 
@@ -19,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from equipose.config import SearchConfig
+from equipose.config import DatasetConfig, RunConfig, SearchConfig
 from equipose.fourier import HalfDisc, from_half_disc, shift_phase
 from equipose.grid import FourierGrid, blend, empty_grid, grid_slices, grid_volume, insert_slices
 
@@ -35,12 +36,22 @@ def random_rotations(count: int, generator: torch.Generator) -> Tensor:
     return torch.stack(rows, -1).view(count, 3, 3)
 
 
-def shift_grid(deviation: float, device: torch.device) -> Tensor:
-    """Trial shifts (s, 2) in pixels: about one apart, within three standard deviations `deviation` (pixels)."""
-    reach = math.ceil(3 * deviation)
-    axis = torch.arange(-reach, reach + 1, device=device, dtype=torch.float32)
+def shift_deviation(dataset: DatasetConfig) -> float:
+    """Standard deviation of the dataset's shifts, in pixels."""
+    return dataset.shift_std / dataset.voxel_size
+
+
+def trial_shifts(run: RunConfig, radius: float, device: torch.device) -> Tensor:
+    """Shifts (s, 2) in pixels within three standard deviations, as far apart as shells up to `radius` can tell.
+
+    That is a quarter of the last shell's wavelength, and at least a pixel.
+    """
+    reach = 3 * shift_deviation(run.dataset)
+    spacing = max(1.0, run.dataset.box / (4 * radius))
+    count = math.ceil(reach / spacing)
+    axis = spacing * torch.arange(-count, count + 1, device=device, dtype=torch.float32)
     shifts = torch.cartesian_prod(axis, axis)
-    return shifts[shifts.norm(dim=-1) <= max(3 * deviation, 0.5)]
+    return shifts[shifts.norm(dim=-1) <= max(reach, 0.5 * spacing)]
 
 
 def start_search(
@@ -56,10 +67,13 @@ def start_search(
 def search_step(
     grid: FourierGrid,
     spectrum: Tensor,
+    temperature: Tensor,
     target: Tensor,
     transfer: Tensor,
     disc: HalfDisc,
     shifts: Tensor,
+    deviation: float,
+    hypotheses: float,
     config: SearchConfig,
     generator: torch.Generator,
 ) -> Tensor:
@@ -67,24 +81,33 @@ def search_step(
 
     `spectrum` (shells,) is the mean squared error a coefficient of each shell: noise, and what the volume does
     not explain yet. Errors are divided by it, or the strong lowest shells would drown those that tell the hands apart.
-    Grid and spectrum are moved in place; returns the mean squared error per coefficient of the best matches.
+    `temperature` () divides the log likelihoods, so that an image weighs about `hypotheses` poses, or more where noise
+    leaves more in doubt; it follows from step to step. Trial `shifts` (s, 2) have a normal distribution with standard
+    deviation `deviation`, in pixels. Grid, spectrum and temperature are moved in place; returns the mean squared error
+    per coefficient of the best matches.
     """
     orientations = random_rotations(config.orientations, generator)
+    slices = grid_slices(grid_volume(grid), grid.radius, orientations, disc)
     white = whitened(disc, spectrum)
-    volume = grid_volume(grid)
-    error, best, shift = match(volume, grid.radius, target, transfer, white, orientations, shifts, config.kept)
-    belief = torch.softmax((error[:, :1] - error) / 2, dim=1)
+    overlap, power = overlaps(slices, target, transfer, white, shifts)
+    overlap -= power[:, None] / 2
+    overlap -= (shifts.square().sum(-1) / (2 * max(deviation, 0.1) ** 2))[:, None]
+    best = overlap.flatten(1).argmax(1)
+    belief = torch.softmax(overlap.flatten(1) / temperature, dim=1)
+    weighed = (1 / belief.square().sum(1)).log().mean().exp()
+    temperature.mul_((hypotheses / weighed).sqrt().clamp(0.5, 2)).clamp_(min=1)
 
-    slices = grid_slices(volume, grid.radius, orientations[best[:, 0]], disc)
-    residual = (target - transfer * shift_phase(shift[:, 0], disc) * slices).abs().square().mean(0)
+    chosen = transfer * shift_phase(shifts[best // len(slices)], disc) * slices[best % len(slices)]
+    residual = (target - chosen).abs().square().mean(0)
     found = shell_means(residual, disc, len(spectrum))
     spectrum[:] = torch.where(found > 0, (1 - config.rate) * spectrum + config.rate * found, spectrum)
 
+    belief = belief.view_as(overlap)  # (b, s, o)
+    centred = (target * transfer)[:, None] * shift_phase(-shifts, disc)
+    signal = belief.flatten(0, 1).T @ torch.view_as_real(centred).flatten(2).flatten(0, 1)  # (o, 2n)
     new = empty_grid(grid.radius, target.device)
-    for rank in range(config.kept):
-        weight = belief[:, rank, None]
-        centred = target * shift_phase(-shift[:, rank], disc)
-        insert_slices(new, orientations[best[:, rank]], disc, weight * transfer * centred, weight * transfer**2)
+    signal = torch.view_as_complex(signal.unflatten(1, (-1, 2)))
+    insert_slices(new, orientations, disc, signal, belief.sum(1).T @ transfer**2)
     blend(grid, new, config.rate, within=float(disc.k.norm(dim=-1).max()))
     return residual.mean()
 
@@ -113,18 +136,22 @@ def match(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each image against every orientation and shift: squared errors, indices, shifts of the `kept` best orientations.
 
-    ‖Î - CTF T P‖² = ‖Î‖² + ‖CTF P‖² - 2 Re⟨CTF T* Î, P⟩: the last term is one real matrix product.
+    ‖Î - CTF T P‖² = ‖Î‖² + ‖CTF P‖² - 2 Re⟨CTF T* Î, P⟩.
     """
     slices = grid_slices(volume, radius, orientations, disc)  # (o, n)
-    weights = disc.weights
-    moved = (target * transfer * weights)[:, None] * shift_phase(-shifts, disc)  # (b, s, n)
-    overlap = torch.view_as_real(moved).flatten(2) @ torch.view_as_real(slices).flatten(1).T  # (b, s, o)
+    overlap, power = overlaps(slices, target, transfer, disc, shifts)
     nearest = overlap.amax(dim=1)  # (b, o): at each orientation's best shift
-    power = (transfer**2 * weights) @ (slices.abs() ** 2).T
-    total = (target.abs() ** 2 * weights).sum(-1, keepdim=True)
+    total = (target.abs() ** 2 * disc.weights).sum(-1, keepdim=True)
     error, best = (total + power - 2 * nearest).topk(kept, dim=1, largest=False)
     which = overlap.gather(2, best[:, None].expand(-1, len(shifts), -1)).argmax(dim=1)  # (b, kept)
     return error, best, shifts[which]
+
+
+def overlaps(slices: Tensor, target: Tensor, transfer: Tensor, disc: HalfDisc, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """Re⟨CTF T* Î, P⟩ (b, s, o), one real matrix product for all shifts and slices P (o, n), and ‖CTF P‖² (b, o)."""
+    moved = (target * transfer * disc.weights)[:, None] * shift_phase(-shifts, disc)  # (b, s, n)
+    overlap = torch.view_as_real(moved).flatten(2) @ torch.view_as_real(slices).flatten(1).T
+    return overlap, (transfer**2 * disc.weights) @ (slices.abs() ** 2).T
 
 
 def refine_poses(
@@ -170,6 +197,25 @@ def refine_poses(
         predicted = torch.where(better[:, None], new_predicted, predicted)
         error = torch.where(better, new_error, error)
     return rotations, shifts, error
+
+
+def best_refined(
+    volume: Tensor,
+    radius: int,
+    target: Tensor,
+    transfer: Tensor,
+    disc: HalfDisc,
+    rotations: Tensor,
+    shifts: Tensor,
+    iterations: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Several poses an image, rotations (b, c, 3, 3) and shifts (b, c, 2), all refined: the best, as `refine_poses`."""
+    count = rotations.shape[1]
+    repeated = target.repeat_interleave(count, 0), transfer.repeat_interleave(count, 0)
+    refined = refine_poses(volume, radius, *repeated, disc, rotations.flatten(0, 1), shifts.flatten(0, 1), iterations)
+    rotations, shifts, errors = (part.unflatten(0, (-1, count)) for part in refined)
+    best, rows = errors.argmin(1), torch.arange(len(target), device=target.device)
+    return rotations[rows, best], shifts[rows, best], errors[rows, best]
 
 
 def render(

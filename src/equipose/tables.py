@@ -39,12 +39,15 @@ PAPER_COLUMNS = {
     "medse": Column("MedSE", ("training", "direct", "paper", "medse"), 4),
     "conv_time_s": Column("Conv. time (s)", ("convergence_seconds",), 0),
     "conv_steps": Column("Steps until conv.", ("convergence_steps",), 0),
+    "refined_mse": Column("MSE, refined", ("training", "refined", "paper", "mse"), 4),
     "resolution_A": Column("Resolution (Å)", ("resolution", "paper", "0.5"), 2),
 }
 EXACT_COLUMNS = {
     "mse": Column("MSE", ("held_out", "direct", "exact", "mse"), 4),
     "medse": Column("MedSE", ("held_out", "direct", "exact", "medse"), 4),
     "median_degrees": Column("Median error (°)", ("held_out", "direct", "exact", "median_degrees"), 2),
+    "refined_mse": Column("MSE, refined", ("held_out", "refined", "exact", "mse"), 4),
+    "refined_degrees": Column("Median error, refined (°)", ("held_out", "refined", "exact", "median_degrees"), 2),
     "shift_rmse_A": Column("Shift RMSE (Å)", ("held_out", "direct", "exact", "shift_rmse_angstrom"), 2),
     "resolution_A": Column("Resolution, FSC 0.5 (Å)", ("resolution", "exact", "0.5", "first"), 2),
     "resolution_0143_A": Column("FSC 0.143 (Å)", ("resolution", "exact", "0.143", "first"), 2),
@@ -131,6 +134,7 @@ def with_paper(config: dict[str, Any], table: pd.DataFrame, paper: pd.DataFrame)
 def format_cells(table: pd.DataFrame, columns: dict[str, Column], kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table's numbers as text, and which of them are the best of their dataset and source, to be printed bold."""
     shown = {key: column for key, column in columns.items() if key not in NOT_SHOWN[kind]}
+    shown = {key: column for key, column in shown.items() if "refined" not in column.path or table[key].notna().any()}
     if kind == "best_three":
         shown["converged_percent"] = CONVERGED
     text, bold = pd.DataFrame(index=table.index), pd.DataFrame(index=table.index)
@@ -170,6 +174,8 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
         )
     if any(not run["failed"] and run["resolution"] and run["resolution"]["nyquist_reached"] for run in runs):
         found.append("Some maps have FSC ≥ 0.5 at every shell: their resolution is limited by the voxel size.")
+    if any(not run["failed"] and run["training"] and run["training"]["refined"] for run in runs):
+        found.append("Refined: poses improved one by one after training; resolutions are of the map from these poses.")
     return found + more
 
 

@@ -19,35 +19,30 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from equipose.autoencoder import Autoencoder, save_model
 from equipose.cli import run_main
-from equipose.config import ConfigError, OptimizerConfig, RunConfig
+from equipose.config import ConfigError, RunConfig
 from equipose.devices import claim_device, keep_freed_memory
 from equipose.files import whole_file
+from equipose.forecast import forecast
 from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search
 from equipose.losses import LOSSES
 from equipose.metrics import hand_shares, paper_scores
+from equipose.optimizers import descend, make_optimizers
 from equipose.particles import Particles, check_training_box, read_particles
 from equipose.volumes import decoder_volume
 
 CHECKPOINT = "checkpoint.pt"
-OPTIMIZERS = {"adam": torch.optim.Adam}
 
 
-def train_step(model: Autoencoder, optimizer: torch.optim.Optimizer, images: Tensor, ctf_parameters: Tensor) -> Tensor:
+def train_step(model: Autoencoder, optimizers: list[Optimizer], images: Tensor, ctf_parameters: Tensor) -> Tensor:
     """One update on a batch of images (b, L, L); returns the loss, which stays on the device."""
     config = model.config.model
     loss = LOSSES[config.loss](model, images * model.image_scale, ctf_parameters)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-    optimizer.step()
+    descend(model, optimizers, loss)
     return loss.detach()
-
-
-def make_optimizer(model: Autoencoder, config: OptimizerConfig) -> torch.optim.Optimizer:
-    return OPTIMIZERS[config.name](model.parameters(), lr=config.learning_rate, amsgrad=config.amsgrad)
 
 
 def batch_indices(images: int, batch: int, seed: int, step: int) -> np.ndarray:
@@ -102,8 +97,8 @@ def train(
     """
     torch.manual_seed(config.seed)
     model = Autoencoder(config, image_scale(particles.images)).to(device)
-    optimizer = make_optimizer(model, config.model.optimizer)
-    progress = restore(output / CHECKPOINT, model, optimizer, say) or Progress()
+    optimizers = make_optimizers(model, config.model.optimizer)
+    progress = restore(output / CHECKPOINT, model, optimizers, say) or Progress()
     if config.model.init == "search" and progress.step == 0:
         progress.search = start_search(model)
 
@@ -112,13 +107,15 @@ def train(
     fixed = min(config.evaluation.images, training)
     evaluated = np.arange(fixed), np.arange(training, min(training + fixed, len(particles.images)))
 
+    first = fetch(batch_indices(training, config.model.batch, config.seed, 0))
+    say(forecast(model, *first, progress.step, progress.seconds, progress.search is not None))
     if progress.step == 0:
         evaluate(model, progress, particles, fetch, evaluated, say)
     while not budget_spent(config, progress):
         started, loss_sum = time.perf_counter(), torch.zeros((), device=device)
         model.train()
         while True:
-            loss_sum += update(model, optimizer, progress, fetch)
+            loss_sum += update(model, optimizers, progress, fetch)
             progress.step += 1
             progress.loss_count += 1
             elapsed = time.perf_counter() - started
@@ -134,7 +131,7 @@ def train(
             )
         if due or budget_spent(config, progress):
             evaluate(model, progress, particles, fetch, evaluated, say)
-        checkpoint(output / CHECKPOINT, model, optimizer, progress)
+        checkpoint(output / CHECKPOINT, model, optimizers, progress)
         if stop_requested():
             raise Interrupted
 
@@ -142,16 +139,17 @@ def train(
     (output / CHECKPOINT).unlink(missing_ok=True)
 
 
-def update(model: Autoencoder, optimizer: torch.optim.Optimizer, progress: Progress, fetch: Fetch) -> Tensor:
+def update(model: Autoencoder, optimizers: list[Optimizer], progress: Progress, fetch: Fetch) -> Tensor:
     """The next step of a run, training or what comes before it; returns the loss."""
     config, step = model.config, progress.step
     if progress.search is not None:
         name, index = stage(step, config.model.search)
         if name != "train":
-            return initial_step(progress.search, step, model, optimizer, fetch)
+            return initial_step(progress.search, step, model, optimizers, fetch)
         step = index
+    model.march(step)
     batch = batch_indices(config.dataset.images, config.model.batch, config.seed, step)
-    return train_step(model, optimizer, *fetch(batch))
+    return train_step(model, optimizers, *fetch(batch))
 
 
 def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.0) -> bool:
@@ -258,12 +256,12 @@ def progress_line(config: RunConfig, progress: Progress) -> str:
     return " · ".join(parts)
 
 
-def checkpoint(path: Path, model: Autoencoder, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def checkpoint(path: Path, model: Autoencoder, optimizers: list[Optimizer], progress: Progress) -> None:
     """Write all that the loop knows; the file is complete or the former one."""
     content = {
         "config": model.config.to_json(),
         "weights": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "progress": vars(progress),
         "random_state": torch.get_rng_state(),
     }
@@ -271,9 +269,7 @@ def checkpoint(path: Path, model: Autoencoder, optimizer: torch.optim.Optimizer,
         torch.save(content, partial)
 
 
-def restore(
-    path: Path, model: Autoencoder, optimizer: torch.optim.Optimizer, say: Callable[[str], None]
-) -> Progress | None:
+def restore(path: Path, model: Autoencoder, optimizers: list[Optimizer], say: Callable[[str], None]) -> Progress | None:
     """Load a checkpoint into model and optimiser. One that is broken or of another configuration is set aside."""
     if not path.exists():
         return None
@@ -284,7 +280,8 @@ def restore(
     else:
         if content["config"] == model.config.to_json():
             model.load_state_dict(content["weights"])
-            optimizer.load_state_dict(content["optimizer"])
+            for optimizer, state in zip(optimizers, content["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
             torch.set_rng_state(content["random_state"].cpu())
             progress = Progress(**content["progress"])
             say(f"continuing from step {progress.step} ({path})")

@@ -1,28 +1,37 @@
 """Volumes and their Fourier transforms on voxel grids, centred on voxel box/2."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from equipose.autoencoder import Autoencoder
 
 
-@torch.no_grad()
-def decoder_volume(model: Autoencoder, motion: np.ndarray | None = None, chunk: int = 200_000) -> np.ndarray:
-    """The decoder's volume (z, y, x), box³ voxels, with its origin at voxel box/2.
+def decoder_volume(model: Autoencoder, motion: np.ndarray | None = None) -> np.ndarray:
+    """The decoder's volume: `real_volume` of a continuous function, so nothing is interpolated."""
+    device = next(model.parameters()).device
+    return real_volume(lambda k: model.decoder(k.to(device)).cpu(), model.box, motion)
 
-    With `motion` A (3, 3), orthogonal, V(A x) instead: the decoder is a continuous function, so nothing is
-    interpolated. Frequencies outside the ball |k| < box/2, which no image trains, are zero.
+
+@torch.no_grad()
+def real_volume(
+    transform: Callable[[Tensor], Tensor], box: int, motion: np.ndarray | None = None, chunk: int = 200_000
+) -> np.ndarray:
+    """The volume (z, y, x), box³ voxels, origin at voxel box/2, whose slices are values of `transform` (n, 3) → (n,).
+
+    With `motion` A (3, 3), orthogonal, V(A x) instead. Frequencies outside the ball |k| < box/2, which no image
+    knows, are zero.
     """
-    box = model.box
     axis = torch.arange(box // 2 + 1)
     full = torch.fft.fftfreq(box, 1 / box).long()
     kz, ky, kx = torch.meshgrid(full, full, axis, indexing="ij")
     inside = kx**2 + ky**2 + kz**2 < (box / 2) ** 2
     k = torch.stack([kx[inside], ky[inside], kz[inside]], dim=-1).float()
     sign = (1 - 2 * (k.sum(-1) % 2)).to(k)  # moves the origin from voxel 0 to voxel box/2
-    device = next(model.parameters()).device
     matrix = torch.eye(3) if motion is None else torch.as_tensor(motion, dtype=torch.float32)
-    values = torch.cat([model.decoder((part @ matrix.T).to(device)).cpu() for part in k.split(chunk)])
+    values = torch.cat([transform(part @ matrix.T) for part in k.split(chunk)])
     spectrum = torch.zeros(inside.shape, dtype=values.dtype)
     spectrum[inside] = values * sign * box
     return torch.fft.irfftn(spectrum, s=(box, box, box)).numpy()

@@ -1,0 +1,63 @@
+"""Optimisers: who moves which weights, and what Muon does to a matrix."""
+
+import dataclasses
+
+import torch
+
+from equipose.autoencoder import Autoencoder
+from equipose.optimizers import Muon, descend, make_optimizers, orthogonal
+
+
+def test_newton_schulz_brings_all_singular_values_near_one_and_keeps_the_directions():
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((5, 40), (40, 5)):
+        matrix = torch.randn(shape, generator=generator)
+        result = orthogonal(matrix)
+        values = torch.linalg.svdvals(result)
+        assert values.min() > 0.6 and values.max() < 1.3
+        u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
+        mixed = u.T @ result @ vt.T
+        assert torch.allclose(mixed, torch.diag(mixed.diagonal()), atol=1e-4)
+
+
+def test_an_update_has_a_fifth_of_the_rate_as_its_mean_square_whatever_the_gradient():
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((6, 4, 10), (64, 3)):
+        weight = torch.nn.Parameter(torch.zeros(shape))
+        weight.grad = 1e-3 * torch.randn(shape, generator=generator)
+        Muon([weight], lr=0.1).step()
+        assert 0.7 < weight.square().mean().sqrt() / (0.2 * 0.1) < 1.2
+
+
+def test_a_gradient_of_zeros_moves_nothing():
+    weight = torch.nn.Parameter(torch.ones(3, 4))
+    weight.grad = torch.zeros(3, 4)
+    Muon([weight], lr=0.1).step()
+    assert torch.equal(weight, torch.ones(3, 4))
+
+
+def test_muon_moves_the_encoder_s_matrices_and_adam_all_other_weights(small_run):
+    model = Autoencoder(small_run("d4_l2"), image_scale=1.0)
+    config = dataclasses.replace(model.config.model.optimizer, name="muon")
+    adam, muon = make_optimizers(model, config)
+    moved = {id(weight) for group in muon.param_groups for weight in group["params"]}
+    assert moved == {id(weight) for weight in model.encoder.parameters() if weight.ndim > 1}
+    rest = {id(weight) for group in adam.param_groups for weight in group["params"]}
+    assert moved | rest == {id(weight) for weight in model.parameters()} and not moved & rest
+    assert len(make_optimizers(model, dataclasses.replace(config, name="adam"))) == 1
+
+
+def test_descending_lowers_the_loss_and_clips_the_gradient(small_run):
+    model = Autoencoder(small_run("d4_l2"), image_scale=1.0).train()
+    optimizers = make_optimizers(model, dataclasses.replace(model.config.model.optimizer, name="muon"))
+    images = torch.randn(4, model.box, model.box, generator=torch.Generator().manual_seed(0))
+
+    def loss() -> torch.Tensor:
+        return 1e4 * (model.encoder(images)[0] - torch.eye(3)).square().mean()
+
+    first = loss().item()
+    for _ in range(5):
+        descend(model, optimizers, loss())
+    norm = torch.stack([weight.grad.norm() for weight in model.parameters() if weight.grad is not None]).norm()
+    assert norm <= 1.001 * model.config.model.gradient_clip
+    assert loss().item() < first
