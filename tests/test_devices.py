@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from equipose.devices import claim_device
+from equipose.devices import claim_device, usable_precision
 
 
 def test_without_a_gpu_the_device_is_the_cpu(tmp_path):
@@ -72,3 +72,14 @@ def test_freed_memory_is_used_again_without_new_pages():
     """
     faults = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
     assert faults < 0.01 * 2**26 / resource.getpagesize()
+
+
+@pytest.mark.parametrize(("flags", "usable"), [("avx2 avx512f", "float32"), ("avx512f avx512_bf16 pku", "bfloat16")])
+def test_bfloat16_is_used_only_where_the_processor_has_its_instructions(tmp_path, monkeypatch, flags, usable):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "cpuinfo").write_text(f"processor: 0\nflags: fpu {flags}\n")
+    assert usable_precision("bfloat16", tmp_path / "cpuinfo") == usable
+    assert usable_precision("float32", tmp_path / "cpuinfo") == "float32"
+    assert usable_precision("bfloat16", tmp_path / "absent") == "float32"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert usable_precision("bfloat16", tmp_path / "absent") == "bfloat16"

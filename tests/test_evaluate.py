@@ -133,7 +133,7 @@ def dataset(tmp_path_factory) -> Path:
 def model_of(particles: Particles, small_run, loss: str, alignment: Alignment, knows: tuple) -> Autoencoder:
     """An autoencoder that finds the truth of `particles` in the frame of `alignment`."""
     config = small_run("d4_l2", BOX, loss=loss, batch=16)
-    size = {"voxel_size": VOXEL, "images": TRAINING, "held_out": HELD_OUT, "name": "gaussians"}
+    size = {"voxel_size": VOXEL, "images": TRAINING, "held_out": HELD_OUT, "name": "gaussians", "shift_std": 6.0}
     config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, **size))
     model = Autoencoder(config, SCALE)
     rotations, shifts = poses_in(alignment, particles.rotations, particles.shifts)
@@ -150,7 +150,7 @@ def run_evaluation(monkeypatch, dataset: Path, model: Autoencoder) -> tuple[Path
     columns = {"step": [0, 10, 20, 30], "seconds": [0.0, 1.5, 3.0, 4.5], "mse": [5.0, 0.09, 0.2, 0.05]}
     pd.DataFrame(columns).to_csv(run / "history.csv", index=False)
     monkeypatch.setattr(module, "load_model", lambda path: model)
-    module.evaluate(run, dataset, "D4", torch.device("cpu"))
+    module.evaluate(run, dataset, "D4", torch.device("cpu"), lambda _: None)
     return run, json.loads((run / "metrics.json").read_text())
 
 
@@ -172,6 +172,7 @@ def test_a_perfect_model_in_its_own_frame_has_perfect_scores(monkeypatch, small_
     assert (curve["fsc"][:12] > 0.9999).all() and (curve["fsc"] > 0.98).all()  # beyond, sampled Gaussians alias
     assert metrics["resolution"]["nyquist_reached"]
     assert metrics["resolution"]["paper"]["0.5"] == pytest.approx(BOX * VOXEL / (BOX // 2 - 1))
+    assert metrics["confirmed_share"] > 0.95
     aligned = mrcfile.read(run / "volume_aligned.mrc")
     assert np.allclose(aligned, true_volume(), atol=0.01 * true_volume().max())
 
@@ -226,14 +227,14 @@ def test_refinement_corrects_rough_poses_and_finds_lost_ones(monkeypatch, small_
     model.encoder = RoughEncoder(model.encoder)
     settings = dataclasses.replace(model.config.model.search, orientations=2000, refine_radii=(7, 10))
     trained = dataclasses.replace(model.config.model, refine_passes=1, search=settings)
-    shifted = dataclasses.replace(model.config.dataset, shift_std=6.0)
-    model.config = dataclasses.replace(model.config, model=trained, dataset=shifted)
+    model.config = dataclasses.replace(model.config, model=trained)
     run, metrics = run_evaluation(monkeypatch, dataset, model)
     for rows in ("training", "held_out"):
         direct, refined = metrics[rows]["direct"]["exact"], metrics[rows]["refined"]["exact"]
         assert direct["median_degrees"] > 4 and direct["mse"] > 0.5
         assert refined["median_degrees"] < 1 and refined["mse"] < 0.3 and refined["hand"] == hand
         assert refined["shift_rmse_angstrom"] < 1
+    assert metrics["confirmed_share"] == pytest.approx(0.75, abs=0.04)  # known without the truth
     exported = read_particles(run / "poses.star")
     aligned = frame(hand).rotations(exported.rotations)
     truth = read_particles(dataset / "particles.star").rotations

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from equipose.autoencoder import Autoencoder
-from equipose.optimizers import Muon, descend, make_optimizers, orthogonal
+from equipose.optimizers import Muon, descend, make_optimizers, orthogonal, set_rates, training_rates
 
 
 def test_newton_schulz_brings_all_singular_values_near_one_and_keeps_the_directions():
@@ -61,3 +61,21 @@ def test_descending_lowers_the_loss_and_clips_the_gradient(small_run):
     norm = torch.stack([weight.grad.norm() for weight in model.parameters() if weight.grad is not None]).norm()
     assert norm <= 1.001 * model.config.model.gradient_clip
     assert loss().item() < first
+
+
+def test_rates_are_constant_and_then_fall_to_zero_over_the_rest_of_the_budget(small_run):
+    config = dataclasses.replace(
+        small_run().model.optimizer, learning_rate=1.0, matrix_learning_rate=10.0, decay_from=0.6
+    )
+    assert training_rates(config, 0.0) == training_rates(config, 0.6) == {"Adam": 1.0, "Muon": 10.0}
+    assert training_rates(config, 0.8)["Muon"] == 10 * training_rates(config, 0.8)["Adam"]
+    assert abs(training_rates(config, 0.8)["Adam"] - 0.5) < 1e-9 and training_rates(config, 1.0)["Adam"] == 0
+    never = dataclasses.replace(config, decay_from=1.0)
+    assert training_rates(never, 1.0) == {"Adam": 1.0, "Muon": 10.0}
+
+
+def test_each_kind_of_optimiser_gets_its_own_rate(small_run):
+    model = Autoencoder(small_run("d4_l2"), image_scale=1.0)
+    optimizers = make_optimizers(model, dataclasses.replace(model.config.model.optimizer, name="muon"))
+    set_rates(optimizers, {"Adam": 0.1, "Muon": 0.2})
+    assert [group["lr"] for optimizer in optimizers for group in optimizer.param_groups] == [0.1, 0.2]

@@ -46,6 +46,7 @@ def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, sh
         "convergence_steps": 10 * (seed + 1) if converged else None,
         "training": {"direct": scores, "best_path": None, "refined": None},
         "held_out": {"direct": scores, "best_path": None, "refined": None},
+        "confirmed_share": 0.97,
         "resolution": {
             "paper": {"0.5": resolution, "0.143": resolution},
             "exact": {

@@ -1,5 +1,6 @@
 """Image → pose → image: the paper's pipeline (Sec. 4.2) in Fourier space, from encoder to CTF."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from equipose.config import RunConfig
 from equipose.decoders import FourierNet
+from equipose.devices import usable_precision
 from equipose.encoders import ENCODERS
 from equipose.files import whole_file
 from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
@@ -26,7 +28,7 @@ class Autoencoder(nn.Module):
         self.image_scale = image_scale
         self.box = config.dataset.box
         self.voxel_size = config.dataset.voxel_size
-        model = config.model
+        model = dataclasses.replace(config.model, precision=usable_precision(config.model.precision))
         self.encoder = ENCODERS[model.encoder](model, self.box)
         self.decoder = FourierNet(
             self.box, model.decoder_width, model.decoder_layers, model.decoder_omega, model.precision

@@ -86,6 +86,7 @@ class OptimizerConfig(Config):
     learning_rate: float
     amsgrad: bool
     matrix_learning_rate: float  # with `muon`, of the encoder's weight matrices
+    decay_from: float  # part of the budget after which learning rates fall to zero
 
 
 @dataclass(frozen=True)

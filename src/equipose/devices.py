@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from equipose.config import Precision
 
 POLL_SECONDS = 5.0
 LOCK_FOLDER = Path(tempfile.gettempdir())
@@ -36,6 +39,13 @@ def claim_device(lock_folder: Path = LOCK_FOLDER) -> Iterator[torch.device]:
                 yield torch.device("cuda", index)
                 return
         time.sleep(POLL_SECONDS)
+
+
+def usable_precision(precision: Precision, cpuinfo: Path = Path("/proc/cpuinfo")) -> Precision:
+    """`precision`, but float32 where neither a GPU nor the processor multiplies in bfloat16: emulated, it is slower."""
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    native = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) is not None  # Intel and AMD; Intel; ARM
+    return precision if native or torch.cuda.is_available() else "float32"
 
 
 def keep_freed_memory() -> None:

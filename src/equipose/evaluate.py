@@ -4,6 +4,7 @@ Reads the run's config.json, model.pt and history.csv and the dataset's particle
 run folder, poses.star and volume.mrc (in the run's own frame, consistent with each other), volume_aligned.mrc (in the
 truth's frame), fsc.csv and metrics.json. With `refine_passes` poses and maps are those that refinement ends with, and
 metrics.json scores both the encoder's own poses (`direct`) and the `refined` ones; else the map is the decoder's.
+`confirmed_share` needs no truth: the part of the encoder's poses that a search against the run's own map confirms.
 Particles without a truth get nulls, and an aligned volume that is their own.
 
 The aligned volume is evaluated where it is wanted, at a rotated or mirrored frequency grid. The decoder is a continuous
@@ -37,7 +38,7 @@ from equipose.groups import move_images
 from equipose.losses import PATHS
 from equipose.metrics import IDENTITY, Alignment, exact_scores, paper_scores
 from equipose.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
-from equipose.refinement import refine
+from equipose.refinement import confirmed_share, refine
 from equipose.rotations import pose_action, to_relion_angles
 from equipose.structures import read_map, write_map
 from equipose.volumes import real_volume
@@ -126,10 +127,10 @@ def convergence(history: pd.DataFrame, converged_mse: float) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def evaluate(run: Path, dataset: Path, label: str, device: torch.device) -> None:
+def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Callable[[str], None]) -> None:
     """Score the run in folder `run` on the dataset in folder `dataset`, and write all results.
 
-    `label` is what tables and figures call the model.
+    `label` is what tables and figures call the model; `say` gets a line now and then where it takes long.
     """
     config = RunConfig.load(run / "config.json")
     model = load_model(run / "model.pt").to(device)
@@ -141,7 +142,7 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device) -> None
     kinds = {"direct": direct, "best_path": best_path, "refined": None}
     transform = functools.partial(_decoder_values, model)
     if config.model.refine_passes:
-        rotations, shifts, volume = refine(model, particles, direct.rotations, direct.shifts)
+        rotations, shifts, volume = refine(model, particles, direct.rotations, direct.shifts, say)
         kinds["refined"] = Poses(rotations, shifts)
         transform = functools.partial(_grid_values, model, volume)
     exported = kinds["refined"] or direct
@@ -176,6 +177,7 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device) -> None
         "seed": config.seed,
         **convergence(pd.read_csv(run / "history.csv"), config.evaluation.converged_mse),
         **scores,
+        "confirmed_share": confirmed_share(model, particles, direct.rotations, direct.shifts),
         "resolution": resolution,
         "fsc_rule": FSC_RULE,
     }
@@ -203,7 +205,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with claim_device() as device:
-        evaluate(arguments.run, arguments.dataset, arguments.label, device)
+        evaluate(arguments.run, arguments.dataset, arguments.label, device, print)
 
 
 def _move_back(g: Tensor, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from equipose.config import OptimizerConfig, SearchConfig
 from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_slices
 from equipose.optics import ctf
-from equipose.optimizers import descend
+from equipose.optimizers import descend, set_rates
 
 Fetch = Callable[[np.ndarray], tuple[Tensor, Tensor]]
 
@@ -98,10 +98,7 @@ def initial_step(
         part = slice(chunk * config.batch, (chunk + 1) * config.batch)
         return _refine(state, cycle, part, model, *fetch(chosen[part]), generator)
     rows = rng.choice(run.dataset.images, run.model.batch, replace=False)
-    rates = fitting_rates(index, config, run.model.optimizer)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rates[type(optimizer).__name__]
+    set_rates(optimizers, fitting_rates(index, config, run.model.optimizer))
     return _fit(state, index, model, optimizers, fetch(rows)[1], generator)
 
 

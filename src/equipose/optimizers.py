@@ -50,6 +50,19 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
     return [adam, Muon(matrices, lr=config.matrix_learning_rate)] if matrices else [adam]
 
 
+def set_rates(optimizers: list[torch.optim.Optimizer], rates: dict[str, float]) -> None:
+    """Give optimisers the learning rate of their kind, "Adam" or "Muon"."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rates[type(optimizer).__name__]
+
+
+def training_rates(config: OptimizerConfig, spent: float) -> dict[str, float]:
+    """Learning rates by kind of optimiser when a part `spent` of the budget is: constant, then linearly to zero."""
+    left = 1.0 if spent <= config.decay_from else (1 - spent) / (1 - config.decay_from)
+    return {"Adam": left * config.learning_rate, "Muon": left * config.matrix_learning_rate}
+
+
 def descend(model: nn.Module, optimizers: list[torch.optim.Optimizer], loss: Tensor) -> None:
     """One update down the loss's gradient, which is clipped to the norm in the model's configuration."""
     model.zero_grad()

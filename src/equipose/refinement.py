@@ -5,6 +5,9 @@ its pose, and from the best matches of a search for images where it is far off, 
 optimum; all images then make the next volume, CTF-weighted, and the next pass refines against that.
 """
 
+import time
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,16 +16,20 @@ from equipose import search
 from equipose.autoencoder import Autoencoder
 from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.grid import empty_grid, grid_frequencies, grid_volume, insert_slices
+from equipose.metrics import CONSISTENT
 from equipose.optics import ctf
 from equipose.particles import Particles
 
 BATCH = 200
 """Images refined at once."""
 
+JUDGED = 1000
+"""Images by which a run is judged without a truth."""
+
 
 @torch.no_grad()
 def refine(
-    model: Autoencoder, particles: Particles, rotations: np.ndarray, shifts: np.ndarray
+    model: Autoencoder, particles: Particles, rotations: np.ndarray, shifts: np.ndarray, say: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray, Tensor]:
     """Poses of all particles after the model's `refine_passes`, and the volume at the points of a grid of radius L/2.
 
@@ -30,21 +37,16 @@ def refine(
     the same kind as what is returned.
     """
     device, radius = model.frequencies.device, model.box // 2
-    config = model.config.model.search
+    config, passes = model.config.model.search, model.config.model.refine_passes
     turned = torch.tensor(rotations, dtype=torch.float32, device=device)
     moved = torch.tensor(shifts / model.voxel_size, dtype=torch.float32, device=device)
-    generator = torch.Generator(device).manual_seed(model.config.seed)
-    orientations = search.random_rotations(config.orientations, generator)
     volume = decoder_grid(model)
-    near = half_disc(model.box, config.refine_radii[0]).to(device)
-    for refine_pass in range(model.config.model.refine_passes):
-        following = empty_grid(radius, device)
-        for rows in torch.arange(len(turned), device=device).split(BATCH):
+    for refine_pass in range(passes):
+        started, following = time.perf_counter(), empty_grid(radius, device)
+        for number, rows in enumerate(torch.arange(len(turned), device=device).split(BATCH), start=1):
             batch = _read(model, particles, rows)
             if refine_pass == 0:
-                turned[rows], moved[rows] = _best_of_candidates(
-                    model, volume, *_measured(batch, near), near, orientations, turned[rows], moved[rows]
-                )
+                turned[rows], moved[rows] = _best_of_candidates(model, volume, batch, turned[rows], moved[rows])
             for shells in config.refine_radii[1:] if refine_pass == 0 else config.refine_radii[-1:]:
                 disc = half_disc(model.box, shells).to(device)
                 turned[rows], moved[rows], _ = search.refine_poses(
@@ -53,8 +55,29 @@ def refine(
             target, transfer = _measured(batch, model.disc)
             centred = target * shift_phase(-moved[rows], model.disc)
             insert_slices(following, turned[rows], model.disc, transfer * centred, transfer**2)
+            if number % 10 == 0:
+                left = (time.perf_counter() - started) * (len(turned) / (int(rows[-1]) + 1) - 1)
+                say(f"refinement {refine_pass + 1}/{passes}: {int(rows[-1]) + 1} images, {left:.0f} s left")
         volume = grid_volume(following)
     return turned.double().cpu().numpy(), moved.double().cpu().numpy() * model.voxel_size, volume
+
+
+@torch.no_grad()
+def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndarray, shifts: np.ndarray) -> float:
+    """Part of the first images whose poses (as for `refine`) a search against the model's own volume confirms.
+
+    Needs no truth. Where the images of a volume are split over both hands, each of them has two poses that explain it
+    alike; where it has not formed, the search finds any other pose as good.
+    """
+    device, volume, kept = model.frequencies.device, decoder_grid(model), 0
+    images = min(JUDGED, len(rotations))
+    for rows in torch.arange(images, device=device).split(BATCH):
+        part = rows.cpu().numpy()
+        own = torch.tensor(rotations[part], dtype=torch.float32, device=device)
+        moved = torch.tensor(shifts[part] / model.voxel_size, dtype=torch.float32, device=device)
+        best, _ = _best_of_candidates(model, volume, _read(model, particles, rows), own, moved)
+        kept += int(((best - own).square().sum((1, 2)) < CONSISTENT).sum())
+    return kept / images
 
 
 def decoder_grid(model: Autoencoder) -> Tensor:
@@ -84,18 +107,14 @@ def _measured(batch: Batch, disc: HalfDisc) -> tuple[Tensor, Tensor]:
 
 
 def _best_of_candidates(
-    model: Autoencoder,
-    volume: Tensor,
-    target: Tensor,
-    transfer: Tensor,
-    disc: HalfDisc,
-    orientations: Tensor,
-    rotations: Tensor,
-    shifts: Tensor,
+    model: Autoencoder, volume: Tensor, batch: Batch, rotations: Tensor, shifts: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The given poses and the best matches of some thousand random ones, all refined: the best for each image."""
-    config, radius = model.config.model.search, model.box // 2
-    trial_shifts = search.trial_shifts(model.config, config.refine_radii[0], disc.k.device)
+    config, radius, device = model.config.model.search, model.box // 2, rotations.device
+    orientations = search.random_rotations(config.orientations, torch.Generator(device).manual_seed(model.config.seed))
+    disc = half_disc(model.box, config.refine_radii[0]).to(device)
+    target, transfer = _measured(batch, disc)
+    trial_shifts = search.trial_shifts(model.config, config.refine_radii[0], device)
     _, best, moved = search.match(volume, radius, target, transfer, disc, orientations, trial_shifts, config.candidates)
     candidates = torch.cat([rotations[:, None], orientations[best]], 1), torch.cat([shifts[:, None], moved], 1)
     return search.best_refined(volume, radius, target, transfer, disc, *candidates, config.refine_iterations)[:2]

@@ -48,6 +48,7 @@ EXACT_COLUMNS = {
     "median_degrees": Column("Median error (°)", ("held_out", "direct", "exact", "median_degrees"), 2),
     "refined_mse": Column("MSE, refined", ("held_out", "refined", "exact", "mse"), 4),
     "refined_degrees": Column("Median error, refined (°)", ("held_out", "refined", "exact", "median_degrees"), 2),
+    "confirmed_share": Column("Confirmed without the truth", ("confirmed_share",), 3),
     "shift_rmse_A": Column("Shift RMSE (Å)", ("held_out", "direct", "exact", "shift_rmse_angstrom"), 2),
     "resolution_A": Column("Resolution, FSC 0.5 (Å)", ("resolution", "exact", "0.5", "first"), 2),
     "resolution_0143_A": Column("FSC 0.143 (Å)", ("resolution", "exact", "0.143", "first"), 2),

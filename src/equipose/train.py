@@ -24,13 +24,13 @@ from torch.optim import Optimizer
 from equipose.autoencoder import Autoencoder, save_model
 from equipose.cli import run_main
 from equipose.config import ConfigError, RunConfig
-from equipose.devices import claim_device, keep_freed_memory
+from equipose.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.files import whole_file
 from equipose.forecast import forecast
 from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search
 from equipose.losses import LOSSES
 from equipose.metrics import hand_shares, paper_scores
-from equipose.optimizers import descend, make_optimizers
+from equipose.optimizers import descend, make_optimizers, set_rates, training_rates
 from equipose.particles import Particles, check_training_box, read_particles
 from equipose.volumes import decoder_volume
 
@@ -107,6 +107,8 @@ def train(
     fixed = min(config.evaluation.images, training)
     evaluated = np.arange(fixed), np.arange(training, min(training + fixed, len(particles.images)))
 
+    if usable_precision(config.model.precision) != config.model.precision:
+        say("this processor has no bfloat16 instructions: training in float32, which takes longer")
     first = fetch(batch_indices(training, config.model.batch, config.seed, 0))
     say(forecast(model, *first, progress.step, progress.seconds, progress.search is not None))
     if progress.step == 0:
@@ -148,6 +150,7 @@ def update(model: Autoencoder, optimizers: list[Optimizer], progress: Progress, 
             return initial_step(progress.search, step, model, optimizers, fetch)
         step = index
     model.march(step)
+    set_rates(optimizers, training_rates(config.model.optimizer, spent_part(config, progress)))
     batch = batch_indices(config.dataset.images, config.model.batch, config.seed, step)
     return train_step(model, optimizers, *fetch(batch))
 
@@ -156,6 +159,13 @@ def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.
     if config.budget.steps is not None:
         return progress.step >= config.budget.steps
     return progress.seconds + more_seconds >= config.budget.seconds
+
+
+def spent_part(config: RunConfig, progress: Progress) -> float:
+    """Part of the budget that was spent at the last evaluation, 0 to 1; of a budget in steps, at this step."""
+    if config.budget.steps is not None:
+        return progress.step / config.budget.steps
+    return min(progress.seconds / config.budget.seconds, 1.0)
 
 
 def batch_source(particles: Particles, device: torch.device) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
