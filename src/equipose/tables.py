@@ -39,14 +39,14 @@ PAPER_COLUMNS = {
     "medse": Column("MedSE", ("training", "direct", "paper", "medse"), 4),
     "conv_time_s": Column("Conv. time (s)", ("convergence_seconds",), 0),
     "conv_steps": Column("Steps until conv.", ("convergence_steps",), 0),
-    "refined_mse": Column("MSE, refined", ("training", "refined", "paper", "mse"), 4),
+    "refined_mse": Column("MSE, refined", ("training", "refined", "paper", "mse"), 5),
     "resolution_A": Column("Resolution (Å)", ("resolution", "paper", "0.5"), 2),
 }
 EXACT_COLUMNS = {
     "mse": Column("MSE", ("held_out", "direct", "exact", "mse"), 4),
     "medse": Column("MedSE", ("held_out", "direct", "exact", "medse"), 4),
     "median_degrees": Column("Median error (°)", ("held_out", "direct", "exact", "median_degrees"), 2),
-    "refined_mse": Column("MSE, refined", ("held_out", "refined", "exact", "mse"), 4),
+    "refined_mse": Column("MSE, refined", ("held_out", "refined", "exact", "mse"), 5),
     "refined_degrees": Column("Median error, refined (°)", ("held_out", "refined", "exact", "median_degrees"), 2),
     "confirmed_share": Column("Confirmed without the truth", ("confirmed_share",), 3),
     "shift_rmse_A": Column("Shift RMSE (Å)", ("held_out", "direct", "exact", "shift_rmse_angstrom"), 2),
@@ -67,6 +67,7 @@ SEEDS_COUNTED = {"best_three": 3, "best": 1}
 """How many of the best seeds a kind of table sums up."""
 
 CONVERGED = Column("Conv. runs %", (), 1)
+MORE_IS_BETTER = (CONVERGED, EXACT_COLUMNS["confirmed_share"])
 
 
 def read_runs(config: dict[str, Any], experiment: str, results: Path) -> list[dict[str, Any]]:
@@ -144,7 +145,7 @@ def format_cells(table: pd.DataFrame, columns: dict[str, Column], kind: str) -> 
         spread = table.get(f"{key}_std") if kind == "best_three" else None
         cells = [_cell(value, None if spread is None else spread[index], column) for index, value in table[key].items()]
         text[column.title] = np.where(failed, "failed", cells)
-        sign = -1 if column is CONVERGED else 1
+        sign = -1 if column in MORE_IS_BETTER else 1
         best = (sign * table[key].mask(failed)).groupby([table["dataset"], table["source"]]).transform("min")
         bold[column.title] = (sign * table[key] == best) & ~failed
     return text, bold
