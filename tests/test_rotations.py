@@ -121,6 +121,17 @@ def test_the_nearest_rotation_is_the_polar_factor_found_by_svd() -> None:
     torch.testing.assert_close(rot.nearest_rotation(v1, v2), u @ vh, atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("size", [1e4, 1e-3, 1e-8, 1e-12])
+def test_the_nearest_rotation_is_one_whatever_the_size_of_the_vectors(size: float) -> None:
+    """An image whose features cancel leaves rounding errors: their matrix is no rotation unless they are scaled."""
+    v1, v2 = size * torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0))
+    rotation = rot.nearest_rotation(v1.requires_grad_(), v2)
+    torch.testing.assert_close(rotation.mT @ rotation, torch.eye(3).expand(50, 3, 3), atol=1e-3, rtol=0)
+    rotation.sum().backward()
+    assert torch.isfinite(v1.grad).all()
+    assert (v1.grad.abs().max() == 0) == (size < 1e-5), "what holds no pose must not be learned from"
+
+
 def test_the_nearest_rotation_has_a_finite_gradient_where_singular_values_coincide() -> None:
     v1 = torch.tensor([1.0, 0, 0], requires_grad=True)
     rotation = rot.nearest_rotation(v1, torch.tensor([0.0, 1, 0]))

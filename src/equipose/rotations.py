@@ -64,12 +64,23 @@ def pose_action(g: Tensor) -> Tensor:
     return action
 
 
+NO_POSE = 1e-5
+"""Size of an encoder's two vectors below which they say nothing: an image whose features are all the same in every
+direction. One such image, read as a degenerate matrix, once had 5,000 times the loss of any other.
+"""
+
+
 def nearest_rotation(v1: Tensor, v2: Tensor) -> Tensor:
     """The rotation nearest to M = [v1, v2, v1 × v2], (..., 3, 3), for v1, v2 of shape (..., 3) (Eq. 19, 20).
 
     v1 × v2 is orthogonal to both, so MᵀM is block diagonal and the polar factor M (MᵀM)^(-1/2) has a
-    closed form: no SVD, and a gradient that stays finite where singular values coincide.
+    closed form: no SVD, and a gradient that stays finite where singular values coincide. However small v1 and v2
+    are, the result is a rotation; below `NO_POSE` they hold rounding errors, and no gradient flows into them.
     """
+    poses = (v1.square().sum(-1, True) + v2.square().sum(-1, True)).detach() > NO_POSE**2
+    v1, v2 = torch.where(poses, v1, v1.detach()), torch.where(poses, v2, v2.detach())
+    size = (v1.square().sum(-1, True) + v2.square().sum(-1, True)).clamp_min(torch.finfo(v1.dtype).tiny).sqrt()
+    v1, v2 = v1 / size, v2 / size
     cross = torch.linalg.cross(v1, v2)
     a, b, c = (v1 * v1).sum(-1, True), (v1 * v2).sum(-1, True), (v2 * v2).sum(-1, True)
     s = torch.linalg.vector_norm(cross, dim=-1, keepdim=True).clamp_min(torch.finfo(v1.dtype).tiny ** 0.25)
