@@ -131,25 +131,27 @@ def test_rendered_images_have_the_poses_they_are_said_to_have(grid, small_run, g
 def quick(small_run, simulated_dataset):
     """A run of every stage: 2 starts of 2 steps, 2 passes of 2 steps, 4 of fitting, 4 of training."""
     config = small_run("d4_l2")
-    changes = {"batch": 10, "orientations": 100, "candidates": 2, "starts": 2, "steps": 2, "images": 20, "fit_steps": 4}
-    settings = dataclasses.replace(config.model.search, **changes, refine_radii=(6, 8), last_radius=6.0)
+    changes = {"batch": 10, "orientations": 100, "candidates": 2, "starts": 2, "steps": 2, "images": 20, "fit_ramp": 2}
+    settings = dataclasses.replace(
+        config.model.search, **changes, refine_radii=(6, 8), last_radius=6.0, fit_until=0.75
+    )
     return dataclasses.replace(
         config,
         dataset=simulated_dataset.config,
-        model=dataclasses.replace(config.model, init="search", search=settings),
+        model=dataclasses.replace(config.model, init="search", search=settings, average=0.2),
         budget=Budget(seconds=None, steps=16),
         evaluation=EvaluationConfig(every=4, images=10, converged_mse=0.1),
     )
 
 
-def test_the_stage_is_a_function_of_the_step(quick):
-    names = [stage(step, quick.model.search)[0] for step in range(14)]
+def test_the_stage_follows_from_the_step_and_what_is_spent_of_the_budget(quick):
+    names = [stage(step, step / 16, quick.model.search)[0] for step in range(14)]
     assert names == ["search"] * 4 + ["refine"] * 4 + ["fit"] * 4 + ["train"] * 2
 
 
 def test_fitting_starts_at_its_own_learning_rates_and_falls_towards_those_of_training(quick):
     settings, final = quick.model.search, quick.model.optimizer
-    rates = [fitting_rates(index, settings, final) for index in range(settings.fit_steps + 1)]
+    rates = [fitting_rates(spent, settings, final) for spent in np.linspace(0, settings.fit_until, 5)]
     assert rates[0] == pytest.approx({"Adam": settings.fit_learning_rate, "Muon": settings.fit_matrix_learning_rate})
     assert rates[-1] == pytest.approx({"Adam": final.learning_rate, "Muon": final.matrix_learning_rate})
     for kind in ("Adam", "Muon"):

@@ -207,6 +207,20 @@ def test_a_useless_checkpoint_is_set_aside_and_training_starts_afresh(run, parti
     assert without_time(tmp_path / "damaged/history.csv").equals(without_time(tmp_path / "whole/history.csv"))
 
 
+def test_the_weights_that_are_judged_are_an_average_over_the_last_part_of_all_steps(run):
+    """A weight that grows by 1 a step is followed at a distance of `average` of the steps, less while there are few."""
+    config = dataclasses.replace(run, model=dataclasses.replace(run.model, average=0.1))
+    model, averaged = Autoencoder(config, 1.0), Autoencoder(config, 1.0)
+    weight, mean = next(model.parameters()), next(averaged.parameters())
+    distances = []
+    for step in range(1, 1001):
+        weight.data.fill_(step)
+        train.follow(averaged, model, step)
+        distances.append(step - mean.flatten()[0].item())
+    assert distances[:10] == [0] * 10
+    assert distances[-1] == pytest.approx(1000 * 0.1 / 1.1, rel=0.02)
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(run, particles, tmp_path, monkeypatch):
     whole = train.train_step
 

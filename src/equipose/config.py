@@ -105,8 +105,8 @@ class SearchConfig(Config):
     images: int
     refine_radii: tuple[int, ...]
     refine_iterations: int
-    fit_steps: int
-    fit_ramp: float
+    fit_until: float
+    fit_ramp: int
     fit_slices: int
     fit_learning_rate: float
     fit_matrix_learning_rate: float
@@ -138,6 +138,7 @@ class ModelConfig(Config):
     batch: int
     optimizer: OptimizerConfig
     gradient_clip: float
+    average: float  # over this last part of all steps, of the weights that are judged and kept; 0: the last ones
     marching: MarchingConfig
     refine_passes: int
     precision: Precision

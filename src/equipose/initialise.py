@@ -1,8 +1,9 @@
 """The steps before training for `init: search`: find a volume (`search`), then fit both networks to it.
 
-The stages are functions of the step alone, so that a run continues at any step: `search` (stochastic EM), `refine` (the
-poses of some thousand images, pass after pass, each pass building the next volume), `fit` (encoder and decoder learn
-from rendered images, whose poses are known exactly). What they know between steps is a `SearchState`.
+The stages follow from the step and the part of the budget that is spent, so that a run continues at any step: `search`
+(stochastic EM), `refine` (the poses of some thousand images, pass after pass, each pass building the next volume), `fit`
+(encoder and decoder learn from rendered images, whose poses are known exactly). What they know between steps is a
+`SearchState`.
 """
 
 import math
@@ -43,22 +44,21 @@ class SearchState:
     volume: Tensor | None = None  # (m³, 2) at the grid's points, which the networks are fitted to
 
 
-def stage(step: int, config: SearchConfig) -> tuple[str, int]:
-    """Which stage a step belongs to, and its index there; after `fit` comes `train`."""
+def stage(step: int, spent: float, config: SearchConfig) -> tuple[str, int]:
+    """Which stage a step belongs to when a part `spent` of the budget is, and its index from the first or from `fit`."""
     for name, length in (
         ("search", config.starts * config.steps),
         ("refine", len(config.refine_radii) * _chunks(config)),
-        ("fit", config.fit_steps),
     ):
         if step < length:
             return name, step
         step -= length
-    return "train", step
+    return "fit" if spent < config.fit_until else "train", step
 
 
-def fitting_rates(index: int, config: SearchConfig, final: OptimizerConfig) -> dict[str, float]:
-    """Learning rates of a fitting step by kind of optimiser, falling linearly to those the networks then train with."""
-    left = 1 - index / config.fit_steps
+def fitting_rates(spent: float, config: SearchConfig, final: OptimizerConfig) -> dict[str, float]:
+    """Learning rates of the fit by kind of optimiser, falling linearly to those the networks then train with."""
+    left = 1 - spent / config.fit_until
     return {
         "Adam": final.learning_rate + left * (config.fit_learning_rate - final.learning_rate),
         "Muon": final.matrix_learning_rate + left * (config.fit_matrix_learning_rate - final.matrix_learning_rate),
@@ -82,13 +82,13 @@ def start_search(model: Autoencoder) -> SearchState:
 
 
 def initial_step(
-    state: SearchState, step: int, model: Autoencoder, optimizers: list[Optimizer], fetch: Fetch
+    state: SearchState, step: int, spent: float, model: Autoencoder, optimizers: list[Optimizer], fetch: Fetch
 ) -> Tensor:
-    """One step of whichever stage it is; returns its loss, a squared error per coefficient, or the fit's."""
+    """One step of whichever stage before training it is; returns its loss, a squared error per coefficient or the fit's."""
     config, run = model.config.model.search, model.config
     rng = np.random.default_rng([run.seed, step])
     generator = torch.Generator(model.frequencies.device).manual_seed(int(rng.integers(2**62)))
-    name, index = stage(step, config)
+    name, index = stage(step, spent, config)
     if name == "search":
         rows = rng.choice(run.dataset.images, config.batch, replace=False)
         return _search(state, index, model, *fetch(rows), generator)
@@ -98,7 +98,7 @@ def initial_step(
         part = slice(chunk * config.batch, (chunk + 1) * config.batch)
         return _refine(state, cycle, part, model, *fetch(chosen[part]), generator)
     rows = rng.choice(run.dataset.images, run.model.batch, replace=False)
-    set_rates(optimizers, fitting_rates(index, config, run.model.optimizer))
+    set_rates(optimizers, fitting_rates(spent, config, run.model.optimizer))
     return _fit(state, index, model, optimizers, fetch(rows)[1], generator)
 
 
@@ -212,12 +212,12 @@ def _fit(
 ) -> Tensor:
     """The encoder learns the poses of rendered images, first clean ones, then noisy ones; the decoder the volume."""
     config = model.config.model.search
-    if index == 0:
+    if state.volume is None:
         state.volume = grid_volume(state.grid)
     volume, radius = state.volume, state.grid.radius
     transfer = ctf(parameters, model.frequencies, model.box * model.voxel_size)
     noise = state.errors.median().sqrt()  # the median: images in a wrong pose do not count as noise
-    noise = noise * min(1.0, index / max(1.0, config.fit_ramp * config.fit_steps))
+    noise = noise * min(1.0, index / max(1, config.fit_ramp))
     images, rotations, shifts = search.render(volume, radius, transfer, model.disc, noise, _deviation(model), generator)
     predicted, predicted_shifts = model.encoder(images)
     rotation_error = (predicted - rotations).square().sum((1, 2)).mean()

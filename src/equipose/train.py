@@ -5,6 +5,7 @@ the loop knows, so that the same command continues after any interruption; with 
 """
 
 import argparse
+import copy
 import dataclasses
 import functools
 import signal
@@ -98,7 +99,8 @@ def train(
     torch.manual_seed(config.seed)
     model = Autoencoder(config, image_scale(particles.images)).to(device)
     optimizers = make_optimizers(model, config.model.optimizer)
-    progress = restore(output / CHECKPOINT, model, optimizers, say) or Progress()
+    averaged = copy.deepcopy(model) if config.model.average else model  # what is judged and kept
+    progress = restore(output / CHECKPOINT, model, averaged, optimizers, say) or Progress()
     if config.model.init == "search" and progress.step == 0:
         progress.search = start_search(model)
 
@@ -112,13 +114,14 @@ def train(
     first = fetch(batch_indices(training, config.model.batch, config.seed, 0))
     say(forecast(model, *first, progress.step, progress.seconds, progress.search is not None))
     if progress.step == 0:
-        evaluate(model, progress, particles, fetch, evaluated, say)
+        evaluate(averaged, progress, particles, fetch, evaluated, say)
     while not budget_spent(config, progress):
         started, loss_sum = time.perf_counter(), torch.zeros((), device=device)
         model.train()
         while True:
             loss_sum += update(model, optimizers, progress, fetch)
             progress.step += 1
+            follow(averaged, model, progress.step)
             progress.loss_count += 1
             elapsed = time.perf_counter() - started
             due = progress.step % config.evaluation.every == 0
@@ -132,27 +135,42 @@ def train(
                 " lower training.optimizer.learning_rate, or look for broken images in the dataset."
             )
         if due or budget_spent(config, progress):
-            evaluate(model, progress, particles, fetch, evaluated, say)
-        checkpoint(output / CHECKPOINT, model, optimizers, progress)
+            evaluate(averaged, progress, particles, fetch, evaluated, say)
+        checkpoint(output / CHECKPOINT, model, averaged, optimizers, progress)
         if stop_requested():
             raise Interrupted
 
-    write_outputs(output, model, progress, particles, fixed)
+    write_outputs(output, averaged, progress, particles, fixed)
     (output / CHECKPOINT).unlink(missing_ok=True)
 
 
 def update(model: Autoencoder, optimizers: list[Optimizer], progress: Progress, fetch: Fetch) -> Tensor:
     """The next step of a run, training or what comes before it; returns the loss."""
-    config, step = model.config, progress.step
+    config, step, spent = model.config, progress.step, spent_part(model.config, progress)
     if progress.search is not None:
-        name, index = stage(step, config.model.search)
-        if name != "train":
-            return initial_step(progress.search, step, model, optimizers, fetch)
-        step = index
+        if stage(step, spent, config.model.search)[0] != "train":
+            return initial_step(progress.search, step, spent, model, optimizers, fetch)
     model.march(step)
-    set_rates(optimizers, training_rates(config.model.optimizer, spent_part(config, progress)))
+    set_rates(optimizers, training_rates(config.model.optimizer, spent))
     batch = batch_indices(config.dataset.images, config.model.batch, config.seed, step)
     return train_step(model, optimizers, *fetch(batch))
+
+
+@torch.no_grad()
+def follow(averaged: Autoencoder, model: Autoencoder, step: int) -> None:
+    """Make weights and statistics of `averaged` those of `model` averaged over the last part of all steps so far.
+
+    The part is the model's `average`. Much of the error of a network that learns at a high rate is the noise of its
+    last steps, which an average does not have.
+    """
+    if averaged is model:
+        return
+    rate = min(1.0, 1 / (model.config.model.average * step))
+    for mean, current in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(current, rate)
+        else:
+            mean.copy_(current)
 
 
 def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.0) -> bool:
@@ -255,7 +273,7 @@ def progress_line(config: RunConfig, progress: Progress) -> str:
     else:
         done, left = f"step {progress.step}", max(budget.seconds - progress.seconds, 0)
     if progress.search is not None:
-        done += f" ({stage(progress.step, config.model.search)[0]})"
+        done += f" ({stage(progress.step, spent_part(config, progress), config.model.search)[0]})"
     parts = [f"[{config.dataset.name} {config.model.name} seed {config.seed}] {done}, {progress.seconds:.0f} s"]
     if progress.step:
         parts += [f"{left / 60:.1f} min left", f"{1000 * rate:.0f} ms a step", f"loss {row['loss']:.4f}"]
@@ -266,11 +284,14 @@ def progress_line(config: RunConfig, progress: Progress) -> str:
     return " · ".join(parts)
 
 
-def checkpoint(path: Path, model: Autoencoder, optimizers: list[Optimizer], progress: Progress) -> None:
+def checkpoint(
+    path: Path, model: Autoencoder, averaged: Autoencoder, optimizers: list[Optimizer], progress: Progress
+) -> None:
     """Write all that the loop knows; the file is complete or the former one."""
     content = {
         "config": model.config.to_json(),
         "weights": model.state_dict(),
+        "averaged": averaged.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "progress": vars(progress),
         "random_state": torch.get_rng_state(),
@@ -279,8 +300,10 @@ def checkpoint(path: Path, model: Autoencoder, optimizers: list[Optimizer], prog
         torch.save(content, partial)
 
 
-def restore(path: Path, model: Autoencoder, optimizers: list[Optimizer], say: Callable[[str], None]) -> Progress | None:
-    """Load a checkpoint into model and optimiser. One that is broken or of another configuration is set aside."""
+def restore(
+    path: Path, model: Autoencoder, averaged: Autoencoder, optimizers: list[Optimizer], say: Callable[[str], None]
+) -> Progress | None:
+    """Load a checkpoint into models and optimisers. One that is broken or of another configuration is set aside."""
     if not path.exists():
         return None
     try:
@@ -290,6 +313,7 @@ def restore(path: Path, model: Autoencoder, optimizers: list[Optimizer], say: Ca
     else:
         if content["config"] == model.config.to_json():
             model.load_state_dict(content["weights"])
+            averaged.load_state_dict(content["averaged"])
             for optimizer, state in zip(optimizers, content["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
             torch.set_rng_state(content["random_state"].cpu())

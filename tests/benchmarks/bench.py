@@ -254,11 +254,13 @@ def bench_scaling(quick: bool) -> dict[str, Any]:
             peaks: dict[int, float] = {}
             for batch in (16, 64) if quick else (16, 64, 256):
                 row: dict[str, Any] = {"model": model, "box": box, "batch": batch}
-                if len(peaks) == 1:  # memory is affine in the batch: half a GiB of libraries and the rest by image
+                if not peaks and rows:
+                    row["expected_gib"] = 0.5 + scaled(rows, row, "peak_gib", 0.5)
+                elif len(peaks) == 1:  # memory is affine in the batch: half a GiB of libraries and the rest by image
                     row["expected_gib"] = 0.5 + (peaks[16] - 0.5) * batch / 16
                 elif len(peaks) == 2:
                     row["expected_gib"] = peaks[64] + (peaks[64] - peaks[16]) * (batch - 64) / 48
-                row["expected_seconds"] = step_seconds(rows, row)
+                row["expected_seconds"] = scaled(rows, row, "seconds")
                 if row.get("expected_gib", 0) < 0.8 * available and row["expected_seconds"] < 100:
                     row |= in_child("step", model, box, batch, "float32")
                     peaks[batch] = row["peak_gib"]
@@ -267,13 +269,13 @@ def bench_scaling(quick: bool) -> dict[str, Any]:
     return {"available_gib": available, "rows": rows}
 
 
-def step_seconds(rows: list[dict[str, Any]], row: dict[str, Any]) -> float:
-    """What a step may take, from the last one measured: in proportion to pixels and images."""
-    done = [other for other in rows if other["model"] == row["model"] and "seconds" in other]
+def scaled(rows: list[dict[str, Any]], row: dict[str, Any], key: str, fixed: float = 0.0) -> float:
+    """What a case may need, from the last one measured: above a fixed part, in proportion to pixels and images."""
+    done = [other for other in rows if other["model"] == row["model"] and key in other]
     if not done:
         return 0.0
     scale = row["batch"] * row["box"] ** 2 / (done[-1]["batch"] * done[-1]["box"] ** 2)
-    return done[-1]["seconds"] * scale
+    return (done[-1][key] - fixed) * scale
 
 
 def in_child(*case: object) -> dict[str, float]:
@@ -361,15 +363,21 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(child_step(*arguments.child[1:])))
         return
+    if len(arguments.only) > 1:  # each part in a process of its own: none inherits another's memory
+        for name in arguments.only:
+            print(f"{time.strftime('%H:%M')} {name}", file=sys.stderr, flush=True)
+            command = [sys.executable, __file__, "--output", arguments.output, "--only", name]
+            subprocess.run(command + ["--quick"] * arguments.quick, check=True, stdout=subprocess.DEVNULL)
+        print((arguments.output / "bench.md").read_text())
+        return
     keep_freed_memory()  # to the reference's advantage too
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "bench.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    results |= {"machine": machine()}
-    for name in arguments.only:
-        results[name] = BENCHES[name](arguments.quick) | {"quick": arguments.quick}
-        path.write_text(json.dumps(results, indent=2) + "\n")
-        (arguments.output / "bench.md").write_text(table(results))
+    (name,) = arguments.only
+    results |= {"machine": machine(), name: BENCHES[name](arguments.quick) | {"quick": arguments.quick}}
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    (arguments.output / "bench.md").write_text(table(results))
     print(table(results))
 
 
