@@ -132,9 +132,7 @@ def quick(small_run, simulated_dataset):
     """A run of every stage: 2 starts of 2 steps, 2 passes of 2 steps, 4 of fitting, 4 of training."""
     config = small_run("d4_l2")
     changes = {"batch": 10, "orientations": 100, "candidates": 2, "starts": 2, "steps": 2, "images": 20, "fit_ramp": 2}
-    settings = dataclasses.replace(
-        config.model.search, **changes, refine_radii=(6, 8), last_radius=6.0, fit_until=0.75
-    )
+    settings = dataclasses.replace(config.model.search, **changes, refine_radii=(6, 8), last_radius=6.0, fit_until=0.75)
     return dataclasses.replace(
         config,
         dataset=simulated_dataset.config,

@@ -1,8 +1,8 @@
 """The steps before training for `init: search`: find a volume (`search`), then fit both networks to it.
 
 The stages follow from the step and the part of the budget that is spent, so that a run continues at any step: `search`
-(stochastic EM), `refine` (the poses of some thousand images, pass after pass, each pass building the next volume), `fit`
-(encoder and decoder learn from rendered images, whose poses are known exactly). What they know between steps is a
+(stochastic EM), `refine` (the poses of some thousand images, pass after pass, each pass building the next volume),
+`fit` (encoder and decoder learn from rendered images, whose poses are known exactly). What they know between steps is a
 `SearchState`.
 """
 
@@ -45,7 +45,7 @@ class SearchState:
 
 
 def stage(step: int, spent: float, config: SearchConfig) -> tuple[str, int]:
-    """Which stage a step belongs to when a part `spent` of the budget is, and its index from the first or from `fit`."""
+    """The stage of a step when a part `spent` of the budget is, and its index there (`train` counts on from `fit`)."""
     for name, length in (
         ("search", config.starts * config.steps),
         ("refine", len(config.refine_radii) * _chunks(config)),
@@ -84,7 +84,7 @@ def start_search(model: Autoencoder) -> SearchState:
 def initial_step(
     state: SearchState, step: int, spent: float, model: Autoencoder, optimizers: list[Optimizer], fetch: Fetch
 ) -> Tensor:
-    """One step of whichever stage before training it is; returns its loss, a squared error per coefficient or the fit's."""
+    """One step of the stage it is, before training; returns its loss, a squared error per coefficient or the fit's."""
     config, run = model.config.model.search, model.config
     rng = np.random.default_rng([run.seed, step])
     generator = torch.Generator(model.frequencies.device).manual_seed(int(rng.integers(2**62)))

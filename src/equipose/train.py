@@ -147,9 +147,8 @@ def train(
 def update(model: Autoencoder, optimizers: list[Optimizer], progress: Progress, fetch: Fetch) -> Tensor:
     """The next step of a run, training or what comes before it; returns the loss."""
     config, step, spent = model.config, progress.step, spent_part(model.config, progress)
-    if progress.search is not None:
-        if stage(step, spent, config.model.search)[0] != "train":
-            return initial_step(progress.search, step, spent, model, optimizers, fetch)
+    if progress.search is not None and stage(step, spent, config.model.search)[0] != "train":
+        return initial_step(progress.search, step, spent, model, optimizers, fetch)
     model.march(step)
     set_rates(optimizers, training_rates(config.model.optimizer, spent))
     batch = batch_indices(config.dataset.images, config.model.batch, config.seed, step)
