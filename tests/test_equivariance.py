@@ -1,5 +1,7 @@
 """The test that matters: the whole pipeline commutes with in-plane motions, CTF and shifts included."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -36,6 +38,49 @@ def test_the_pipeline_commutes_with_every_motion_of_the_group(small_run, group, 
     torch.manual_seed(0)
     model = Autoencoder(small_run(f"{group}_l2"), image_scale=1.0).double().train(training)
     assert equivariance_error(model, group) < 1e-9
+
+
+def averaging(small_run, turns: int) -> Autoencoder:
+    torch.manual_seed(0)
+    run = small_run("d4_l2")
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, turns=turns))
+    return Autoencoder(run, image_scale=1.0).double().eval()
+
+
+def test_one_turn_is_the_encoder_itself(small_run):
+    model, images = averaging(small_run, 1), torch.randn(3, 32, 32, dtype=torch.float64)
+    assert all(torch.equal(*parts) for parts in zip(model.poses(images), model.encoder(images), strict=True))
+
+
+def test_averaged_poses_commute_with_every_motion_of_d4(small_run):
+    model, images = averaging(small_run, 3), torch.randn(3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        rotation, shift = model.poses(images)
+        for g in motions("d4").double():
+            moved_rotation, moved_shift = model.poses(move_images(g, images))
+            assert torch.allclose(moved_rotation, rotations.pose_action(g) @ rotation, atol=1e-9)
+            assert torch.allclose(moved_shift, shift @ g.T, atol=1e-9)
+
+
+def test_averaging_leaves_the_poses_of_an_encoder_that_is_equivariant_under_all_turns(small_run):
+    """One that reads the content's centre and the angle at which it lies."""
+
+    class Centroid(torch.nn.Module):
+        def forward(self, images):
+            axis = torch.arange(32, dtype=images.dtype) - 15.5
+            mass = images.sum((1, 2))
+            x, y = (images.sum(1) @ axis) / mass, (images.sum(2) @ axis) / mass
+            c, s = x / torch.hypot(x, y), y / torch.hypot(x, y)
+            zero, one = torch.zeros_like(x), torch.ones_like(x)
+            rows = [c, -s, zero, s, c, zero, zero, zero, one]
+            return torch.stack(rows, 1).view(-1, 3, 3), torch.stack([x, y], 1)
+
+    once, often = averaging(small_run, 1), averaging(small_run, 6)
+    once.encoder = often.encoder = Centroid()
+    y, x = torch.meshgrid(*[torch.arange(32, dtype=torch.float64) - 15.5] * 2, indexing="ij")
+    images = torch.stack([torch.exp(-((x - a) ** 2 + (y - b) ** 2) / 12) for a, b in ((5, 1), (-3, 4), (2, -6))])
+    for found, expected in zip(often.poses(images), once.poses(images), strict=True):
+        assert torch.allclose(found, expected, atol=0.01)
 
 
 def test_the_standard_encoder_does_not_commute(small_run):

@@ -106,11 +106,24 @@ def test_of_several_candidates_the_one_that_ends_best_is_kept(grid, generator):
     candidates = torch.cat([strangers, rotations[:, None]], 1)
     moved = shifts[:, None].expand(-1, 3, -1)
     volume = grid_volume(grid)
-    found, found_shifts, errors = search.best_refined(
-        volume, grid.radius, target, transfer, disc, candidates, moved, iterations=1
-    )
+    measured = [(target, transfer, disc)]
+    found, found_shifts = search.best_refined(volume, grid.radius, measured, candidates, moved, iterations=1)
     assert torch.allclose(found, rotations, atol=1e-4) and torch.allclose(found_shifts, shifts, atol=1e-4)
-    assert errors.shape == (10,)
+
+
+def test_of_many_candidates_a_quarter_outlives_the_first_disc_and_the_last_one_chooses(grid, generator):
+    """The first disc misleads: by it a stranger is best, and the right pose among the best quarter."""
+    target, transfer, rotations, shifts, disc = images_of(grid, 10, 8, generator)
+    strangers, volume = search.random_rotations(10, generator), grid_volume(grid)
+    favoured = transfer * shift_phase(shifts, disc) * grid_slices(volume, grid.radius, strangers, disc)
+    others = search.random_rotations(60, generator).view(10, 6, 3, 3)
+    candidates = torch.cat([others, strangers[:, None], rotations[:, None]], 1)
+    moved = shifts[:, None].expand(-1, 8, -1)
+    measured = [(0.6 * favoured + 0.4 * target, transfer, disc), (target, transfer, disc)]
+    found, _ = search.best_refined(volume, grid.radius, measured, candidates, moved, iterations=0)
+    assert torch.equal(found, rotations)
+    alone, _ = search.best_refined(volume, grid.radius, measured[:1], candidates, moved, iterations=0)
+    assert torch.equal(alone, strangers)
 
 
 def test_rendered_images_have_the_poses_they_are_said_to_have(grid, small_run, generator):

@@ -138,6 +138,7 @@ class ModelConfig(Config):
     batch: int
     optimizer: OptimizerConfig
     gradient_clip: float
+    turns: int  # of an image in between quarter turns, over which its pose is averaged where poses are asked for
     average: float  # over this last part of all steps, of the weights that are judged and kept; 0: the last ones
     marching: MarchingConfig
     refine_passes: int

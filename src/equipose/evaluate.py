@@ -69,7 +69,7 @@ def predict(model: Autoencoder, particles: Particles) -> tuple[Poses, Poses | No
     for start in range(0, len(particles.images), model.config.model.batch):
         batch = slice(start, start + model.config.model.batch)
         images = torch.from_numpy(np.array(particles.images[batch], np.float32)).to(device) * model.image_scale
-        poses = [_move_back(g, *model.encoder(move_images(g, images))) for g in paths]
+        poses = [_move_back(g, *model.poses(move_images(g, images))) for g in paths]
         direct.append(poses[0])
         if len(paths) > 1:
             ctf_parameters = torch.from_numpy(np.array(particles.ctf[batch], np.float32)).to(device)

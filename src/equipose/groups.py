@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Group = Literal["c4", "d4"]
 FieldType = Literal["scalar", "regular"]
@@ -38,6 +39,13 @@ def move_images(g: Tensor, images: Tensor) -> Tensor:
         images = images.transpose(-1, -2)
         flipped = [axis for axis, sign in ((-1, b), (-2, c)) if sign < 0]
     return images.flip(flipped)
+
+
+def turn_images(turn: Tensor, images: Tensor) -> Tensor:
+    """L_g of images (b, L, L), for any rotation g (2, 2) about the array's centre, by cubic interpolation."""
+    matrix = torch.cat([turn.T, turn.new_zeros(2, 1)], 1).expand(len(images), 2, 3)
+    points = functional.affine_grid(matrix, [len(images), 1, *images.shape[1:]], align_corners=False)
+    return functional.grid_sample(images[:, None], points, mode="bicubic", align_corners=False)[:, 0]
 
 
 @functools.cache

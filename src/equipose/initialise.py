@@ -196,10 +196,8 @@ def _matched(
         search.trial_shifts(model.config, config.last_radius, model.frequencies.device),
         config.candidates,
     )
-    rotations, shifts, _ = search.best_refined(
-        volume, radius, target, transfer, white, orientations[best], shifts, config.refine_iterations
-    )
-    return rotations, shifts
+    measured = [(target, transfer, white)]
+    return search.best_refined(volume, radius, measured, orientations[best], shifts, config.refine_iterations)
 
 
 def _fit(

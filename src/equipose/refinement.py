@@ -1,8 +1,9 @@
 """Poses improved image by image once the networks have settled, and the map back-projected from them.
 
-An encoder answers for all images at once and errs a little for each (semi-amortised inference corrects that): from
-its pose, and from the best matches of a search for images where it is far off, Gauss-Newton steps lead to the nearest
-optimum; all images then make the next volume, CTF-weighted, and the next pass refines against that.
+An encoder answers for all images at once and errs a little for each (semi-amortised inference corrects that). In each
+pass, Gauss-Newton steps lead from the pose that an image has, and from the best matches of a search, to the nearest
+optima, the best of which goes on; all images then make the next volume, CTF-weighted, which the next pass compares
+with. Where noise is strong, the first volumes leave many images in a wrong pose, and later ones find them.
 """
 
 import time
@@ -37,7 +38,7 @@ def refine(
     the same kind as what is returned.
     """
     device, radius = model.frequencies.device, model.box // 2
-    config, passes = model.config.model.search, model.config.model.refine_passes
+    generator, passes = torch.Generator(device).manual_seed(model.config.seed), model.config.model.refine_passes
     turned = torch.tensor(rotations, dtype=torch.float32, device=device)
     moved = torch.tensor(shifts / model.voxel_size, dtype=torch.float32, device=device)
     volume = decoder_grid(model)
@@ -45,14 +46,8 @@ def refine(
         started, following = time.perf_counter(), empty_grid(radius, device)
         for number, rows in enumerate(torch.arange(len(turned), device=device).split(BATCH), start=1):
             batch = _read(model, particles, rows)
-            if refine_pass == 0:
-                turned[rows], moved[rows] = _best_of_candidates(model, volume, batch, turned[rows], moved[rows])
-            for shells in config.refine_radii[1:] if refine_pass == 0 else config.refine_radii[-1:]:
-                disc = half_disc(model.box, shells).to(device)
-                turned[rows], moved[rows], _ = search.refine_poses(
-                    volume, radius, *_measured(batch, disc), disc, turned[rows], moved[rows], config.refine_iterations
-                )
-            target, transfer = _measured(batch, model.disc)
+            turned[rows], moved[rows] = _best_pose(model, volume, batch, turned[rows], moved[rows], generator)
+            target, transfer, _ = _measured(batch, model.disc)
             centred = target * shift_phase(-moved[rows], model.disc)
             insert_slices(following, turned[rows], model.disc, transfer * centred, transfer**2)
             if number % 10 == 0:
@@ -70,12 +65,13 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
     alike; where it has not formed, the search finds any other pose as good.
     """
     device, volume, kept = model.frequencies.device, decoder_grid(model), 0
+    generator = torch.Generator(device).manual_seed(model.config.seed)
     images = min(JUDGED, len(rotations))
     for rows in torch.arange(images, device=device).split(BATCH):
         part = rows.cpu().numpy()
         own = torch.tensor(rotations[part], dtype=torch.float32, device=device)
         moved = torch.tensor(shifts[part] / model.voxel_size, dtype=torch.float32, device=device)
-        best, _ = _best_of_candidates(model, volume, _read(model, particles, rows), own, moved)
+        best, _ = _best_pose(model, volume, _read(model, particles, rows), own, moved, generator)
         kept += int(((best - own).square().sum((1, 2)) < CONSISTENT).sum())
     return kept / images
 
@@ -100,21 +96,20 @@ def _read(model: Autoencoder, particles: Particles, rows: Tensor) -> Batch:
     return images, parameters, model.box * model.voxel_size
 
 
-def _measured(batch: Batch, disc: HalfDisc) -> tuple[Tensor, Tensor]:
-    """Coefficients and CTFs (b, n) at the disc's frequencies."""
+def _measured(batch: Batch, disc: HalfDisc) -> tuple[Tensor, Tensor, HalfDisc]:
+    """Coefficients and CTFs (b, n) at the disc's frequencies, and the disc."""
     images, parameters, side = batch
-    return to_half_disc(images, disc), ctf(parameters, disc.k, side)
+    return to_half_disc(images, disc), ctf(parameters, disc.k, side), disc
 
 
-def _best_of_candidates(
-    model: Autoencoder, volume: Tensor, batch: Batch, rotations: Tensor, shifts: Tensor
+def _best_pose(
+    model: Autoencoder, volume: Tensor, batch: Batch, rotations: Tensor, shifts: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """The given poses and the best matches of some thousand random ones, all refined: the best for each image."""
     config, radius, device = model.config.model.search, model.box // 2, rotations.device
-    orientations = search.random_rotations(config.orientations, torch.Generator(device).manual_seed(model.config.seed))
-    disc = half_disc(model.box, config.refine_radii[0]).to(device)
-    target, transfer = _measured(batch, disc)
+    measured = [_measured(batch, half_disc(model.box, shells).to(device)) for shells in config.refine_radii]
+    orientations = search.random_rotations(config.orientations, generator)
     trial_shifts = search.trial_shifts(model.config, config.refine_radii[0], device)
-    _, best, moved = search.match(volume, radius, target, transfer, disc, orientations, trial_shifts, config.candidates)
+    _, best, moved = search.match(volume, radius, *measured[0], orientations, trial_shifts, config.candidates)
     candidates = torch.cat([rotations[:, None], orientations[best]], 1), torch.cat([shifts[:, None], moved], 1)
-    return search.best_refined(volume, radius, target, transfer, disc, *candidates, config.refine_iterations)[:2]
+    return search.best_refined(volume, radius, measured, *candidates, config.refine_iterations)

@@ -202,20 +202,28 @@ def refine_poses(
 def best_refined(
     volume: Tensor,
     radius: int,
-    target: Tensor,
-    transfer: Tensor,
-    disc: HalfDisc,
+    measured: list[tuple[Tensor, Tensor, HalfDisc]],
     rotations: Tensor,
     shifts: Tensor,
     iterations: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Several poses an image, rotations (b, c, 3, 3) and shifts (b, c, 2), all refined: the best, as `refine_poses`."""
-    count = rotations.shape[1]
-    repeated = target.repeat_interleave(count, 0), transfer.repeat_interleave(count, 0)
-    refined = refine_poses(volume, radius, *repeated, disc, rotations.flatten(0, 1), shifts.flatten(0, 1), iterations)
-    rotations, shifts, errors = (part.unflatten(0, (-1, count)) for part in refined)
-    best, rows = errors.argmin(1), torch.arange(len(target), device=target.device)
-    return rotations[rows, best], shifts[rows, best], errors[rows, best]
+) -> tuple[Tensor, Tensor]:
+    """Several poses an image, rotations (b, c, 3, 3) and shifts (b, c, 2), all refined: the best, (b, 3, 3) and (b, 2).
+
+    `measured` are coefficients, CTFs (b, n) and the disc they belong to, one after the other, of growing radius: at low
+    radius a pose is drawn from afar, and at high radius its error tells the right pose from others. After each disc
+    but the last, the better quarter of an image's poses goes on.
+    """
+    for number, (target, transfer, disc) in enumerate(measured, start=1):
+        count = rotations.shape[1]
+        repeated = target.repeat_interleave(count, 0), transfer.repeat_interleave(count, 0)
+        flat = rotations.flatten(0, 1), shifts.flatten(0, 1)
+        refined = refine_poses(volume, radius, *repeated, disc, *flat, iterations)
+        rotations, shifts, errors = (part.unflatten(0, (-1, count)) for part in refined)
+        kept = math.ceil(count / 4) if number < len(measured) else 1
+        best = errors.topk(kept, dim=1, largest=False).indices
+        rows = torch.arange(len(target), device=target.device)[:, None]
+        rotations, shifts = rotations[rows, best], shifts[rows, best]
+    return rotations[:, 0], shifts[:, 0]
 
 
 def render(

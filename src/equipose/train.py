@@ -209,7 +209,7 @@ def predict_poses(model: Autoencoder, fetch: Fetch, indices: np.ndarray) -> tupl
     """Rotations (n, 3, 3) and shifts (n, 2) in Å about the array's centre, in evaluation mode."""
     model.eval()
     predictions = [
-        model.encoder(fetch(chunk)[0] * model.image_scale)
+        model.poses(fetch(chunk)[0] * model.image_scale)
         for chunk in np.array_split(indices, max(1, len(indices) // 250))
     ]
     rotations, shifts = (torch.cat(parts).double().cpu().numpy() for parts in zip(*predictions, strict=True))
