@@ -14,6 +14,7 @@ from equipose.plan import plan
 HERE = Path(workflow.basedir)
 EMBEDDED = HERE / "workflow/resources/structures"
 PAPER = HERE / "workflow/resources/paper"
+CLAIMS = HERE / "workflow/report/claims.yaml"
 
 if workflow.is_main_process:  # a job on a cluster trusts the process that sent it
     from equipose.check import check_config

@@ -1,0 +1,263 @@
+"""A verdict on each of the paper's statements: `python -m equipose.claims --claims YAML --results DIR --output PATH`.
+
+Reads whatever runs have been evaluated, and writes PATH as .csv and .md. claims.yaml says what is tested and what would
+count; here are the numbers of a run (`NUMBERS`), the tests, and their intervals: Clopper and Pearson's for a rate, the
+bootstrap's over runs for all else. A verdict is `reproduced`, `not reproduced`, `inconclusive` or `not run`.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy.stats import beta
+
+from equipose.cli import run_main
+from equipose.config import ConfigError
+from equipose.files import whole_file
+from equipose.metrics import HANDS, subset_sizes
+
+RESAMPLES = 10_000
+
+SMALL_MEDSE = 0.5
+"""MedSE below which an evaluation with a large MSE is on the plateau: most images agree, in two ways."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a claim may ask of a run: metrics.json with the dataset's SNR, and the folder for everything else."""
+
+    folder: Path
+    facts: dict[str, Any]
+
+    def history(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / "history.csv")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`estimate` and its interval in the test's unit; NaN where no run counts."""
+
+    verdict: str
+    estimate: float
+    low: float
+    high: float
+    runs: int
+    runs_compared: int = 0
+
+
+def read_results(results: Path) -> list[RunResult]:
+    """Every run under `results` that has been evaluated and whose images have true poses."""
+    found = []
+    for path in sorted(results.glob("runs/*/*/seed*/metrics.json")):
+        metrics = json.loads(path.read_text())
+        if metrics["training"]:
+            config = json.loads((path.parent / "config.json").read_text())
+            facts = {"snr": config["dataset"]["snr"], "has_converged": metrics["convergence_seconds"] is not None}
+            found.append(RunResult(path.parent, metrics | facts))
+    return found
+
+
+def choose(results: list[RunResult], wanted: dict[str, Any]) -> list[RunResult]:
+    """The runs whose facts have the wanted values; a list means any of them."""
+
+    def fits(result: RunResult) -> bool:
+        return all(
+            result.facts[key] in (value if isinstance(value, list) else [value]) for key, value in wanted.items()
+        )
+
+    return [result for result in results if fits(result)]
+
+
+def plateau(history: pd.DataFrame, converged_mse: float = 1.0) -> pd.DataFrame:
+    """The evaluations of a run on the plateau of Fig. 2: a small MedSE beside a large MSE."""
+    return history[(history["medse"] < SMALL_MEDSE) & (history["mse"] > converged_mse)]
+
+
+def plateau_mse(result: RunResult) -> float:
+    return float(plateau(result.history())["mse"].median())
+
+
+def plateau_smaller_hand(result: RunResult) -> float:
+    """Median share of the images that agree in the rarer hand."""
+    return float(plateau(result.history())[["share_same", "share_mirror"]].min(axis=1).median())
+
+
+def plateau_subset_share(result: RunResult) -> float:
+    """Median |S_i| / N over images, in the middle evaluation of the plateau (Eq. 32; squared distance below 0.5)."""
+    steps = plateau(result.history())["step"].to_numpy()
+    if not len(steps):
+        return float("nan")
+    trace = np.load(result.folder / "trace.npz")
+    predicted = trace["predicted"][np.flatnonzero(trace["steps"] == steps[len(steps) // 2])[0]]
+    sizes = np.maximum(*(subset_sizes(predicted, trace["true"], hand, within=0.5) for hand in HANDS))
+    return float(np.median(sizes) / len(predicted))
+
+
+def mean_fsc(result: RunResult) -> float:
+    curve = pd.read_csv(result.folder / "fsc.csv")
+    return float(curve[curve["shell"] > 0]["fsc"].mean())
+
+
+def fact(*path: str) -> Callable[[RunResult], float]:
+    """A number of metrics.json; NaN where it is null."""
+
+    def number(result: RunResult) -> float:
+        value: Any = result.facts
+        for key in path:
+            value = value[key]
+        return float("nan") if value is None else float(value)
+
+    return number
+
+
+NUMBERS: dict[str, Callable[[RunResult], float]] = {
+    "convergence_seconds": fact("convergence_seconds"),
+    "convergence_steps": fact("convergence_steps"),
+    "mse": fact("training", "direct", "paper", "mse"),
+    "resolution": fact("resolution", "paper", "0.5"),
+    "seconds_per_step": lambda result: result.facts["seconds"] / max(result.facts["steps"], 1),
+    "mean_fsc": mean_fsc,
+    "plateau_mse": plateau_mse,
+    "plateau_smaller_hand": plateau_smaller_hand,
+    "plateau_subset_share": plateau_subset_share,
+}
+
+
+def rate_interval(successes: int, runs: int, confidence: float) -> tuple[float, float]:
+    """Clopper and Pearson's exact interval of a rate."""
+    tail = (1 - confidence) / 2
+    low = beta.ppf(tail, successes, runs - successes + 1) if successes else 0.0
+    high = beta.ppf(1 - tail, successes + 1, runs - successes) if successes < runs else 1.0
+    return float(low), float(high)
+
+
+def bootstrap_interval(
+    samples: list[np.ndarray], statistic: Callable[..., np.ndarray], confidence: float
+) -> tuple[float, float]:
+    """Percentile interval of a statistic of independent samples, each resampled by itself.
+
+    `statistic` takes one array (resamples, n) for each sample and returns (resamples,).
+    """
+    rng = np.random.default_rng(0)
+    drawn = [rng.choice(sample, (RESAMPLES, len(sample))) for sample in samples]
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(statistic(*drawn), [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def judge(low: float, high: float, between: list[float]) -> str:
+    """`inconclusive` unless the whole interval lies inside of what is asked for, or outside."""
+    if between[0] <= low and high <= between[1]:
+        return "reproduced"
+    if high < between[0] or between[1] < low:
+        return "not reproduced"
+    return "inconclusive"
+
+
+def numbers_of(results: list[RunResult], name: str) -> np.ndarray:
+    """The runs' numbers, without those that have none (a run that never converged has no time of convergence)."""
+    values = np.array([NUMBERS[name](result) for result in results], float)
+    return values[np.isfinite(values)]
+
+
+def assess(claim: dict[str, Any], results: list[RunResult], confidence: float, seeds: int) -> Verdict:
+    """The verdict on one claim. Raises ConfigError for a test or number that does not exist.
+
+    A ratio is taken on each dataset that both sides have run, and averaged over these.
+    """
+    chosen = choose(results, claim["of"])
+    if claim["test"] == "rate":
+        if not chosen:
+            return Verdict("not run", np.nan, np.nan, np.nan, 0)
+        converged = sum(result.facts["converged"] for result in chosen)
+        estimate, interval = converged / len(chosen), rate_interval(converged, len(chosen), confidence)
+        counts = (len(chosen),)
+    elif claim["test"] == "value" and claim["number"] in NUMBERS:
+        values = numbers_of(chosen, claim["number"])
+        if not len(values):
+            return Verdict("not run", np.nan, np.nan, np.nan, 0)
+        estimate, interval = float(np.median(values)), bootstrap_interval([values], _median, confidence)
+        counts = (len(values),)
+    elif claim["test"] == "ratio" and claim["number"] in NUMBERS:
+        pairs = _by_dataset(claim["number"], chosen, choose(results, claim["over"]))
+        if not pairs:
+            return Verdict("not run", np.nan, np.nan, np.nan, 0)
+        samples = [values for pair in pairs for values in pair]
+        estimate = float(_mean_ratio(*(values[None] for values in samples))[0])
+        interval = bootstrap_interval(samples, _mean_ratio, confidence)
+        counts = sum(len(pair[0]) for pair in pairs), sum(len(pair[1]) for pair in pairs)
+    else:
+        raise ConfigError(f"claims: no test `{claim['test']}` with number `{claim.get('number')}`.")
+    verdict = judge(*interval, claim["between"]) if min(counts) >= seeds else "inconclusive"
+    return Verdict(verdict, estimate, *interval, *counts)
+
+
+def _by_dataset(number: str, of: list[RunResult], over: list[RunResult]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The numbers of both sides, for each dataset on which both have some."""
+    datasets = sorted({result.facts["dataset"] for result in of})
+    pairs = [
+        tuple(
+            numbers_of([result for result in side if result.facts["dataset"] == dataset], number) for side in (of, over)
+        )
+        for dataset in datasets
+    ]
+    return [(ours, theirs) for ours, theirs in pairs if len(ours) and len(theirs)]
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    return np.median(values, axis=1)
+
+
+def _mean_ratio(*samples: np.ndarray) -> np.ndarray:
+    """Mean over datasets of median / median; samples come in pairs."""
+    return np.mean([_median(of) / _median(over) for of, over in zip(samples[::2], samples[1::2], strict=True)], axis=0)
+
+
+def claims_table(specification: dict[str, Any], results: list[RunResult]) -> pd.DataFrame:
+    """One row for each claim of claims.yaml, in its order."""
+    test = partial(assess, results=results, confidence=specification["confidence"], seeds=specification["seeds"])
+    return pd.DataFrame(
+        [
+            {"claim": name, "where": claim["where"], "says": claim["says"], "asked": tuple(claim["between"])}
+            | vars(test(claim))
+            | {"test": f"{claim['test']} {claim.get('number', 'of convergence')}"}
+            for name, claim in specification["claims"].items()
+        ]
+    )
+
+
+def as_markdown(table: pd.DataFrame, confidence: float) -> str:
+    lines = ["| verdict | statement | where | found | asked for | runs |", "| --- | --- | --- | --- | --- | --- |"]
+    for row in table.itertuples():
+        found = "" if np.isnan(row.estimate) else f"{row.estimate:.3g} ({row.low:.3g} to {row.high:.3g})"
+        asked = f"{row.test}: {row.asked[0]:g} to {row.asked[1]:g}"
+        runs = f"{row.runs}, {row.runs_compared}" if row.runs_compared else f"{row.runs}"
+        lines.append(f"| **{row.verdict}** | {row.says} | {row.where} | {found} | {asked} | {runs} |")
+    counts = ", ".join(f"{count} {name}" for name, count in table["verdict"].value_counts().items())
+    lines += ["", f"{counts}. In brackets: {confidence:.0%} intervals, over runs."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--claims", type=Path, required=True, help="claims.yaml")
+    parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
+    parser.add_argument("--output", type=Path, required=True, help="written as .csv and .md")
+    arguments = parser.parse_args()
+    specification = yaml.safe_load(arguments.claims.read_text())
+    table = claims_table(specification, read_results(arguments.results))
+    with whole_file(arguments.output.with_suffix(".csv")) as path:
+        table.to_csv(path, index=False)
+    with whole_file(arguments.output.with_suffix(".md")) as path:
+        path.write_text(as_markdown(table, specification["confidence"]))
+
+
+if __name__ == "__main__":
+    run_main(main)

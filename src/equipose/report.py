@@ -1,0 +1,211 @@
+"""The report of a preset's results, one HTML page that needs nothing else: `python -m equipose.report --config …`.
+
+Whatever has been made is shown, and what has not is named, with the command that would make it. Pictures, maps and the
+viewer's code lie in the page itself (workflow/report/report.html.jinja), which loads nothing from elsewhere.
+"""
+
+import argparse
+import base64
+import importlib.metadata
+import json
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import mrcfile
+import numpy as np
+import pandas as pd
+import yaml
+from skimage.measure import marching_cubes
+
+from equipose.cli import run_main
+from equipose.config import run_budgets
+from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
+from equipose.files import whole_file
+
+PACKAGES = ("torch", "numpy", "scipy", "pandas", "escnn", "snakemake", "mrcfile", "matplotlib", "seaborn")
+
+MESH_BOX = 64
+"""Voxels a side that a map is brought to before its surface is taken: smooth, and a few hundred kB a map."""
+
+CHOSEN_ELSEWHERE = ("pathvars", "run", "offline", "resources", "experiments", "models")
+"""Parts of the configuration whose difference from the paper's is not a difference of method."""
+
+
+def build(
+    config: dict[str, Any],
+    paper: dict[str, Any],
+    experiments: list[str],
+    results: Path,
+    template: Path,
+    command: str,
+) -> str:
+    """The page, from the preset's configuration and what lies in its results folder."""
+    asked = {name: config["experiments"][name] for name in experiments}
+    runs = list(run_budgets(config | {"experiments": asked}))
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template.read_text()).render(
+        title=results.name,
+        summary=summary(runs, results),
+        missing=[run for run in runs if not (_folder(results, run) / "metrics.json").exists()],
+        command=command,
+        claims=_read(results / "claims.csv"),
+        tables=[
+            (name, _read(results / "tables" / f"{name}{mode}.csv"), mode) for name in asked for mode in ("", "_exact")
+        ],
+        figures=[(name, figures_of(results, name)) for name in asked],
+        maps=meshes(runs, results),
+        differences=differences(config, paper),
+        configuration=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        hardware=hardware(),
+        times=wall_times(results),
+    )
+
+
+def summary(runs: list[tuple[str, str, int]], results: Path) -> list[dict[str, Any]]:
+    """A line for each dataset and model: seeds asked for, finished and converged, and the best held-out error."""
+    lines = []
+    for dataset, model in dict.fromkeys((dataset, model) for dataset, model, _ in runs):
+        paths = [_folder(results, run) / "metrics.json" for run in runs if run[:2] == (dataset, model)]
+        found = [json.loads(path.read_text()) for path in paths if path.exists()]
+        scored = [metrics["held_out"]["direct"]["exact"] for metrics in found if metrics["held_out"]]
+        times = [metrics["convergence_seconds"] for metrics in found if metrics["converged"]]
+        lines.append(
+            {
+                "dataset": dataset,
+                "model": model,
+                "seeds": len(paths),
+                "finished": len(found),
+                "converged": len(times),
+                "seconds": float(np.median(times)) if times else None,
+                "mse": min((scores["mse"] for scores in scored), default=None),
+                "degrees": min((scores["median_degrees"] for scores in scored), default=None),
+            }
+        )
+    return lines
+
+
+def figures_of(results: Path, experiment: str) -> list[tuple[str, str]]:
+    """Names and data URIs of the figures that an experiment has."""
+    paths = sorted((results / "figures" / experiment).glob("*.png"))
+    return [(path.stem.replace("_", " "), _data_uri(path.read_bytes(), "image/png")) for path in paths]
+
+
+def meshes(runs: list[tuple[str, str, int]], results: Path) -> list[dict[str, Any]]:
+    """Surfaces of the truth and of each model's best map, dataset by dataset, enclosing the same volume."""
+    groups = []
+    for dataset in dict.fromkeys(dataset for dataset, _, _ in runs):
+        best: dict[str, tuple[float, Path]] = {}
+        for run in runs:
+            path = _folder(results, run) / "metrics.json"
+            if run[0] == dataset and path.exists():
+                metrics = json.loads(path.read_text())
+                mse = metrics["training"]["direct"]["paper"]["mse"] if metrics["training"] else 0.0
+                name = "volume_aligned.mrc" if metrics["training"] else "volume.mrc"
+                best[run[1]] = min(best.get(run[1], (np.inf, path)), (mse, path.parent / name))
+        named = {"truth": results / "datasets" / dataset / "volume.mrc"}
+        named |= {model: path for model, (_, path) in best.items()}
+        volumes = {label: _read_map(path) for label, path in named.items() if path.exists()}
+        if volumes:
+            fraction = molecule_fraction(next(iter(volumes.values())))
+            maps = [{"label": label} | mesh(volume, fraction) for label, volume in volumes.items()]
+            groups.append({"dataset": dataset, "maps": maps})
+    return groups
+
+
+def mesh(volume: np.ndarray, fraction: float) -> dict[str, str]:
+    """The surface that encloses a `fraction` of the box: corners as int16 in ±32767, triangles as uint32, base64."""
+    fine = fourier_upsample(volume, MESH_BOX)
+    corners, triangles, _, _ = marching_cubes(
+        fine, enclosing_level(fine, fraction), step_size=max(1, len(fine) // MESH_BOX)
+    )
+    centred = corners[:, ::-1] / (len(fine) / 2) - 1  # (x, y, z) in ±1
+    return {
+        "corners": base64.b64encode((32767 * centred.clip(-1, 1)).astype("<i2").tobytes()).decode(),
+        "triangles": base64.b64encode(triangles.astype("<u4").tobytes()).decode(),
+    }
+
+
+def differences(config: dict[str, Any], paper: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(key, here, in the paper) wherever the configuration differs; a dataset or model of the same name is compared."""
+    found = []
+
+    def compare(ours: Any, theirs: Any, key: str) -> None:
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            for name in ours:
+                if name in theirs:
+                    compare(ours[name], theirs[name], f"{key}.{name}" if key else name)
+        elif ours != theirs:
+            found.append((key, str(ours), str(theirs)))
+
+    compare({key: value for key, value in config.items() if key not in CHOSEN_ELSEWHERE}, paper, "")
+    return found
+
+
+def hardware() -> dict[str, str]:
+    cpuinfo = Path("/proc/cpuinfo")
+    name = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return {
+        "processor": name[1] if name else platform.processor(),
+        "system": platform.platform(),
+        "Python": platform.python_version(),
+    }
+
+
+def wall_times(results: Path) -> list[dict[str, Any]]:
+    """Jobs, minutes and peak memory of each rule, from Snakemake's benchmarks."""
+    rules = []
+    for folder in sorted((results / "benchmarks").glob("*")):
+        tables = [pd.read_csv(path, sep="\t", na_values="-") for path in folder.rglob("*.tsv")]
+        if tables:
+            rows = pd.concat(tables)
+            peak = float(rows["max_rss"].max()) / 1024
+            rules.append({"rule": folder.name, "jobs": len(rows), "minutes": rows["s"].sum() / 60, "gib": peak})
+    return rules
+
+
+def _folder(results: Path, run: tuple[str, str, int]) -> Path:
+    dataset, model, seed = run
+    return results / "runs" / dataset / model / f"seed{seed}"
+
+
+def _read(path: Path) -> pd.DataFrame | None:
+    return pd.read_csv(path) if path.exists() else None
+
+
+def _read_map(path: Path) -> np.ndarray:
+    with mrcfile.open(path) as file:
+        return np.array(file.data, np.float32)
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="tables/config.json of the preset")
+    parser.add_argument("--paper", type=Path, required=True, help="config.yaml, the paper's own")
+    parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")
+    parser.add_argument("--results", type=Path, required=True, help="the preset's results folder")
+    parser.add_argument("--template", type=Path, required=True, help="report.html.jinja")
+    parser.add_argument("--command", required=True, help="what would make all that is missing")
+    parser.add_argument("--output", type=Path, required=True, help="the page")
+    arguments = parser.parse_args()
+    page = build(
+        json.loads(arguments.config.read_text()),
+        yaml.safe_load(arguments.paper.read_text()),
+        arguments.experiments,
+        arguments.results,
+        arguments.template,
+        arguments.command,
+    )
+    with whole_file(arguments.output) as path:
+        path.write_text(page)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,104 @@
+"""Verdicts on the paper's statements, from synthetic results."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from equipose.claims import NUMBERS, RunResult, assess, claims_table, judge, rate_interval, read_results
+from equipose.config import ConfigError
+from equipose.rotations import other_hand, random_rotations
+
+CLAIMS = yaml.safe_load((Path(__file__).parents[1] / "workflow/report/claims.yaml").read_text())
+
+
+def result(model="d4_l2", dataset="one", mse=0.01, converged=True, **facts) -> RunResult:
+    scores = {"direct": {"paper": {"mse": mse}}}
+    return RunResult(Path(), {"model": model, "dataset": dataset, "converged": converged, "training": scores} | facts)
+
+
+def rate(between, of=None):
+    return {"test": "rate", "of": of or {"model": "d4_l2"}, "between": between}
+
+
+def ratio(between):
+    sides = {"of": {"model": "d4_l2"}, "over": {"model": "standard_sym"}}
+    return {"test": "ratio", "number": "mse", "between": between} | sides
+
+
+def test_every_claim_of_the_file_can_be_assessed():
+    """On nothing at all: each is "not run", and none names a test or number that does not exist."""
+    table = claims_table(CLAIMS, [])
+    assert set(table["verdict"]) == {"not run"} and len(table) >= 20
+    assert all(claim.get("number") in NUMBERS or claim["test"] == "rate" for claim in CLAIMS["claims"].values())
+
+
+def test_a_rate_is_judged_by_its_exact_interval():
+    assert rate_interval(8, 8, 0.95) == pytest.approx((0.631, 1.0), abs=1e-3)
+    assert rate_interval(0, 8, 0.95) == pytest.approx((0.0, 0.369), abs=1e-3)
+    eight = [result() for _ in range(8)]
+    assert assess(rate([0.6, 1.0]), eight, 0.95, 3).verdict == "reproduced"
+    assert assess(rate([0.0, 0.5]), eight, 0.95, 3).verdict == "not reproduced"
+    assert assess(rate([0.8, 1.0]), eight, 0.95, 3).verdict == "inconclusive"
+
+
+def test_few_seeds_are_inconclusive_however_clear_they_look():
+    assert assess(rate([0.0, 1.0]), [result()] * 2, 0.95, 3).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [(0.01, 0.04, "reproduced"), (0.08, 0.04, "not reproduced")],
+)
+def test_a_ratio_compares_medians_dataset_by_dataset(ours, theirs, verdict):
+    """A second dataset, a hundred times harder for both, changes nothing; nor does a third that one side lacks."""
+    rng = np.random.default_rng(0)
+    results = [result(dataset="three", mse=1e6)]
+    for dataset, hardness in (("one", 1), ("two", 100)):
+        for model, mse in (("d4_l2", ours), ("standard_sym", theirs)):
+            spread = 1 + 0.1 * rng.random(4)
+            results += [result(model, dataset, hardness * mse * factor) for factor in spread]
+    found = assess(ratio([0.0, 0.5]), results, 0.95, 3)
+    assert found.verdict == verdict and found.estimate == pytest.approx(ours / theirs, rel=0.1)
+    assert (found.runs, found.runs_compared) == (8, 8)
+
+
+def test_a_wide_interval_is_inconclusive():
+    results = [result(mse=mse) for mse in (0.001, 0.01, 1.0)] + [result("standard_sym", mse=0.05) for _ in range(3)]
+    assert assess(ratio([0.0, 0.5]), results, 0.95, 3).verdict == "inconclusive"
+
+
+def test_an_interval_is_judged_by_all_of_it():
+    assert judge(0.2, 0.4, [0, 0.5]) == "reproduced"
+    assert judge(0.6, 0.9, [0, 0.5]) == "not reproduced"
+    assert judge(0.4, 0.6, [0, 0.5]) == "inconclusive"
+
+
+def test_an_unknown_number_is_a_message():
+    with pytest.raises(ConfigError, match="no test `value` with number `beauty`"):
+        assess({"test": "value", "number": "beauty", "of": {}, "between": [0, 1]}, [], 0.95, 3)
+
+
+def test_the_plateau_is_read_from_history_and_trace(tmp_path):
+    """Half of the images in either hand: MSE 8/3, shares of a half, and |S_i| = N / 2."""
+    rng = np.random.default_rng(0)
+    true = random_rotations(200, rng)
+    mixed = np.where(np.arange(200)[:, None, None] < 100, true, other_hand(true))
+    folder = tmp_path / "runs/one/d4_l2/seed0"
+    folder.mkdir(parents=True)
+    history = {"step": [0, 100], "mse": [5.9, 8 / 3], "medse": [5.9, 0.0], "share_same": [0.03, 0.5]}
+    pd.DataFrame(history | {"share_mirror": [0.03, 0.5]}).to_csv(folder / "history.csv", index=False)
+    predicted = np.stack([random_rotations(200, rng), mixed])
+    np.savez(folder / "trace.npz", steps=np.array([0, 100]), predicted=predicted, true=true)
+    facts = {"model": "d4_l2", "dataset": "one", "converged": False, "convergence_seconds": None}
+    scores = {"direct": {"paper": {"mse": 8 / 3}}}
+    (folder / "metrics.json").write_text(json.dumps(facts | {"training": scores}))
+    (folder / "config.json").write_text(json.dumps({"dataset": {"snr": "noiseless"}}))
+    (run,) = read_results(tmp_path)
+    assert NUMBERS["plateau_mse"](run) == pytest.approx(8 / 3)
+    assert NUMBERS["plateau_smaller_hand"](run) == 0.5
+    assert NUMBERS["plateau_subset_share"](run) == pytest.approx(0.5, abs=0.05)
+    assert run.facts["snr"] == "noiseless" and not run.facts["has_converged"]

@@ -1,0 +1,77 @@
+# Whatever results there are → claims and the report: their inputs are the files that exist, so that partial results
+# have a report too, in which what is missing is named.
+
+
+localrules:
+    claims,
+    report,
+    publish,
+
+
+def that_exist(*patterns: str) -> list[str]:
+    return sorted(str(path) for pattern in patterns for path in RESULTS.glob(pattern))
+
+
+rule claims:
+    input:
+        runs=that_exist("runs/*/*/seed*/metrics.json"),
+        claims=here(CLAIMS),
+        code=code("claims"),
+    output:
+        "<results>/claims.csv",
+        "<results>/claims.md",
+    log:
+        "<results>/logs/claims.log",
+    benchmark:
+        "<results>/benchmarks/claims.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        results=RESULTS,
+    shell:
+        "python -u -m equipose.claims --claims {input.claims} --results {params.results} --output {output[0]}"
+        " 2>&1 | tee {log}"
+
+
+rule report:
+    input:
+        found=that_exist("runs/*/*/seed*/metrics.json", "tables/*.csv", "figures/*/*.png", "benchmarks/**/*.tsv"),
+        claims="<results>/claims.csv",
+        config="<results>/tables/config.json",
+        template=here(HERE / "workflow/report/report.html.jinja"),
+        code=code("report"),
+    output:
+        "<results>/report.html",
+    log:
+        "<results>/logs/report.log",
+    benchmark:
+        "<results>/benchmarks/report.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        results=RESULTS,
+        experiments=config["run"],
+        paper=here(HERE / "config.yaml"),
+        command=f"snakemake --cores all --configfile {' '.join(here(path) for path in workflow.configfiles[1:])}",
+    shell:
+        "python -u -m equipose.report --config {input.config} --paper {params.paper} --experiments {params.experiments}"
+        " --results {params.results} --template {input.template} --command {params.command:q} --output {output}"
+        " 2>&1 | tee {log}"
+
+
+rule publish:
+    input:
+        report="<results>/report.html",
+        code=code("publish"),
+    output:
+        directory(f"results/reference/{RESULTS.name}"),
+    log:
+        "<results>/logs/publish.log",
+    benchmark:
+        "<results>/benchmarks/publish.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        results=RESULTS,
+    shell:
+        "python -u -m equipose.publish --results {params.results} --output {output} 2>&1 | tee {log}"
