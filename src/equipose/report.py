@@ -6,6 +6,7 @@ viewer's code lie in the page itself (workflow/report/report.html.jinja), which 
 
 import argparse
 import base64
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -21,7 +22,7 @@ import yaml
 from skimage.measure import marching_cubes
 
 from equipose.cli import run_main
-from equipose.config import run_budgets
+from equipose.config import dataset_config, model_config, run_budgets
 from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
 from equipose.files import whole_file
 
@@ -30,8 +31,8 @@ PACKAGES = ("torch", "numpy", "scipy", "pandas", "escnn", "snakemake", "mrcfile"
 MESH_BOX = 64
 """Voxels a side that a map is brought to before its surface is taken: smooth, and a few hundred kB a map."""
 
-CHOSEN_ELSEWHERE = ("pathvars", "run", "offline", "resources", "experiments", "models")
-"""Parts of the configuration whose difference from the paper's is not a difference of method."""
+MODES = ("", "_exact")
+"""What follows an experiment's name in the names of its tables: the paper's definitions, and one alignment."""
 
 
 def build(
@@ -44,7 +45,7 @@ def build(
 ) -> str:
     """The page, from the preset's configuration and what lies in its results folder."""
     asked = {name: config["experiments"][name] for name in experiments}
-    runs = list(run_budgets(config | {"experiments": asked}))
+    runs = list(run_budgets(config | {"experiments": asked, "run": experiments}))
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template.read_text()).render(
         title=results.name,
@@ -52,14 +53,12 @@ def build(
         missing=[run for run in runs if not (_folder(results, run) / "metrics.json").exists()],
         command=command,
         claims=_read(results / "claims.csv"),
-        tables=[
-            (name, _read(results / "tables" / f"{name}{mode}.csv"), mode) for name in asked for mode in ("", "_exact")
-        ],
+        tables=[(name + mode, _read(results / "tables" / f"{name}{mode}.csv")) for name in asked for mode in MODES],
         figures=[(name, figures_of(results, name)) for name in asked],
         maps=meshes(runs, results),
-        differences=differences(config, paper),
+        differences=differences(config, paper, runs),
         configuration=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
-        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        versions=package_versions(),
         hardware=hardware(),
         times=wall_times(results),
     )
@@ -129,20 +128,34 @@ def mesh(volume: np.ndarray, fraction: float) -> dict[str, str]:
     }
 
 
-def differences(config: dict[str, Any], paper: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(key, here, in the paper) wherever the configuration differs; a dataset or model of the same name is compared."""
-    found = []
+def differences(
+    config: dict[str, Any], paper: dict[str, Any], runs: list[tuple[str, str, int]]
+) -> list[dict[str, str]]:
+    """Settings of the runs' datasets and models that differ from those of the paper's of the same name."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for section, resolve in (("datasets", dataset_config), ("models", model_config)):
+        column = 0 if section == "datasets" else 1
+        for name in dict.fromkeys(run[column] for run in runs if run[column] in paper[section]):
+            ours, theirs = (_flat(dataclasses.asdict(resolve(source, name))) for source in (config, paper))
+            for key in ours:
+                if ours[key] != theirs[key]:
+                    found.setdefault((key, str(ours[key]), str(theirs[key])), []).append(name)
+    return [
+        {"setting": key, "here": ours, "paper": theirs, "of": ", ".join(names)}
+        for (key, ours, theirs), names in found.items()
+    ]
 
-    def compare(ours: Any, theirs: Any, key: str) -> None:
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            for name in ours:
-                if name in theirs:
-                    compare(ours[name], theirs[name], f"{key}.{name}" if key else name)
-        elif ours != theirs:
-            found.append((key, str(ours), str(theirs)))
 
-    compare({key: value for key, value in config.items() if key not in CHOSEN_ELSEWHERE}, paper, "")
-    return found
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dots in their names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def package_versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("equipose", *PACKAGES)}
 
 
 def hardware() -> dict[str, str]:

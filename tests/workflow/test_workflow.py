@@ -161,6 +161,30 @@ def test_changing_a_dataset_reruns_its_own_runs_only(finished: tuple[Path, str],
     assert (jobs["simulate"], jobs["train"], jobs["evaluate"]) == (1, 2, 2)
 
 
+def test_a_report_of_nothing_names_what_is_missing_and_how_to_make_it(clean: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"pathvars: {{ results: {tmp_path}/results }}")
+    overlays = ("--configfile", SMOKE, str(tmp_path / "mine.yaml"))
+    result = snakemake(clean, "report", "--cores", "1", *overlays)
+    assert result.returncode == 0, result.stdout
+    page = (tmp_path / "results/report.html").read_text()
+    assert "7 runs have no result yet" in page
+    assert "snakemake --cores all --configfile workflow/presets/smoke.yaml" in page
+
+
+def test_the_report_holds_every_table_and_figure_and_publish_keeps_the_small_ones(
+    finished: tuple[Path, str],
+) -> None:
+    result = snakemake(finished[0], "publish", "--cores", "1", "--configfile", SMOKE)
+    assert result.returncode == 0, result.stdout
+    page = (finished[0] / RESULTS / "report.html").read_text()
+    assert "no result yet" not in page and "Not made yet" not in page
+    assert page.count("data:image/png") == len(list((finished[0] / RESULTS / "figures").rglob("*.png")))
+    published = finished[0] / "results/reference/smoke"
+    assert {"claims.csv", "provenance.json", "time.csv", "tables", "figures"} <= {p.name for p in published.iterdir()}
+    again = snakemake(finished[0], "publish", "--cores", "1", "--configfile", SMOKE, "--quiet", "host", "rules")
+    assert "Nothing to be done" in again.stdout
+
+
 def test_the_encoder_of_the_readme_runs(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     (python,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,17 @@ def in_runs(pattern: str, experiments: list[str], only: str | None = None) -> li
         for dataset, model, seed in runs(experiments)
         if only in (None, dataset)
     ]
+
+
+def that_exist(*patterns: str) -> list[str]:
+    """What there is of `patterns` in the results folder now."""
+    return sorted(str(path) for pattern in patterns for path in RESULTS.glob(pattern))
+
+
+def rerun_command() -> str:
+    """What makes all that this configuration asks for."""
+    presets = [here(path) for path in workflow.configfiles if not (HERE / "config.yaml").samefile(path)]
+    return shlex.join(["snakemake", "--cores", "all", *(["--configfile", *presets] if presets else [])])
 
 
 def structure_file(wildcards) -> str:

@@ -8,18 +8,14 @@ localrules:
     publish,
 
 
-def that_exist(*patterns: str) -> list[str]:
-    return sorted(str(path) for pattern in patterns for path in RESULTS.glob(pattern))
-
-
 rule claims:
     input:
         runs=that_exist("runs/*/*/seed*/metrics.json"),
         claims=here(CLAIMS),
         code=code("claims"),
     output:
-        "<results>/claims.csv",
-        "<results>/claims.md",
+        csv="<results>/claims.csv",
+        md="<results>/claims.md",
     log:
         "<results>/logs/claims.log",
     benchmark:
@@ -29,13 +25,13 @@ rule claims:
     params:
         results=RESULTS,
     shell:
-        "python -u -m equipose.claims --claims {input.claims} --results {params.results} --output {output[0]}"
+        "python -u -m equipose.claims --claims {input.claims} --results {params.results} --output {output.csv}"
         " 2>&1 | tee {log}"
 
 
 rule report:
     input:
-        found=that_exist("runs/*/*/seed*/metrics.json", "tables/*.csv", "figures/*/*.png", "benchmarks/**/*.tsv"),
+        found=that_exist("runs/*/*/seed*/metrics.json", "tables/*.csv", "figures/*/*.png"),
         claims="<results>/claims.csv",
         config="<results>/tables/config.json",
         template=here(HERE / "workflow/report/report.html.jinja"),
@@ -52,7 +48,7 @@ rule report:
         results=RESULTS,
         experiments=config["run"],
         paper=here(HERE / "config.yaml"),
-        command=f"snakemake --cores all --configfile {' '.join(here(path) for path in workflow.configfiles[1:])}",
+        command=rerun_command(),
     shell:
         "python -u -m equipose.report --config {input.config} --paper {params.paper} --experiments {params.experiments}"
         " --results {params.results} --template {input.template} --command {params.command:q} --output {output}"
