@@ -103,6 +103,17 @@ def hand_shares(predicted: np.ndarray, true: np.ndarray) -> dict[Hand, float]:
     return {hand: float(_search(_relative(predicted, true, hand))[1].max()) for hand in HANDS}
 
 
+def hand_alignments(predicted: np.ndarray, true: np.ndarray) -> dict[Hand, np.ndarray]:
+    """In each hand, the rotation G (3, 3) that most images agree with, fitted to the closer half of these."""
+    found = {}
+    for hand in HANDS:
+        relative = _relative(predicted, true, hand)
+        candidate = _candidates(relative)[_search(relative)[1].argmax()]
+        agreeing = relative[6 - 2 * relative @ candidate < CONSISTENT]
+        found[hand] = _concentrate(candidate, agreeing)[0].reshape(3, 3)
+    return found
+
+
 def align(
     predicted: np.ndarray, true: np.ndarray, shifts: np.ndarray | None = None, true_shifts: np.ndarray | None = None
 ) -> Alignment:

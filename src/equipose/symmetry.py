@@ -1,0 +1,127 @@
+"""Spurious planar symmetry: the mirror plane that a map has, and the one that its poses imply (paper, Apx. G).
+
+While half of the images sit in either hand, their map is a mixture of the molecule and its mirror image, and has a
+plane of symmetry: V(H x) = V(x) for H = 1 - 2 n nᵀ. Such a map gives the same image for a pose R and for its *twin*
+F R H, F = diag(1, 1, -1); the twin's viewing direction is -H times R's, on the projective plane the reflected point.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage, optimize
+
+from equipose.metrics import HANDS, Alignment, hand_alignments, hand_shares
+from equipose.rotations import HAND_FLIP
+
+DIRECTIONS = 400
+"""Planes tried at first, some 8° apart."""
+
+SEARCH_BOX = 32
+"""Voxels a side that a larger map is brought down to for the search."""
+
+
+@dataclass(frozen=True)
+class MirrorPlane:
+    """A plane with unit `normal` (3,), (x, y, z), at a distance of `offset` voxels from the box's centre.
+
+    `correlation` is that of the map with its mirror image.
+    """
+
+    normal: np.ndarray
+    offset: float
+    correlation: float
+
+
+def reflection(normal: np.ndarray) -> np.ndarray:
+    """H = 1 - 2 n nᵀ (3, 3)."""
+    return np.eye(3) - 2 * np.outer(normal, normal)
+
+
+def twin(rotation: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """The pose (3, 3) that shows a map with this mirror plane as `rotation` does."""
+    return HAND_FLIP @ rotation @ reflection(normal)
+
+
+def moved_volume(volume: np.ndarray, motion: np.ndarray, offset: np.ndarray | None = None) -> np.ndarray:
+    """V(A x + o) on the same grid: `motion` A (3, 3) in (x, y, z), about voxel L/2, and `offset` o (3,) in voxels."""
+    matrix = motion[::-1, ::-1]  # axes are (z, y, x)
+    centre = np.full(3, len(volume) // 2)
+    shift = np.zeros(3) if offset is None else np.asarray(offset)[::-1]
+    return ndimage.affine_transform(volume, matrix, centre - matrix @ centre + shift, order=1)
+
+
+def projection(volume: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """The image (L, L) of a volume (z, y, x) in a pose: the sum over z of V(Rᵀ x)."""
+    return moved_volume(volume, rotation.T).sum(0)
+
+
+def mirror_plane(volume: np.ndarray) -> MirrorPlane:
+    """The plane that maps a volume (L, L, L) best onto itself, wherever it lies."""
+    small = _smaller(volume.astype(np.float64), SEARCH_BOX)
+    small = small - small.mean()
+    best = max(_hemisphere(DIRECTIONS), key=lambda normal: _reflected(small, normal)[0])
+    tangent = np.linalg.svd(best[None])[2][1:]  # two directions at right angles to it
+
+    def near(angles: np.ndarray) -> np.ndarray:
+        moved = best + angles @ tangent
+        return moved / np.linalg.norm(moved)
+
+    found = optimize.minimize(
+        lambda angles: -_reflected(small, near(angles))[0],
+        np.zeros(2),
+        method="Nelder-Mead",
+        options={"initial_simplex": [[0, 0], [0.1, 0], [0, 0.1]], "xatol": 1e-3, "fatol": 1e-6},
+    )
+    normal = near(found.x)
+    correlation, offset = _reflected(small, normal)
+    return MirrorPlane(normal, offset * len(volume) / len(small), correlation)
+
+
+def alignment_of_most(predicted: np.ndarray, true: np.ndarray) -> Alignment:
+    """The rotation and hand that most of the predicted rotations (n, 3, 3) agree with; no translation."""
+    shares = hand_shares(predicted, true)
+    hand = max(HANDS, key=shares.__getitem__)
+    return Alignment(hand_alignments(predicted, true)[hand], hand, np.zeros(3))
+
+
+def mirror_of_poses(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, float]:
+    """The plane that relates the images of both hands: its normal (3,), in the truth's frame, and a twist in degrees.
+
+    Aligned by the hand of most, the other images have the poses F R_true M with M = G_otherᵀ F G_most. M reflects in a
+    plane and turns about its normal by the twist; 0 for a pure reflection.
+    """
+    most = alignment_of_most(predicted, true)
+    other = next(hand for hand in HANDS if hand != most.hand)
+    motion = hand_alignments(predicted, true)[other].T @ HAND_FLIP @ most.rotation
+    normal = np.linalg.eigh((motion + motion.T) / 2)[1][:, 0]  # of the eigenvalue -1
+    return normal, float(np.degrees(np.arccos(np.clip((np.trace(motion) + 1) / 2, -1, 1))))
+
+
+def _reflected(volume: np.ndarray, normal: np.ndarray) -> tuple[float, float]:
+    """Correlation of a volume of mean 0 with its mirror image at the best offset along the normal, and that offset."""
+    mirrored = moved_volume(volume, reflection(normal))
+    spectra = np.fft.rfftn(volume), np.fft.rfftn(mirrored)
+    agreement = np.fft.irfftn(spectra[0] * spectra[1].conj(), s=volume.shape)
+    reach = len(volume) // 4
+    steps = np.linspace(-reach, reach, 4 * reach + 1)
+    places = steps * normal[::-1, None]  # along the normal, (3, steps); the plane lies half as far
+    along = ndimage.map_coordinates(agreement, places, order=1, mode="grid-wrap")
+    scale = np.sqrt((volume**2).sum() * (mirrored**2).sum())
+    return float(along.max() / scale), float(steps[along.argmax()] / 2)
+
+
+def _hemisphere(count: int) -> np.ndarray:
+    """Directions (count, 3) spread evenly over z ≥ 0 (Fibonacci's spiral)."""
+    index = np.arange(count) + 0.5
+    z, angle = 1 - index / count, np.pi * (1 + 5**0.5) * index
+    radius = np.sqrt(1 - z**2)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
+
+
+def _smaller(volume: np.ndarray, box: int) -> np.ndarray:
+    """A volume at fewer voxels a side, of the same extent: its low frequencies."""
+    if len(volume) <= box:
+        return volume
+    spectrum = np.fft.fftshift(np.fft.fftn(volume))
+    inner = slice(len(volume) // 2 - box // 2, len(volume) // 2 + box // 2)
+    return np.fft.ifftn(np.fft.ifftshift(spectrum[inner, inner, inner])).real * (box / len(volume)) ** 3
