@@ -15,7 +15,6 @@ from equipose.files import whole_file
 from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.groups import turn_images
 from equipose.optics import ctf
-from equipose.rotations import mean_rotation
 
 CPU_POINTS, GPU_POINTS = 2**13, 2**18
 """Points that the decoder takes at once: on a CPU the (points, width) activations fit into its cache."""
@@ -43,20 +42,31 @@ class Autoencoder(nn.Module):
     def disc(self) -> HalfDisc:
         return HalfDisc(self.box, self.frequencies, self.weights)
 
-    def poses(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def poses(self, images: Tensor, ctf_parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Rotations (b, 3, 3) and shifts (b, 2) in Å of images (b, L, L), in the model's scale: the encoder's answers.
 
-        With `turns` above 1, an image is shown turned by so many angles between 0 and 90°, and the answers, turned
-        back, are averaged. The encoder is equivariant under quarter turns alone; in between, its errors differ.
+        With `turns` above 1, an image is shown turned by so many angles between 0 and 90°, and of the answers, turned
+        back, the one counts that reconstructs it best. The encoder is equivariant under quarter turns alone; in
+        between its errors differ, and an image whose pose it mistakes in one turn it often knows in another.
         """
         turns = self.config.model.turns
+        if turns == 1:
+            return self.encoder(images)
         answers = []
         for angle in torch.arange(turns).to(images) * (torch.pi / 2 / turns):
             turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
             rotations, shifts = self.encoder(images if angle == 0 else turn_images(turn, images))
             answers.append((torch.cat([turn.T @ rotations[:, :2], rotations[:, 2:]], 1), shifts @ turn))
-        rotations, shifts = (torch.stack(parts).mean(0) for parts in zip(*answers, strict=True))
-        return (rotations if turns == 1 else mean_rotation(rotations)), shifts
+        return self.best_poses(answers, ctf_parameters, self.target(images))
+
+    def best_poses(
+        self, answers: list[tuple[Tensor, Tensor]], ctf_parameters: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of several rotations (b, 3, 3) and shifts (b, 2), those that reconstruct each image of `target` (b, n) best."""
+        best = torch.stack([self.errors(*poses, ctf_parameters, target) for poses in answers]).argmin(0)
+        images = torch.arange(len(best), device=best.device)
+        rotations, shifts = (torch.stack(parts)[best, images] for parts in zip(*answers, strict=True))
+        return rotations, shifts
 
     def march(self, step: int) -> None:
         """Let the loss see what `training.marching` allows at this training step: |k| < a radius that grows to L/2."""

@@ -138,7 +138,7 @@ class ModelConfig(Config):
     batch: int
     optimizer: OptimizerConfig
     gradient_clip: float
-    turns: int  # of an image in between quarter turns, over which its pose is averaged where poses are asked for
+    turns: int  # of an image in between quarter turns, the best reconstructed of which gives its pose
     average: float  # over this last part of all steps, of the weights that are judged and kept; 0: the last ones
     marching: MarchingConfig
     refine_passes: int

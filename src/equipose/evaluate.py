@@ -58,7 +58,7 @@ class Poses:
 
 
 def predict(model: Autoencoder, particles: Particles) -> tuple[Poses, Poses | None]:
-    """Poses of all images: `direct`, the encoder's own, and the `best_path` of the run's loss (None for one path).
+    """Poses of all images: `direct`, the model's own, and the `best_path` of the run's loss (None for one path).
 
     The best path is the moved copy of the image that is reconstructed best, its pose moved back onto the image. Moving
     image, CTF and pose together leaves the error as it is, so all paths are compared on the image itself.
@@ -69,15 +69,11 @@ def predict(model: Autoencoder, particles: Particles) -> tuple[Poses, Poses | No
     for start in range(0, len(particles.images), model.config.model.batch):
         batch = slice(start, start + model.config.model.batch)
         images = torch.from_numpy(np.array(particles.images[batch], np.float32)).to(device) * model.image_scale
-        poses = [_move_back(g, *model.poses(move_images(g, images))) for g in paths]
-        direct.append(poses[0])
+        ctf_parameters = torch.from_numpy(np.array(particles.ctf[batch], np.float32)).to(device)
+        direct.append(model.poses(images, ctf_parameters))
         if len(paths) > 1:
-            ctf_parameters = torch.from_numpy(np.array(particles.ctf[batch], np.float32)).to(device)
-            target = model.target(images)
-            errors = torch.stack([model.errors(*pose, ctf_parameters, target) for pose in poses])
-            best, rows = errors.argmin(0), torch.arange(len(images), device=device)
-            rotations, shifts = (torch.stack(part)[best, rows] for part in zip(*poses, strict=True))
-            best_path.append((rotations, shifts))
+            answers = [_move_back(g, *model.encoder(move_images(g, images))) for g in paths]
+            best_path.append(model.best_poses(answers, ctf_parameters, model.target(images)))
     return _gather(direct, model.voxel_size), _gather(best_path, model.voxel_size) if best_path else None
 
 

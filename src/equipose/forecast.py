@@ -65,7 +65,7 @@ def measure(model: Autoencoder, images: Tensor, ctf_parameters: Tensor) -> tuple
 
     def evaluation() -> None:
         with torch.no_grad():
-            model.eval().encoder(few)
+            model.eval().poses(few, parameters)
 
     return _seconds(step) * len(images) / sample, _seconds(evaluation) / sample
 

@@ -90,14 +90,6 @@ def nearest_rotation(v1: Tensor, v2: Tensor) -> Tensor:
     return torch.stack([column1, column2, cross / s], dim=-1)
 
 
-def mean_rotation(mean: Tensor) -> Tensor:
-    """The rotation (..., 3, 3) nearest to a mean of rotations, that of the least squared distance from them."""
-    u, _, vt = torch.linalg.svd(mean)
-    signs = torch.ones(mean.shape[:-1], dtype=mean.dtype, device=mean.device)
-    signs[..., 2] = torch.linalg.det(u @ vt).sign()
-    return (u * signs[..., None, :]) @ vt
-
-
 def gram_schmidt(v1: Tensor, v2: Tensor) -> Tensor:
     """cryoAI's map of v1, v2, (..., 3), to a rotation (..., 3, 3): v1 keeps its direction, v2 gives way."""
     column1 = torch.nn.functional.normalize(v1, dim=-1)

@@ -208,10 +208,8 @@ def batch_source(particles: Particles, device: torch.device) -> Callable[[np.nda
 def predict_poses(model: Autoencoder, fetch: Fetch, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rotations (n, 3, 3) and shifts (n, 2) in Å about the array's centre, in evaluation mode."""
     model.eval()
-    predictions = [
-        model.poses(fetch(chunk)[0] * model.image_scale)
-        for chunk in np.array_split(indices, max(1, len(indices) // 250))
-    ]
+    batches = (fetch(chunk) for chunk in np.array_split(indices, max(1, len(indices) // 250)))
+    predictions = [model.poses(images * model.image_scale, parameters) for images, parameters in batches]
     rotations, shifts = (torch.cat(parts).double().cpu().numpy() for parts in zip(*predictions, strict=True))
     return rotations, shifts
 
