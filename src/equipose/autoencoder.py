@@ -62,7 +62,7 @@ class Autoencoder(nn.Module):
     def best_poses(
         self, answers: list[tuple[Tensor, Tensor]], ctf_parameters: Tensor, target: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of several rotations (b, 3, 3) and shifts (b, 2), those that reconstruct each image of `target` (b, n) best."""
+        """Of several rotations (b, 3, 3) and shifts (b, 2), those that give each image of `target` (b, n) best."""
         best = torch.stack([self.errors(*poses, ctf_parameters, target) for poses in answers]).argmin(0)
         images = torch.arange(len(best), device=best.device)
         rotations, shifts = (torch.stack(parts)[best, images] for parts in zip(*answers, strict=True))

@@ -42,6 +42,14 @@ def twin(rotation: np.ndarray, normal: np.ndarray) -> np.ndarray:
     return HAND_FLIP @ rotation @ reflection(normal)
 
 
+def frame_with_first_axis(normal: np.ndarray) -> np.ndarray:
+    """A rotation (3, 3) that takes `normal` (3,) to the x axis."""
+    frame = np.linalg.svd(normal[None])[2]
+    frame[0] = normal
+    frame[2] *= np.sign(np.linalg.det(frame))
+    return frame
+
+
 def moved_volume(volume: np.ndarray, motion: np.ndarray, offset: np.ndarray | None = None) -> np.ndarray:
     """V(A x + o) on the same grid: `motion` A (3, 3) in (x, y, z), about voxel L/2, and `offset` o (3,) in voxels."""
     matrix = motion[::-1, ::-1]  # axes are (z, y, x)

@@ -58,13 +58,13 @@ def molecule_extent(volume: np.ndarray, level: float) -> float:
     return min(1.0, 2.1 * radius / box)
 
 
-def render(volume: np.ndarray, level: float, colour: str, extent: float) -> np.ndarray:
+def render(volume: np.ndarray, level: float, colour: str, extent: float, view: np.ndarray = VIEW) -> np.ndarray:
     """An image (PIXELS, PIXELS, 4), RGBA in [0, 1], of the surface where `volume` (z, y, x) equals `level`.
 
     `extent` is the part of the box's width that is shown. x runs right, y down and z away from the viewer, who sees
-    V(VIEWᵀ (x, y, z)): VIEW is a pose as any other, and the hand is true.
+    V(viewᵀ (x, y, z)): `view` (3, 3) is a pose as any other, and the hand is true.
     """
-    seen = _turned(volume.astype(np.float32), extent)
+    seen = _turned(volume.astype(np.float32), extent, view)
     depth = _first_crossing(seen, level)
     hit = np.isfinite(depth)
     rows, columns = np.nonzero(hit)
@@ -83,13 +83,18 @@ def render(volume: np.ndarray, level: float, colour: str, extent: float) -> np.n
     return image
 
 
-def draw_maps(row: list[Axes], volumes: list[np.ndarray], labels: list[str], colours: list[str]) -> None:
-    """Draw maps side by side; the level of each encloses as much as the first one's molecule."""
+def draw_maps(
+    row: list[Axes], volumes: list[np.ndarray], labels: list[str], colours: list[str], view: np.ndarray = VIEW
+) -> float:
+    """Draw maps side by side; the level of each encloses as much as the first one's molecule.
+
+    Returns the width of the box in the axes' units; its centre is at (PIXELS / 2, PIXELS / 2).
+    """
     fine = [fourier_upsample(volume, FINE_BOX) for volume in volumes]
     fraction = molecule_fraction(fine[0])
     levels = [enclosing_level(volume, fraction) for volume in fine]
     extent = min(1.0, 1.25 * molecule_extent(fine[0], levels[0]))  # room for maps that are worse than the truth
-    images = [render(*each, extent) for each in zip(fine, levels, colours, strict=True)]
+    images = [render(*each, extent, view) for each in zip(fine, levels, colours, strict=True)]
     covered = np.argwhere(np.any([image[..., 3] > 0 for image in images], axis=0))
     middle = (covered.min(0) + covered.max(0)) / 2
     reach = 1.08 * np.abs(covered - middle).max()
@@ -99,6 +104,7 @@ def draw_maps(row: list[Axes], volumes: list[np.ndarray], labels: list[str], col
         axes.set_ylim(middle[0] + reach, middle[0] - reach)
         axes.set_axis_off()
         axes.set_title(label, pad=3)
+    return PIXELS / extent
 
 
 def plot_maps(volumes: list[np.ndarray], labels: list[str], output: Path) -> None:
@@ -125,11 +131,11 @@ def main() -> None:
     plot_maps([read_map(path)[0] for path in arguments.maps], arguments.labels, arguments.output)
 
 
-def _turned(volume: np.ndarray, extent: float) -> np.ndarray:
-    """V(VIEWᵀ (x, y, z)) in layers of 2 pixels, (PIXELS/2, PIXELS, PIXELS), about the centre of the box."""
+def _turned(volume: np.ndarray, extent: float, view: np.ndarray) -> np.ndarray:
+    """V(viewᵀ (x, y, z)) in layers of 2 pixels, (PIXELS/2, PIXELS, PIXELS), about the centre of the box."""
     box = len(volume)
     shape = (PIXELS // 2, PIXELS, PIXELS)
-    matrix = VIEW.T[::-1, ::-1] @ np.diag([2, 1, 1]) * (extent * box / PIXELS)  # (z, y, x) seen to (z, y, x)
+    matrix = view.T[::-1, ::-1] @ np.diag([2, 1, 1]) * (extent * box / PIXELS)  # (z, y, x) seen to (z, y, x)
     offset = np.full(3, box / 2) - matrix @ (np.array(shape) / 2)
     return ndimage.affine_transform(volume, matrix, offset, shape, order=1, mode="constant")
 

@@ -12,11 +12,10 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from equipose.cli import run_main
-from equipose.config import ConfigError
 from equipose.figures.convergence import draw_errors
 from equipose.figures.fsc_curves import draw_fsc
 from equipose.figures.maps import draw_maps
-from equipose.figures.runs import Run, best_runs, command_line, load_run
+from equipose.figures.runs import Run, best_runs, dataset_command_line, load_runs
 from equipose.figures.style import PAGE, TRUTH, model_colours, paper_style, save
 from equipose.particles import read_particles
 from equipose.structures import read_map
@@ -50,8 +49,6 @@ def map_label(run: Run) -> str:
 
 def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:
     """Particles, MSE over time, FSC, and the truth beside each model's best map."""
-    if strangers := {run.dataset for run in runs} - {dataset.name}:
-        raise ConfigError(f"--runs holds runs of {', '.join(sorted(strangers))}; the dataset is {dataset.name}.")
     best, colours = best_runs(runs), model_colours([run.label for run in runs])
     with paper_style():
         figure = pyplot.figure(figsize=(PAGE, 4.9), layout="constrained")
@@ -77,10 +74,8 @@ def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:
 
 
 def main() -> None:
-    parser = command_line("overview", __doc__.splitlines()[0])
-    parser.add_argument("--dataset", type=Path, required=True, help="dataset folder, with particles.star, volume.mrc")
-    arguments = parser.parse_args()
-    plot_overview(arguments.dataset, [load_run(folder) for folder in arguments.runs], arguments.output)
+    arguments = dataset_command_line("overview", __doc__.splitlines()[0]).parse_args()
+    plot_overview(arguments.dataset, load_runs(arguments.runs, arguments.dataset), arguments.output)
 
 
 if __name__ == "__main__":

@@ -62,3 +62,18 @@ def command_line(module: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders")
     parser.add_argument("--output", type=Path, required=True, help="picture; written as .pdf and .png")
     return parser
+
+
+def dataset_command_line(module: str, description: str) -> argparse.ArgumentParser:
+    """Arguments that every figure of the runs of one dataset takes."""
+    parser = command_line(module, description)
+    parser.add_argument("--dataset", type=Path, required=True, help="dataset folder, with particles.star, volume.mrc")
+    return parser
+
+
+def load_runs(folders: list[Path], dataset: Path) -> list[Run]:
+    """Runs of one dataset. Raises ConfigError where one is of another."""
+    runs = [load_run(folder) for folder in folders]
+    if strangers := {run.dataset for run in runs} - {dataset.name}:
+        raise ConfigError(f"--runs holds runs of {', '.join(sorted(strangers))}; the dataset is {dataset.name}.")
+    return runs
