@@ -7,6 +7,7 @@ from equipose.metrics import HANDS
 from equipose.rotations import HAND_FLIP, random_rotations, viewing_directions
 from equipose.symmetry import (
     alignment_of_most,
+    degrees_between,
     mirror_of_poses,
     mirror_plane,
     moved_volume,
@@ -33,15 +34,10 @@ def lopsided() -> np.ndarray:
     return np.random.default_rng(3).uniform(-6, 6, (7, 3))
 
 
-def symmetric(points: np.ndarray, offset: float, **shape: float) -> np.ndarray:
+def symmetric(points: np.ndarray, offset: float, normal: np.ndarray = NORMAL, **shape: float) -> np.ndarray:
     """The molecule and its mirror image in the plane at `offset` voxels from the centre."""
-    mirrored = points @ reflection(NORMAL).T + 2 * offset * NORMAL
+    mirrored = points @ reflection(normal).T + 2 * offset * normal
     return blobs(points, **shape) + blobs(mirrored, **shape)
-
-
-def degrees_between(a: np.ndarray, b: np.ndarray) -> float:
-    """The angle of two axes, whichever way they point."""
-    return float(np.degrees(np.arccos(min(1.0, abs(a @ b)))))
 
 
 @pytest.mark.parametrize("offset", [0.0, 2.0])

@@ -175,7 +175,7 @@ def test_the_command_writes_csv_latex_and_markdown_with_the_notes(config, tmp_pa
     call += [".", "--paper", str(PAPER), "--notes", "80S: 4V6X stands in & says so.", "--output-dir", "tables"]
     subprocess.run(call, cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT / "src")})
     written = {path.name for path in (tmp_path / "tables").iterdir()}
-    assert written == {f"{stem}.{end}" for stem in ("table1", "table1_exact") for end in ("csv", "tex", "md")}
+    assert written == {f"{stem}.{end}" for stem in ("table1", "table1_exact") for end in ("csv", "tex", "md", "html")}
     markdown = (tmp_path / "tables/table1.md").read_text()
     assert "**0.0200 ± 0.0082**" in markdown and "- 80S: 4V6X stands in & says so." in markdown
     latex = (tmp_path / "tables/table1.tex").read_text()

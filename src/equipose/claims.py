@@ -20,10 +20,16 @@ from scipy.stats import beta
 
 from equipose.cli import run_main
 from equipose.config import ConfigError
+from equipose.figures.mixture import read_mixture
+from equipose.figures.runs import load_run
 from equipose.files import whole_file
 from equipose.metrics import HANDS, subset_sizes
+from equipose.symmetry import degrees_between
 
 RESAMPLES = 10_000
+
+MIXED_SHARE = 0.25
+"""Part of the images in the rarer hand from which on a plane between both hands is looked for."""
 
 SMALL_MEDSE = 0.5
 """MedSE below which an evaluation with a large MSE is on the plateau: most images agree, in two ways."""
@@ -100,6 +106,18 @@ def plateau_subset_share(result: RunResult) -> float:
     return float(np.median(sizes) / len(predicted))
 
 
+def mixture_plane_angle(result: RunResult) -> float:
+    """Degrees between the map's mirror plane and that between the poses of both hands, at their fullest mixture.
+
+    NaN where the rarer hand never had `MIXED_SHARE` of the images.
+    """
+    mixture = read_mixture([load_run(result.folder)])
+    row = mixture.run.history.iloc[mixture.index]
+    if min(row["share_same"], row["share_mirror"]) < MIXED_SHARE:
+        return float("nan")
+    return degrees_between(mixture.normal, mixture.plane.normal)
+
+
 def mean_fsc(result: RunResult) -> float:
     curve = pd.read_csv(result.folder / "fsc.csv")
     return float(curve[curve["shell"] > 0]["fsc"].mean())
@@ -127,6 +145,7 @@ NUMBERS: dict[str, Callable[[RunResult], float]] = {
     "plateau_mse": plateau_mse,
     "plateau_smaller_hand": plateau_smaller_hand,
     "plateau_subset_share": plateau_subset_share,
+    "mixture_plane_angle": mixture_plane_angle,
 }
 
 

@@ -23,6 +23,7 @@ from skimage.measure import marching_cubes
 
 from equipose.cli import run_main
 from equipose.config import dataset_config, model_config, run_budgets
+from equipose.figures import EVERY, caption
 from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
 from equipose.files import whole_file
 
@@ -87,10 +88,18 @@ def summary(runs: list[tuple[str, str, int]], results: Path) -> list[dict[str, A
     return lines
 
 
-def figures_of(results: Path, experiment: str) -> list[tuple[str, str]]:
-    """Names and data URIs of the figures that an experiment has."""
-    paths = sorted((results / "figures" / experiment).glob("*.png"))
-    return [(path.stem.replace("_", " "), _data_uri(path.read_bytes(), "image/png")) for path in paths]
+def figures_of(results: Path, experiment: str) -> list[dict[str, str]]:
+    """The figures that an experiment has, in the order of `figures.EVERY`: name, caption, and picture as a data URI."""
+    folder = results / "figures" / experiment
+    return [
+        {
+            "name": path.stem.replace("_", " "),
+            "caption": caption(figure),
+            "picture": _data_uri(path.read_bytes(), "image/png"),
+        }
+        for figure in EVERY
+        for path in sorted([*folder.glob(f"{figure}.png"), *folder.glob(f"{figure}_*.png")])
+    ]
 
 
 def meshes(runs: list[tuple[str, str, int]], results: Path) -> list[dict[str, Any]]:

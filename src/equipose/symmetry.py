@@ -37,6 +37,11 @@ def reflection(normal: np.ndarray) -> np.ndarray:
     return np.eye(3) - 2 * np.outer(normal, normal)
 
 
+def degrees_between(a: np.ndarray, b: np.ndarray) -> float:
+    """The angle of two axes (3,), whichever way they point."""
+    return float(np.degrees(np.arccos(min(1.0, abs(float(a @ b))))))
+
+
 def twin(rotation: np.ndarray, normal: np.ndarray) -> np.ndarray:
     """The pose (3, 3) that shows a map with this mirror plane as `rotation` does."""
     return HAND_FLIP @ rotation @ reflection(normal)

@@ -9,6 +9,7 @@ percentage of all seeds that converged (Table 1); `table: best` gives the best s
 """
 
 import argparse
+import html
 import json
 import re
 from dataclasses import dataclass
@@ -214,6 +215,22 @@ def to_markdown(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, tit
     return "\n".join([f"# {title}", "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
 
 
+def to_html(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, title: str, notes: list[str]) -> str:
+    """An HTML table with its notes below, a fragment to be put into a page."""
+    titles = _row_titles(table).map(plain_label)
+    cells = text.map(html.escape)
+    marked = cells.where(~bold, "<b>" + cells + "</b>")
+    rows = pd.concat([titles.map(html.escape), marked], axis=1)
+
+    def line(kind: str, values: list[str]) -> str:
+        return "<tr>" + "".join(f"<{kind}>{value}</{kind}>" for value in values) + "</tr>"
+
+    lines = [f"<caption>{html.escape(title)}</caption>", line("th", [html.escape(name) for name in rows.columns])]
+    lines += [line("td", values) for values in rows.to_numpy().tolist()]
+    remarks = [f"<li>{html.escape(plain_label(note))}</li>" for note in notes]
+    return "\n".join(["<table>", *lines, "</table>", "<ul>", *remarks, "</ul>"]) + "\n"
+
+
 def to_terminal(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, title: str) -> TerminalTable:
     """The table for a terminal."""
     titles = _row_titles(table)
@@ -271,6 +288,7 @@ def main() -> None:
         _write(path.with_suffix(".csv"), table.to_csv(index=False))
         _write(path.with_suffix(".tex"), to_latex(table, text, bold, " ".join(remarks), stem))
         _write(path.with_suffix(".md"), to_markdown(table, text, bold, stem, remarks))
+        _write(path.with_suffix(".html"), to_html(table, text, bold, stem, remarks))
 
 
 def _build(

@@ -257,7 +257,8 @@ def keep_snapshots(model: Autoencoder, progress: Progress, row: dict[str, Any]) 
     count = len(progress.history)
     if count and count & (count - 1) == 0:
         progress.volumes[f"step_{progress.step}"] = snapshot()
-    if count and mixture(row) > max(mixture(entry) for entry in progress.history):
+    trained = progress.history[1:]  # a random start has no hands
+    if count and mixture(row) > max(map(mixture, trained), default=-1.0):
         progress.volumes["mixture_peak"] = snapshot()
 
 

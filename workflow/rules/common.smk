@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from equipose.config import ConfigError, dataset_config, model_label, run_budgets, run_config
+from equipose.figures import OF_DATASETS, OF_RUNS, caption
 from equipose.plan import plan
 
 HERE = Path(workflow.basedir)
@@ -35,7 +36,7 @@ if workflow.is_main_process:  # a job on a cluster trusts the process that sent 
         sys.exit(f"error in the configuration: {error}")
 
 RESULTS = Path(config["pathvars"]["results"])
-RUN_FIGURES = ["convergence", "fsc_curves"]
+FIGURE_OPTIONS = {"subsets": " ".join(["--within", *map(str, config["figures"]["subset_within"])])}
 TABLE_KEYS = ["structures", "offline", "simulation", "datasets", "training", "models", "experiments", "evaluation"]
 
 # Jobs run the Python that runs Snakemake, whether or not its environment has been activated.
@@ -141,17 +142,24 @@ def table_files(experiments: list[str]) -> list[str]:
         f"{RESULTS}/tables/{experiment}{mode}.{format}"
         for experiment in experiments
         for mode in ("", "_exact")
-        for format in ("csv", "tex", "md")
+        for format in ("csv", "tex", "md", "html")
     ]
 
 
 def figure_files(experiments: list[str]) -> list[str]:
-    return [
-        f"{RESULTS}/figures/{experiment}/{figure}.{format}"
-        for experiment in experiments
-        for figure in RUN_FIGURES + [f"overview_{dataset}" for dataset in config["experiments"][experiment]["datasets"]]
-        for format in ("png", "pdf")
-    ]
+    """Every figure of the experiments, as picture and as PDF, and each dataset's maps for ChimeraX."""
+    pictures, commands = [], []
+    for experiment in experiments:
+        datasets = config["experiments"][experiment]["datasets"]
+        names = ["examples", *OF_RUNS, *(f"{figure}_{dataset}" for figure in OF_DATASETS for dataset in datasets)]
+        pictures += [f"{RESULTS}/figures/{experiment}/{name}" for name in names]
+        commands += [f"{RESULTS}/figures/{experiment}/maps_{dataset}.cxc" for dataset in datasets]
+    return [f"{picture}.{format}" for picture in pictures for format in ("png", "pdf")] + commands
+
+
+def experiment_datasets(experiment: str) -> list[str]:
+    """Folders of an experiment's datasets."""
+    return [f"{RESULTS}/datasets/{dataset}" for dataset in config["experiments"][experiment]["datasets"]]
 
 
 def has_tables(experiment: str) -> bool:

@@ -1,6 +1,36 @@
 # Runs → the paper's figures, made from what train and evaluate wrote.
 
 
+rule examples:
+    input:
+        files=lambda wildcards: collect(
+            "{dataset}/{name}",
+            dataset=experiment_datasets(wildcards.experiment),
+            name=["particles.star", "particles.mrcs", "volume.mrc"],
+        ),
+        code=code("figures.examples"),
+    output:
+        png=report(
+            "<results>/figures/{experiment}/examples.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "figure": "examples"},
+        ),
+        pdf="<results>/figures/{experiment}/examples.pdf",
+    log:
+        "<results>/logs/examples/{experiment}.log",
+    benchmark:
+        "<results>/benchmarks/examples/{experiment}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        datasets=lambda wildcards: experiment_datasets(wildcards.experiment),
+        caption=caption("examples"),
+        notes=lambda wildcards: stand_ins(wildcards.experiment),
+    shell:
+        "python -u -m equipose.figures.examples --datasets {params.datasets} --output {output.png} 2>&1 | tee {log}"
+
+
 rule figure:
     input:
         runs=lambda wildcards: [
@@ -22,45 +52,76 @@ rule figure:
     benchmark:
         "<results>/benchmarks/figure/{experiment}/{figure}.tsv"
     wildcard_constraints:
-        figure="|".join(RUN_FIGURES),
+        figure="|".join(OF_RUNS),
     conda:
         "../../envs/gpu.yaml"
     params:
         runs=lambda wildcards: in_runs("", [wildcards.experiment]),
+        caption=lambda wildcards: caption(wildcards.figure),
         notes=lambda wildcards: stand_ins(wildcards.experiment),
     shell:
         "python -u -m equipose.figures.{wildcards.figure} --runs {params.runs} --output {output.png} 2>&1 | tee {log}"
 
 
-rule overview:
+rule dataset_figure:
     input:
         particles="<results>/datasets/{dataset}/particles.star",
         stack="<results>/datasets/{dataset}/particles.mrcs",
         truth="<results>/datasets/{dataset}/volume.mrc",
         runs=lambda wildcards: [
             file
-            for name in ("metrics.json", "history.csv", "fsc.csv", "config.json", "volume_aligned.mrc")
+            for name in ("metrics.json", "history.csv", "fsc.csv", "config.json", "volume_aligned.mrc", "trace.npz")
             for file in in_runs(name, [wildcards.experiment], wildcards.dataset)
         ],
-        code=code("figures.overview"),
+        models=lambda wildcards: in_runs("model.pt", [wildcards.experiment], wildcards.dataset),
+        code=lambda wildcards: code(f"figures.{wildcards.figure}"),
     output:
         png=report(
-            "<results>/figures/{experiment}/overview_{dataset}.png",
-            caption="../report/overview.rst",
+            "<results>/figures/{experiment}/{figure}_{dataset}.png",
+            caption="../report/figure.rst",
             category="Figures",
-            labels={"experiment": "{experiment}", "figure": "overview of {dataset}"},
+            labels={"experiment": "{experiment}", "figure": "{figure}, {dataset}"},
         ),
-        pdf="<results>/figures/{experiment}/overview_{dataset}.pdf",
+        pdf="<results>/figures/{experiment}/{figure}_{dataset}.pdf",
     log:
-        "<results>/logs/overview/{experiment}/{dataset}.log",
+        "<results>/logs/dataset_figure/{experiment}/{figure}_{dataset}.log",
     benchmark:
-        "<results>/benchmarks/overview/{experiment}/{dataset}.tsv"
+        "<results>/benchmarks/dataset_figure/{experiment}/{figure}_{dataset}.tsv"
+    wildcard_constraints:
+        figure="|".join(OF_DATASETS),
     conda:
         "../../envs/gpu.yaml"
     params:
         dataset=subpath(input.truth, parent=True),
         runs=lambda wildcards: in_runs("", [wildcards.experiment], wildcards.dataset),
+        options=lambda wildcards: FIGURE_OPTIONS.get(wildcards.figure, ""),
+        caption=lambda wildcards: caption(wildcards.figure),
         notes=lambda wildcards: stand_ins(wildcards.experiment),
     shell:
-        "python -u -m equipose.figures.overview --dataset {params.dataset} --runs {params.runs}"
-        " --output {output.png} 2>&1 | tee {log}"
+        "python -u -m equipose.figures.{wildcards.figure} --dataset {params.dataset} --runs {params.runs}"
+        " {params.options} --output {output.png} 2>&1 | tee {log}"
+
+
+rule chimerax:
+    input:
+        truth="<results>/datasets/{dataset}/volume.mrc",
+        runs=lambda wildcards: [
+            file
+            for name in ("metrics.json", "history.csv", "fsc.csv", "config.json", "volume_aligned.mrc")
+            for file in in_runs(name, [wildcards.experiment], wildcards.dataset)
+        ],
+        code=code("figures.chimerax"),
+    output:
+        "<results>/figures/{experiment}/maps_{dataset}.cxc",
+    log:
+        "<results>/logs/chimerax/{experiment}/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/chimerax/{experiment}/{dataset}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        dataset=subpath(input.truth, parent=True),
+        runs=lambda wildcards: in_runs("", [wildcards.experiment], wildcards.dataset),
+    shell:
+        "python -u -m equipose.figures.chimerax --dataset {params.dataset} --runs {params.runs} --output {output}"
+        " 2>&1 | tee {log}"

@@ -1,1 +1,19 @@
-"""Figures: one module and one function each, from a run's files to a picture."""
+"""Figures: one module each, from a run's files to a picture. The first line of a module's docstring is its caption."""
+
+import ast
+from pathlib import Path
+
+OF_RUNS = ("convergence", "fsc_curves", "encoders")
+"""Figures of all runs of an experiment."""
+
+OF_DATASETS = ("overview", "orbit", "sphere", "subsets", "directions", "mirror", "twins")
+"""Figures of the runs of one dataset of an experiment."""
+
+EVERY = ("examples", *OF_RUNS, *OF_DATASETS)
+"""All figures of an experiment, in the order of the report."""
+
+
+def caption(figure: str) -> str:
+    """What a figure shows, and where the paper has it."""
+    tree = ast.parse((Path(__file__).parent / f"{figure}.py").read_text())
+    return (ast.get_docstring(tree) or "").splitlines()[0]

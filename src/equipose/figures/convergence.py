@@ -1,4 +1,4 @@
-"""Pose errors over training time, one line a seed (paper, Fig. 2).
+"""Pose errors over training time, one line a seed, and the images that agree in either hand (paper, Fig. 2).
 
 `python -m equipose.figures.convergence --runs DIR … --output PATH`
 """
@@ -52,19 +52,38 @@ def draw_errors(axes: Axes, runs: list[Run], metric: str, colours: dict[str, str
             )
 
 
+def draw_hands(axes: Axes, runs: list[Run], colours: dict[str, str]) -> None:
+    """Shares of the images that agree in a run's better hand, as a line, and in the other one, dotted."""
+    for run in runs:
+        if "share_same" not in run.history:
+            continue
+        shares = run.history[["share_same", "share_mirror"]].to_numpy()
+        better = int(shares[-1].argmax())
+        for hand, style in ((better, "-"), (1 - better, ":")):
+            axes.plot(run.history["seconds"] / 60, 100 * shares[:, hand], ls=style, color=colours[run.label], lw=1.0)
+    axes.axhline(50, **GUIDE)
+    axes.set_xlabel("Training time (min)")
+    axes.set_ylabel("Images in each hand (%)")
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 102)
+    axes.margins(x=0.01)
+
+
 def plot_convergence(runs: list[Run], output: Path) -> None:
-    """A row of MSE and MedSE for each dataset."""
+    """A row of MSE, MedSE and shares of the hands for each dataset."""
     datasets = list(dict.fromkeys(run.dataset for run in runs))
     colours = model_colours([run.label for run in runs])
     with paper_style():
         figure, grid = pyplot.subplots(
-            len(datasets), 2, figsize=(PAGE, 2.2 * len(datasets) + 0.2), squeeze=False, layout="constrained"
+            len(datasets), 3, figsize=(PAGE, 2.1 * len(datasets) + 0.2), squeeze=False, layout="constrained"
         )
         for row, dataset in zip(grid, datasets, strict=True):
-            for axes, metric, name in zip(row, ("mse", "medse"), ("MSE", "MedSE"), strict=True):
-                draw_errors(axes, [run for run in runs if run.dataset == dataset], metric, colours)
+            chosen = [run for run in runs if run.dataset == dataset]
+            for axes, metric, name in zip(row[:2], ("mse", "medse"), ("MSE", "MedSE"), strict=True):
+                draw_errors(axes, chosen, metric, colours)
                 axes.set_ylabel(name)
-                axes.set_title(dataset_title(dataset), loc="left")
+            draw_hands(row[2], chosen, colours)
+            row[0].set_title(dataset_title(dataset), loc="left")
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         save(figure, output)
 

@@ -58,6 +58,11 @@ def model_colours(labels: list[str]) -> dict[str, str]:
     return {label: PALETTE[index % len(PALETTE)] for index, label in enumerate(distinct)}
 
 
+def degrees_text(value: float) -> str:
+    """An angle for people: two digits, but whole degrees from ten on."""
+    return f"{value:.0f}°" if value >= 10 else f"{value:.2g}°"
+
+
 def save(figure: Figure, output: Path) -> None:
     """Write `output` as .pdf and .png, each whole or not at all, and close the figure."""
     for kind in ("pdf", "png"):

@@ -1,0 +1,42 @@
+"""ChimeraX commands that open the truth and each model's best map side by side, at levels that enclose as much.
+
+`python -m equipose.figures.chimerax --dataset DIR --runs DIR … --output PATH`
+"""
+
+import os
+from pathlib import Path
+
+from equipose.cli import run_main
+from equipose.figures.maps import enclosing_level, molecule_fraction
+from equipose.figures.runs import Run, best_runs, dataset_command_line, load_runs
+from equipose.figures.style import TRUTH, model_colours
+from equipose.files import whole_file
+from equipose.structures import read_map
+from equipose.tables import plain_label
+
+
+def commands(dataset: Path, runs: list[Run], folder: Path) -> list[str]:
+    """Lines of a .cxc file in `folder`: ChimeraX reads the paths in it from there."""
+    colours = model_colours([run.label for run in runs])
+    maps = [(dataset / "volume.mrc", "truth", TRUTH)]
+    maps += [(run.folder / "volume_aligned.mrc", plain_label(run.label), colours[run.label]) for run in best_runs(runs)]
+    fraction = molecule_fraction(read_map(maps[0][0])[0])
+    lines = ["set bgColor white", "lighting soft", "graphics silhouettes true"]
+    for number, (path, name, colour) in enumerate(maps, start=1):
+        level = enclosing_level(read_map(path)[0], fraction)
+        lines += [
+            f'open "{os.path.relpath(path, folder)}" id {number} name "{name}"',
+            f"volume #{number} style surface level {level:.6g} step 1 color {colour}",
+        ]
+    return [*lines, "tile", "view"]
+
+
+def main() -> None:
+    arguments = dataset_command_line("chimerax", __doc__.splitlines()[0]).parse_args()
+    runs = load_runs(arguments.runs, arguments.dataset)
+    with whole_file(arguments.output) as partial:
+        partial.write_text("\n".join(commands(arguments.dataset, runs, arguments.output.parent)) + "\n")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,92 @@
+"""Viewing directions on the projective plane, true and predicted, while hands are mixed (paper, Figs. 8 to 10).
+
+`python -m equipose.figures.directions --dataset DIR --runs DIR … --output PATH`
+
+A direction and its opposite show the same image, mirrored; both fold onto one point of the disc. Every image keeps the
+colour of its true direction. The volume is turned so that the mirror plane between the poses of both hands is seen as
+the vertical line: images in the rarer hand appear on its other side.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colors, pyplot
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle
+
+from equipose.cli import run_main
+from equipose.figures.mixture import Mixture, read_mixture
+from equipose.figures.runs import dataset_command_line, load_runs
+from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
+from equipose.rotations import viewing_directions
+from equipose.symmetry import frame_with_first_axis
+from equipose.tables import dataset_title
+
+
+def folded(directions: np.ndarray) -> np.ndarray:
+    """Points (n, 2) of the disc for directions (n, 3): (x, y) where z ≥ 0, else (-x, -y) (Fig. 8)."""
+    return np.where(directions[:, 2:] < 0, -1, 1) * directions[:, :2]
+
+
+def direction_colours(points: np.ndarray) -> np.ndarray:
+    """Colours (n, 3) of points of the disc: opposite points of its rim, which are one direction, have the same."""
+    hue = (np.arctan2(points[:, 1], points[:, 0]) / np.pi) % 1
+    radius = np.linalg.norm(points, axis=1).clip(0, 1)
+    return colors.hsv_to_rgb(np.stack([hue, 0.25 + 0.75 * radius, 0.95 - 0.25 * (1 - radius)], axis=1))
+
+
+def draw_folding(axes: Axes) -> None:
+    """The sphere from the side: a direction, its opposite, and the point that both fold onto."""
+    direction = np.array([0.62, 0.78])
+    axes.add_patch(Circle((0, 0), 1, fill=False, color="0.6", lw=0.8))
+    axes.plot([-1, 1], [0, 0], color="0.2", lw=1.2)
+    axes.plot([-direction[0], direction[0]], [-direction[1], direction[1]], color="0.6", lw=0.8)
+    axes.plot([direction[0]] * 2, [direction[1], 0], ls="--", **GUIDE)
+    axes.plot(*direction, "o", color=PALETTE[0], ms=5)
+    axes.plot(*-direction, "o", mfc="white", color=PALETTE[0], ms=5)
+    axes.plot(direction[0], 0, "o", color=PALETTE[1], ms=5)
+    axes.annotate("$d$", direction, xytext=(4, 3), textcoords="offset points")
+    axes.annotate("$-d$", -direction, xytext=(-14, -9), textcoords="offset points")
+    axes.annotate("the disc", (-0.95, 0.06), fontsize=7, color="0.2")
+    axes.set_title("$d$ and $-d$ fold\nonto one point")
+
+
+def draw_directions(axes: Axes, rotations: np.ndarray, shades: np.ndarray, frame: np.ndarray) -> None:
+    """Viewing directions of poses (n, 3, 3), in a volume turned by `frame` (3, 3)."""
+    axes.scatter(*folded(viewing_directions(rotations) @ frame.T).T, c=shades, s=5, lw=0)
+    axes.add_patch(Circle((0, 0), 1, fill=False, color="0.6", lw=0.8))
+
+
+def plot_directions(mixture: Mixture, output: Path) -> None:
+    """How directions fold, and all of them: true, when hands were mixed most, and at the end."""
+    frame = frame_with_first_axis(mixture.normal)
+    shades = direction_colours(folded(viewing_directions(mixture.true) @ frame.T))
+    with paper_style():
+        figure, row = pyplot.subplots(1, 4, figsize=(PAGE, 2.5), layout="constrained")
+        draw_folding(row[0])
+        draw_directions(row[1], mixture.true, shades, frame)
+        row[1].set_title("true directions\n")
+        for axes, rotations, index in (
+            (row[2], mixture.predicted, mixture.index),
+            (row[3], mixture.end, len(mixture.run.history) - 1),
+        ):
+            draw_directions(axes, rotations, shades, frame)
+            axes.set_title(f"after {mixture.when(index)}\n{mixture.shares(index)} in a hand")
+        row[2].axvline(0, ls="--", color="0.1", lw=0.9)
+        for axes in row:
+            axes.set_aspect("equal")
+            axes.set_xlim(-1.1, 1.1)
+            axes.set_ylim(-1.1, 1.1)
+            axes.set_axis_off()
+        run = mixture.run
+        figure.suptitle(f"{dataset_title(run.dataset)}: {run.label}, seed {run.seed}", fontsize=8.5)
+        save(figure, output)
+
+
+def main() -> None:
+    arguments = dataset_command_line("directions", __doc__.splitlines()[0]).parse_args()
+    plot_directions(read_mixture(load_runs(arguments.runs, arguments.dataset)), arguments.output)
+
+
+if __name__ == "__main__":
+    run_main(main)

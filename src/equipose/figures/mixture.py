@@ -1,0 +1,80 @@
+"""The moment at which the hands of a dataset's runs were mixed most, which Figs. 7 to 12 show."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from equipose.config import ConfigError
+from equipose.figures.runs import Run
+from equipose.symmetry import MirrorPlane, alignment_of_most, mirror_of_poses, mirror_plane, moved_volume
+
+SNAPSHOT = "mixture_peak"
+"""Name, in trace.npz, of the map that training kept of that moment."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A run at evaluation `index`; rotations (n, 3, 3) of the fixed images then, at the `end`, and the true ones.
+
+    All that has a frame is in the truth's, by the hand and rotation that most images agree with: predicted rotations,
+    `volume` (L, L, L), its mirror `plane`, and `normal` (3,), that of the plane between the poses of both hands, from
+    which their relation departs by a `twist` in degrees.
+    """
+
+    run: Run
+    index: int
+    predicted: np.ndarray
+    end: np.ndarray
+    true: np.ndarray
+    volume: np.ndarray
+    plane: MirrorPlane
+    normal: np.ndarray
+    twist: float
+
+    def shares(self, index: int) -> str:
+        """Images in each hand at an evaluation, the larger part first."""
+        row = self.run.history.iloc[index]
+        parts = sorted((row["share_same"], row["share_mirror"]), reverse=True)
+        return " and ".join(f"{100 * part:.0f} %" for part in parts)
+
+    def when(self, index: int) -> str:
+        seconds = self.run.history["seconds"].iloc[index]
+        return f"{seconds / 60:.1f} min" if seconds >= 100 else f"{seconds:.0f} s"
+
+
+def most_mixed(runs: list[Run]) -> tuple[Run, int]:
+    """The run and evaluation, after the first, with the largest share of images in the rarer hand.
+
+    Raises ConfigError where no run has a truth.
+    """
+    scored = [run for run in runs if "share_same" in run.history]
+    if not scored:
+        raise ConfigError("no run of the dataset has true poses, without which hands cannot be told.")
+
+    def rarer(run: Run) -> np.ndarray:
+        return run.history[["share_same", "share_mirror"]].min(axis=1).to_numpy()[1:]
+
+    run = max(scored, key=lambda run: rarer(run).max())
+    return run, 1 + int(rarer(run).argmax())
+
+
+def read_mixture(runs: list[Run]) -> Mixture:
+    """The most mixed moment of some runs of one dataset."""
+    run, index = most_mixed(runs)
+    trace = np.load(run.folder / "trace.npz")
+    true, predicted, end = trace["true"], trace["predicted"][index], trace["predicted"][-1]
+    alignment = alignment_of_most(predicted, true)
+    normal, twist = mirror_of_poses(predicted, true)
+    snapshot = trace["volumes"][trace["volume_names"].tolist().index(SNAPSHOT)].astype(np.float32)
+    volume = moved_volume(snapshot, alignment.volume_map())
+    return Mixture(
+        run=run,
+        index=index,
+        predicted=alignment.rotations(predicted),
+        end=alignment_of_most(end, true).rotations(end),
+        true=true,
+        volume=volume,
+        plane=mirror_plane(volume),
+        normal=normal,
+        twist=twist,
+    )

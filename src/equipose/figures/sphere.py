@@ -1,0 +1,81 @@
+"""Pose errors over the viewing sphere, folded onto the projective plane.
+
+`python -m equipose.figures.sphere --dataset DIR --runs DIR … --output PATH`
+
+The best seed of each model, its training images at the last evaluation, under the alignment that fits most of them.
+Areas of the disc are areas of the sphere, so that points are as dense as directions are.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colors, pyplot
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.patches import Circle
+
+from equipose.cli import run_main
+from equipose.figures.runs import Run, best_runs, dataset_command_line, load_runs
+from equipose.figures.style import PAGE, degrees_text, paper_style, save
+from equipose.metrics import squared_distances
+from equipose.rotations import degrees_from_squared_frobenius, viewing_directions
+from equipose.symmetry import alignment_of_most
+from equipose.tables import dataset_title
+
+RANGE = (0.3, 180.0)
+"""Degrees at the ends of the colour scale."""
+
+
+def equal_area(directions: np.ndarray) -> np.ndarray:
+    """Points (n, 2) of the unit disc for directions (n, 3), opposite ones alike (Lambert's projection)."""
+    upper = np.where(directions[:, 2:] < 0, -1, 1) * directions
+    return upper[:, :2] / np.sqrt(1 + upper[:, 2:])
+
+
+def draw_sphere(axes: Axes, run: Run) -> PathCollection:
+    """The errors in degrees of a run's images at their true viewing directions."""
+    trace = np.load(run.folder / "trace.npz")
+    predicted, true = trace["predicted"][-1], trace["true"]
+    aligned = alignment_of_most(predicted, true).rotations(predicted)
+    degrees = degrees_from_squared_frobenius(squared_distances(aligned, true))
+    drawn = axes.scatter(
+        *equal_area(viewing_directions(true)).T, c=degrees, s=7, lw=0, cmap="viridis", norm=colors.LogNorm(*RANGE)
+    )
+    axes.add_patch(Circle((0, 0), 1, fill=False, color="0.6", lw=0.8))
+    axes.set_title(f"{run.label}\nmedian {degrees_text(float(np.median(degrees)))}")
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    return drawn
+
+
+def plot_sphere(runs: list[Run], output: Path) -> None:
+    """One disc for each model."""
+    best = [run for run in best_runs(runs) if "mse" in run.history]
+    columns = min(4, max(1, len(best)))
+    rows = max(1, -(-len(best) // columns))
+    with paper_style():
+        figure, grid = pyplot.subplots(
+            rows,
+            columns,
+            figsize=(columns * PAGE / 4 + 0.9, rows * PAGE / 4 + 0.5),
+            squeeze=False,
+            layout="constrained",
+        )
+        for axes in grid.flat[len(best) :]:
+            axes.set_axis_off()
+        for axes, run in zip(grid.flat, best, strict=False):
+            drawn = draw_sphere(axes, run)
+        if best:
+            bar = figure.colorbar(drawn, ax=grid, shrink=0.7, pad=0.01, label="Pose error (degrees)")
+            bar.set_ticks([1, 10, 100], labels=["1", "10", "100"])
+            figure.suptitle(dataset_title(best[0].dataset), fontsize=8.5)
+        save(figure, output)
+
+
+def main() -> None:
+    arguments = dataset_command_line("sphere", __doc__.splitlines()[0]).parse_args()
+    plot_sphere(load_runs(arguments.runs, arguments.dataset), arguments.output)
+
+
+if __name__ == "__main__":
+    run_main(main)
