@@ -39,7 +39,9 @@ rule table:
             category="Tables",
             labels={"experiment": "{experiment}", "definition": "exact"},
         ),
-        other=expand("<results>/tables/{{experiment}}{mode}.{format}", mode=["", "_exact"], format=["tex", "md", "html"]),
+        other=expand(
+            "<results>/tables/{{experiment}}{mode}.{format}", mode=["", "_exact"], format=["tex", "md", "html"]
+        ),
     log:
         "<results>/logs/table/{experiment}.log",
     benchmark:
