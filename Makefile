@@ -17,6 +17,8 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores all --rerun-incomplete --quiet host rules --configfile workflow/presets/demo.yaml
+	$(BIN)/snakemake report --cores 1 --quiet all --configfile workflow/presets/demo.yaml
+	@echo "Open results/demo/report.html in a browser."
 
 ablation: .venv/installed
 	$(BIN)/snakemake --cores all --rerun-incomplete --quiet host rules --configfile workflow/presets/ablation.yaml

@@ -148,7 +148,7 @@ def test_the_overview_shows_one_dataset(loaded, results, tmp_path):
     plot_overview(results / "datasets/balls", loaded, tmp_path / "overview.png")
     assert matplotlib.image.imread(tmp_path / "overview.png").std() > 0.1
     with pytest.raises(ConfigError, match="runs of balls; the dataset is other"):
-        plot_overview(results / "datasets/other", loaded, tmp_path / "overview.png")
+        runs.load_runs([run.folder for run in loaded], results / "datasets/other")
 
 
 def test_runs_without_a_truth_are_drawn_without_pose_errors(results, tmp_path):

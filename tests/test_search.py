@@ -38,12 +38,26 @@ def images_of(grid: FourierGrid, count: int, radius: float, generator: torch.Gen
     return transfer * shift_phase(shifts, disc) * slices, transfer, rotations, shifts, disc
 
 
-def test_rotations_are_proper_and_uniform(generator):
-    rotations = search.random_rotations(20_000, generator)
+@pytest.mark.parametrize("draw", [search.random_rotations, search.spread_rotations])
+def test_rotations_are_proper_and_uniform(generator, draw):
+    rotations = draw(20_000, generator)
     assert torch.allclose(rotations @ rotations.mT, torch.eye(3).expand(20_000, 3, 3), atol=1e-5)
     assert torch.allclose(torch.linalg.det(rotations), torch.ones(20_000), atol=1e-5)
     assert rotations.mean(0).abs().max() < 0.02  # every entry has mean 0 …
     assert torch.allclose(rotations.square().mean(0), torch.full((3, 3), 1 / 3), atol=0.01)  # … and variance 1/3
+
+
+def test_spread_rotations_leave_narrower_holes_than_random_ones_and_differ_from_draw_to_draw(generator):
+    asked = search.random_rotations(1000, generator)
+
+    def widest(rotations: torch.Tensor) -> float:
+        """Degrees from the loneliest of the asked rotations to its nearest neighbour."""
+        nearest = torch.einsum("aij,bij->ab", asked, rotations).amax(1).min()
+        return float(torch.rad2deg(((nearest - 1) / 2).arccos()))
+
+    first, second = (search.spread_rotations(4608, generator) for _ in range(2))
+    assert widest(first) < 0.8 * widest(search.random_rotations(4608, generator))
+    assert not torch.allclose(first, second, atol=0.1)
 
 
 def test_trial_shifts_reach_three_deviations_as_densely_as_the_last_shell_can_tell(small_run):

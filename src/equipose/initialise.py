@@ -185,7 +185,7 @@ def _matched(
     disc = half_disc(model.box, config.last_radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
     white = search.whitened(disc, state.spectrum)
-    orientations = search.random_rotations(config.orientations, generator)
+    orientations = search.spread_rotations(config.orientations, generator)
     _, best, shifts = search.match(
         volume,
         radius,

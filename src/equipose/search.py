@@ -24,16 +24,26 @@ from equipose.config import DatasetConfig, RunConfig, SearchConfig
 from equipose.fourier import HalfDisc, from_half_disc, shift_phase
 from equipose.grid import FourierGrid, blend, empty_grid, grid_slices, grid_volume, insert_slices
 
+SPIRAL = (2**0.5, 1.533751168755204288)
+"""Turns of the spiral's two circles a point: √2, and the root of x⁴ = x + 4."""
+
 
 def random_rotations(count: int, generator: torch.Generator) -> Tensor:
     """Uniform rotations (count, 3, 3), on the generator's device."""
-    w, x, y, z = torch.nn.functional.normalize(
-        torch.randn(count, 4, generator=generator, device=generator.device), dim=-1
-    ).unbind(-1)
-    rows = [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)]
-    rows += [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)]
-    rows += [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]
-    return torch.stack(rows, -1).view(count, 3, 3)
+    return _matrices(torch.randn(count, 4, generator=generator, device=generator.device))
+
+
+def spread_rotations(count: int, generator: torch.Generator) -> Tensor:
+    """Rotations (count, 3, 3) spread evenly over SO(3), as a whole turned at random, on the generator's device.
+
+    The spiral of Alexa (2022, super-Fibonacci sampling) leaves holes a third narrower than as many random ones.
+    """
+    index = torch.arange(count, dtype=torch.float64, device=generator.device) + 0.5
+    inner, outer = (index / count).sqrt(), (1 - index / count).sqrt()
+    first, second = (2 * torch.pi * index / ratio for ratio in SPIRAL)
+    spiral = torch.stack([inner * first.sin(), inner * first.cos(), outer * second.sin(), outer * second.cos()], 1)
+    left, right = random_rotations(2, generator)
+    return left @ _matrices(spiral).float() @ right
 
 
 def shift_deviation(dataset: DatasetConfig) -> float:
@@ -86,7 +96,7 @@ def search_step(
     deviation `deviation`, in pixels. Grid, spectrum and temperature are moved in place; returns the mean squared error
     per coefficient of the best matches.
     """
-    orientations = random_rotations(config.orientations, generator)
+    orientations = spread_rotations(config.orientations, generator)
     slices = grid_slices(grid_volume(grid), grid.radius, orientations, disc)
     white = whitened(disc, spectrum)
     overlap, power = overlaps(slices, target, transfer, white, shifts)
@@ -245,6 +255,15 @@ def render(
     coefficients = transfer * shift_phase(shifts, disc) * grid_slices(volume, radius, rotations, disc)
     images = from_half_disc(coefficients, disc)
     return images + noise * torch.randn(images.shape, generator=generator, device=device), rotations, shifts
+
+
+def _matrices(quaternions: Tensor) -> Tensor:
+    """Rotations (n, 3, 3) of quaternions (n, 4) of any length."""
+    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
+    rows = [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)]
+    rows += [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)]
+    rows += [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]
+    return torch.stack(rows, -1).view(-1, 3, 3)
 
 
 def _generators(device: torch.device) -> Tensor:
