@@ -225,7 +225,7 @@ class RoughEncoder(nn.Module):
 def test_refinement_corrects_rough_poses_and_finds_lost_ones(monkeypatch, small_run, dataset, hand):
     model = model_of(read_particles(dataset / "particles.star"), small_run, "l2", frame(hand), PATHS["l2"][0])
     model.encoder = RoughEncoder(model.encoder)
-    settings = dataclasses.replace(model.config.model.search, orientations=2000, refine_radii=(7, 10))
+    settings = dataclasses.replace(model.config.model.search, refine_orientations=2000, refine_radii=(7, 10))
     trained = dataclasses.replace(model.config.model, refine_passes=1, search=settings)
     model.config = dataclasses.replace(model.config, model=trained)
     run, metrics = run_evaluation(monkeypatch, dataset, model)

@@ -158,7 +158,8 @@ def test_rendered_images_have_the_poses_they_are_said_to_have(grid, small_run, g
 def quick(small_run, simulated_dataset):
     """A run of every stage: 2 starts of 2 steps, 2 passes of 2 steps, 4 of fitting, 4 of training."""
     config = small_run("d4_l2")
-    changes = {"batch": 10, "orientations": 100, "candidates": 2, "starts": 2, "steps": 2, "images": 20, "fit_ramp": 2}
+    changes = {"batch": 10, "orientations": (100, 100), "starts": 2, "steps": 2, "images": 20, "fit_ramp": 2}
+    changes |= {"candidates": 2, "refine_orientations": 100}
     settings = dataclasses.replace(config.model.search, **changes, refine_radii=(6, 8), last_radius=6.0, fit_until=0.75)
     return dataclasses.replace(
         config,
@@ -208,14 +209,13 @@ def test_a_run_with_a_search_continues_in_every_stage_to_the_same_result(
     assert np.array_equal(whole["predicted"], broken["predicted"])
 
 
-def search_blobs(small_run, generator, steps: int, hypotheses):
+def search_blobs(generator, steps: int, hypotheses):
     """A search on images of asymmetric blobs: its temperature and weights a step, and the scores of its poses."""
     disc, count = half_disc(BOX, 5), 150
     rotations = search.random_rotations(count, generator)
     target, transfer = slices_of(rotations, disc.k), torch.ones(count, len(disc.k))
     shifts, temperature = torch.zeros(1, 2), torch.ones(())
     grid, spectrum = search.start_search(BOX // 2, target, transfer, disc, generator)
-    settings = dataclasses.replace(small_run().model.search, orientations=600)
     for step in range(steps):
         search.search_step(
             grid,
@@ -226,8 +226,9 @@ def search_blobs(small_run, generator, steps: int, hypotheses):
             disc,
             shifts,
             1.0,
+            600,
             hypotheses(step / steps),
-            settings,
+            0.3,
             generator,
         )
     orientations = search.random_rotations(2000, generator)
@@ -235,15 +236,15 @@ def search_blobs(small_run, generator, steps: int, hypotheses):
     return temperature, paper_scores(orientations[best[:, 0]].double().numpy(), rotations.double().numpy())
 
 
-def test_a_search_finds_the_poses_of_noiseless_blobs(small_run, generator):
+def test_a_search_finds_the_poses_of_noiseless_blobs(generator):
     """From nothing: 30 steps at low radius put most images of an asymmetric object into one frame."""
-    _, scores = search_blobs(small_run, generator, 30, lambda part: 100 * 0.02**part)
+    _, scores = search_blobs(generator, 30, lambda part: 100 * 0.02**part)
     assert scores.medse < 0.3
 
 
-def test_a_search_is_hotter_the_more_poses_an_image_is_to_weigh(small_run):
+def test_a_search_is_hotter_the_more_poses_an_image_is_to_weigh():
     """Noiseless likelihoods weigh one pose each: only a high temperature lets others count."""
     hot, cold = (
-        search_blobs(small_run, torch.Generator().manual_seed(0), 12, lambda _, many=many: many)[0] for many in (100, 3)
+        search_blobs(torch.Generator().manual_seed(0), 12, lambda _, many=many: many)[0] for many in (100, 3)
     )
     assert hot > 2 * cold

@@ -94,7 +94,7 @@ class SearchConfig(Config):
     """What `init: search` does before training; radii in shells, the rest in images, steps and plain numbers."""
 
     batch: int
-    orientations: int
+    orientations: tuple[int, int]
     hypotheses: tuple[float, float]
     candidates: int
     rate: float
@@ -103,6 +103,7 @@ class SearchConfig(Config):
     starts: int
     steps: int
     images: int
+    refine_orientations: int
     refine_radii: tuple[int, ...]
     refine_iterations: int
     fit_until: float

@@ -181,7 +181,8 @@ class NormaliseFields(torch.autograd.Function):
         slope = -scale * d_weight / (count * deviation)
         offset = -scale * d_bias / count - slope * mean
         scale, slope, offset = (v.repeat(order).to(x)[:, None, None] for v in (scale, slope, offset))
-        return torch.addcmul(offset, gradient, scale).addcmul_(x, slope), d_weight, d_bias, None
+        # (not one addcmul: with the small tensor first it is thirty times slower on 32 channels)
+        return (gradient * scale).add_(offset).addcmul_(x, slope), d_weight, d_bias, None
 
 
 class VectorHead(nn.Module):

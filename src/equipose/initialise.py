@@ -116,7 +116,6 @@ def _search(
         state.grid, state.spectrum = search.start_search(state.grid.radius, target, transfer, disc, generator)
         state.temperature = torch.ones((), device=images.device)
         return target.abs().square().mean()
-    many, few = config.hypotheses
     error = search.search_step(
         state.grid,
         state.spectrum,
@@ -124,15 +123,21 @@ def _search(
         target,
         transfer,
         disc,
-        search.trial_shifts(model.config, config.last_radius, model.frequencies.device),
+        search.trial_shifts(model.config, radius, model.frequencies.device),
         _deviation(model),
-        many * (few / many) ** part,
-        config,
+        round(_between(*config.orientations, part)),
+        _between(*config.hypotheses, part),
+        config.rate,
         generator,
     )
     if index == config.steps - 1:
         _keep_the_best(state, disc)
     return error
+
+
+def _between(first: float, last: float, part: float) -> float:
+    """A part of the way from `first` to `last`, in even ratios."""
+    return first * (last / first) ** part
 
 
 def _keep_the_best(state: SearchState, disc: HalfDisc) -> None:
@@ -185,7 +190,7 @@ def _matched(
     disc = half_disc(model.box, config.last_radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
     white = search.whitened(disc, state.spectrum)
-    orientations = search.spread_rotations(config.orientations, generator)
+    orientations = search.spread_rotations(config.refine_orientations, generator)
     _, best, shifts = search.match(
         volume,
         radius,

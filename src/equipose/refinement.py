@@ -108,7 +108,7 @@ def _best_pose(
     """The given poses and the best matches of some thousand random ones, all refined: the best for each image."""
     config, radius, device = model.config.model.search, model.box // 2, rotations.device
     measured = [_measured(batch, half_disc(model.box, shells).to(device)) for shells in config.refine_radii]
-    orientations = search.spread_rotations(config.orientations, generator)
+    orientations = search.spread_rotations(config.refine_orientations, generator)
     trial_shifts = search.trial_shifts(model.config, config.refine_radii[0], device)
     _, best, moved = search.match(volume, radius, *measured[0], orientations, trial_shifts, config.candidates)
     candidates = torch.cat([rotations[:, None], orientations[best]], 1), torch.cat([shifts[:, None], moved], 1)

@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from equipose.config import DatasetConfig, RunConfig, SearchConfig
+from equipose.config import DatasetConfig, RunConfig
 from equipose.fourier import HalfDisc, from_half_disc, shift_phase
 from equipose.grid import FourierGrid, blend, empty_grid, grid_slices, grid_volume, insert_slices
 
@@ -83,8 +83,9 @@ def search_step(
     disc: HalfDisc,
     shifts: Tensor,
     deviation: float,
+    orientations: int,
     hypotheses: float,
-    config: SearchConfig,
+    rate: float,
     generator: torch.Generator,
 ) -> Tensor:
     """One stochastic EM step on images `target` (b, n) with CTFs `transfer` (b, n), within the disc's radius.
@@ -92,12 +93,12 @@ def search_step(
     `spectrum` (shells,) is the mean squared error a coefficient of each shell: noise, and what the volume does
     not explain yet. Errors are divided by it, or the strong lowest shells would drown those that tell the hands apart.
     `temperature` () divides the log likelihoods, so that an image weighs about `hypotheses` poses, or more where noise
-    leaves more in doubt; it follows from step to step. Trial `shifts` (s, 2) have a normal distribution with standard
-    deviation `deviation`, in pixels. Grid, spectrum and temperature are moved in place; returns the mean squared error
-    per coefficient of the best matches.
+    leaves more in doubt; it follows from step to step. So many `orientations` are tried, each at all trial `shifts`
+    (s, 2), which have a normal distribution with standard deviation `deviation`, in pixels. Grid (at this `rate`),
+    spectrum and temperature are moved in place; returns the mean squared error per coefficient of the best matches.
     """
-    orientations = spread_rotations(config.orientations, generator)
-    slices = grid_slices(grid_volume(grid), grid.radius, orientations, disc)
+    rotations = spread_rotations(orientations, generator)
+    slices = grid_slices(grid_volume(grid), grid.radius, rotations, disc)
     white = whitened(disc, spectrum)
     overlap, power = overlaps(slices, target, transfer, white, shifts)
     overlap -= power[:, None] / 2
@@ -110,15 +111,15 @@ def search_step(
     chosen = transfer * shift_phase(shifts[best // len(slices)], disc) * slices[best % len(slices)]
     residual = (target - chosen).abs().square().mean(0)
     found = shell_means(residual, disc, len(spectrum))
-    spectrum[:] = torch.where(found > 0, (1 - config.rate) * spectrum + config.rate * found, spectrum)
+    spectrum[:] = torch.where(found > 0, (1 - rate) * spectrum + rate * found, spectrum)
 
     belief = belief.view_as(overlap)  # (b, s, o)
     centred = (target * transfer)[:, None] * shift_phase(-shifts, disc)
     signal = belief.flatten(0, 1).T @ torch.view_as_real(centred).flatten(2).flatten(0, 1)  # (o, 2n)
     new = empty_grid(grid.radius, target.device)
     signal = torch.view_as_complex(signal.unflatten(1, (-1, 2)))
-    insert_slices(new, orientations, disc, signal, belief.sum(1).T @ transfer**2)
-    blend(grid, new, config.rate, within=float(disc.k.norm(dim=-1).max()))
+    insert_slices(new, rotations, disc, signal, belief.sum(1).T @ transfer**2)
+    blend(grid, new, rate, within=float(disc.k.norm(dim=-1).max()))
     return residual.mean()
 
 
