@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from equipose.claims import NUMBERS, RunResult, assess, claims_table, judge, rate_interval, read_results
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 from equipose.rotations import other_hand, random_rotations
 
 CLAIMS = yaml.safe_load((Path(__file__).parents[1] / "workflow/report/claims.yaml").read_text())

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from equipose.check import check_config
-from equipose.config import ConfigError, RunConfig, dataset_config, merge, model_config, run_budgets, run_config
+from equipose.config import RunConfig, dataset_config, merge, model_config, run_budgets, run_config
 from equipose.encoders import ENCODERS
+from equipose.errors import ConfigError
 from equipose.losses import LOSSES
 from equipose.plan import plan
 

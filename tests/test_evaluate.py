@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from equipose import evaluate as module
 from equipose.autoencoder import Autoencoder
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 from equipose.groups import move_images
 from equipose.losses import PATHS
 from equipose.metrics import Alignment

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 from equipose.figures import maps, runs, style
 from equipose.figures.convergence import plot_convergence
 from equipose.figures.fsc_curves import plot_fsc

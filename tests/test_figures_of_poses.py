@@ -11,7 +11,7 @@ import torch
 from test_symmetry import NORMAL, blobs, symmetric
 
 from equipose.autoencoder import Autoencoder, save_model
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 from equipose.figures import EVERY, OF_DATASETS, caption, runs
 from equipose.figures.chimerax import commands
 from equipose.figures.convergence import plot_convergence

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 from equipose.optics import CTF_COLUMNS
 from equipose.particles import CTF_LABELS, check_training_box, read_particles, write_star
 from equipose.rotations import from_relion_angles

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from equipose.claims import claims_table
-from equipose.config import ConfigError, merge
+from equipose.config import merge
+from equipose.errors import ConfigError
 from equipose.publish import publish
 from equipose.report import build, differences, mesh
 

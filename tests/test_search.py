@@ -244,7 +244,5 @@ def test_a_search_finds_the_poses_of_noiseless_blobs(generator):
 
 def test_a_search_is_hotter_the_more_poses_an_image_is_to_weigh():
     """Noiseless likelihoods weigh one pose each: only a high temperature lets others count."""
-    hot, cold = (
-        search_blobs(torch.Generator().manual_seed(0), 12, lambda _, many=many: many)[0] for many in (100, 3)
-    )
+    hot, cold = (search_blobs(torch.Generator().manual_seed(0), 12, lambda _, many=many: many)[0] for many in (100, 3))
     assert hot > 2 * cold

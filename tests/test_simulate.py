@@ -18,7 +18,8 @@ import starfile
 import torch
 
 from equipose import simulate as module
-from equipose.config import ConfigError, DatasetConfig, dataset_config
+from equipose.config import DatasetConfig, dataset_config
+from equipose.errors import ConfigError
 from equipose.fourier import from_half_disc, half_disc, shift_phase, to_half_disc
 from equipose.optics import ctf
 from equipose.particles import Particles, read_particles, write_star

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 from equipose.structures import (
     SIGMA_PER_RESOLUTION,
     centre_of_mass,

@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_flatten
 
 from equipose import train
 from equipose.autoencoder import Autoencoder, load_model
-from equipose.config import Budget, ConfigError, EvaluationConfig
+from equipose.config import Budget, EvaluationConfig
+from equipose.errors import ConfigError
 from equipose.particles import Particles
 from equipose.rotations import random_rotations
 

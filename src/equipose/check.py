@@ -12,7 +12,8 @@ from typing import Any
 import jsonschema
 import yaml
 
-from equipose.config import ConfigError, dataset_config, model_config, run_budgets
+from equipose.config import dataset_config, model_config, run_budgets
+from equipose.errors import ConfigError
 
 
 def check_config(

@@ -19,7 +19,7 @@ import yaml
 from scipy.stats import beta
 
 from equipose.cli import run_main
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 from equipose.figures.mixture import read_mixture
 from equipose.figures.runs import load_run
 from equipose.files import whole_file

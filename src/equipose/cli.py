@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 
 
 def run_main(main: Callable[[], None]) -> None:

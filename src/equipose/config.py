@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from equipose.errors import ConfigError
+
 Precision = Literal["float32", "bfloat16"]
-
-
-class ConfigError(ValueError):
-    """Something the user can mend: the message names the key or the file, and the remedy."""
 
 
 @dataclass(frozen=True)

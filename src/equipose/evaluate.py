@@ -30,8 +30,9 @@ from torch import Tensor
 from equipose import fsc
 from equipose.autoencoder import Autoencoder, load_model
 from equipose.cli import run_main
-from equipose.config import ConfigError, RunConfig
+from equipose.config import RunConfig
 from equipose.devices import claim_device
+from equipose.errors import ConfigError
 from equipose.files import whole_file
 from equipose.grid import grid_values
 from equipose.groups import move_images

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import starfile
 
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 from equipose.files import whole_file
 from equipose.rotations import from_relion_angles
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from equipose.cli import run_main
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 from equipose.report import hardware, package_versions, wall_times
 
 KEPT = ("claims.csv", "claims.md", "tables/*.csv", "tables/*.md", "figures/*/*.png")

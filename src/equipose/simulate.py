@@ -35,7 +35,8 @@ import torch
 from torch import Tensor
 
 from equipose.cli import run_main
-from equipose.config import ConfigError, DatasetConfig
+from equipose.config import DatasetConfig
+from equipose.errors import ConfigError
 from equipose.files import whole_file
 from equipose.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.optics import CTF_COLUMNS, ctf

@@ -28,7 +28,7 @@ import mrcfile
 import numpy as np
 
 from equipose.cli import run_main
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 from equipose.files import whole_file
 
 PDB_URL = "https://files.rcsb.org/download"

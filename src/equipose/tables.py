@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 
 from equipose.cli import run_main
-from equipose.config import ConfigError, dataset_config, model_config, model_label
+from equipose.config import dataset_config, model_config, model_label
+from equipose.errors import ConfigError
 from equipose.files import whole_file
 
 

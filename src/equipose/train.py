@@ -24,8 +24,9 @@ from torch.optim import Optimizer
 
 from equipose.autoencoder import Autoencoder, save_model
 from equipose.cli import run_main
-from equipose.config import ConfigError, RunConfig
+from equipose.config import RunConfig
 from equipose.devices import claim_device, keep_freed_memory, usable_precision
+from equipose.errors import ConfigError
 from equipose.files import whole_file
 from equipose.forecast import forecast
 from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search

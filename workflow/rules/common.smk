@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 
-from equipose.config import ConfigError, dataset_config, model_label, run_budgets, run_config
+from equipose.config import dataset_config, model_label, run_budgets, run_config
+from equipose.errors import ConfigError
 from equipose.figures import OF_DATASETS, OF_RUNS, caption
 from equipose.plan import plan
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from equipose.cli import run_main
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 from equipose.figures.style import PAGE, PALETTE, TRUTH, paper_style, save
 from equipose.structures import read_map
 

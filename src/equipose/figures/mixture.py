@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 from equipose.figures.runs import Run
 from equipose.symmetry import MirrorPlane, alignment_of_most, mirror_of_poses, mirror_plane, moved_volume
 

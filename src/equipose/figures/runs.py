@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from equipose.config import ConfigError
+from equipose.errors import ConfigError
 
 
 @dataclass(frozen=True)
