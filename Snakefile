@@ -20,6 +20,7 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/reconstruct.smk"
 
 
 localrules:
@@ -28,6 +29,7 @@ localrules:
     train_all,
     tables,
     figures,
+    reconstruct,
 
 
 onstart:
@@ -67,3 +69,8 @@ rule tables:
 rule figures:
     input:
         figure_files(config["run"]),
+
+
+rule reconstruct:
+    input:
+        reconstruction_files(),

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from equipose.config import DatasetConfig, RunConfig, dataset_config, run_config
+from equipose.config import DatasetConfig, RunConfig, dataset_config, merge, run_config, simulation_config
 from equipose.simulate import simulate
 from equipose.structures import density, write_map
 
@@ -50,9 +50,10 @@ class SimulatedDataset:
 def simulated_dataset(paper_config: dict, tmp_path_factory: pytest.TempPathFactory) -> SimulatedDataset:
     """40 training and 10 held-out images of the spliceosome, 32 px."""
     small = {"box": 32, "images": 40, "held_out": 10, "voxel_size": 17.0}
-    config = dataclasses.replace(dataset_config(paper_config, "spliceosome_noiseless"), **small)
+    changed = merge(paper_config, {"datasets": {"spliceosome_noiseless": small}})
+    config = simulation_config(changed, "spliceosome_noiseless")
     folder = tmp_path_factory.mktemp("dataset")
     atoms = ROOT / "workflow/resources/structures/5nrl.npz"
     write_map(folder / "volume.mrc", density(atoms, config.box, config.voxel_size, config.resolution), 17.0)
     simulate(config, folder / "volume.mrc", folder, threads=1, progress=lambda *_: None)
-    return SimulatedDataset(config, folder)
+    return SimulatedDataset(dataset_config(changed, config.name), folder)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from equipose.check import check_config
-from equipose.config import RunConfig, dataset_config, merge, model_config, run_budgets, run_config
+from equipose.config import RunConfig, merge, model_config, run_budgets, run_config, simulation_config
 from equipose.encoders import ENCODERS
 from equipose.errors import ConfigError
 from equipose.losses import LOSSES
@@ -120,7 +120,7 @@ def test_every_key_of_the_schema_is_described_and_every_map_is_strict() -> None:
 
 
 def test_a_dataset_line_is_laid_over_simulation(paper_config: dict) -> None:
-    dataset = dataset_config(paper_config, "80s_snr0.25")
+    dataset = simulation_config(paper_config, "80s_snr0.25")
     assert (dataset.snr, dataset.voxel_size) == (0.25, 3.77)
     assert dataset.images == paper_config["simulation"]["images"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from equipose.errors import ConfigError
 from equipose.optics import CTF_COLUMNS
-from equipose.particles import CTF_LABELS, check_training_box, read_particles, write_star
+from equipose.particles import CTF_LABELS, check_training_box, half_of, read_particles, summarise, write_star
 from equipose.rotations import from_relion_angles
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -164,9 +164,9 @@ def test_a_missing_star_file_is_named(tmp_path: Path) -> None:
         read_particles(tmp_path / "absent.star")
 
 
-def test_a_file_that_is_no_star_file_says_how_to_convert_it(tmp_path: Path) -> None:
-    (tmp_path / "old.star").write_text("data_\n\nloop_\n_rlnImageName #1\n000001@stack.mrcs\n")
-    with pytest.raises(ConfigError, match="relion_convert_star"):
+def test_a_star_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "old.star").write_text("data_\n\nloop_\n_rlnMicrographName #1\na.mrc\n")
+    with pytest.raises(ConfigError, match="star file of another job"):
         read_particles(tmp_path / "old.star")
 
 
@@ -283,3 +283,90 @@ def test_a_star_file_and_stack_by_relion_without_a_map_stamp_are_read() -> None:
     np.testing.assert_allclose(particles.shifts[0], [-0.019324, 0.64686])
     np.testing.assert_allclose(particles.ctf[0], [13108.082, 12845.582, -160.39, 300, 0.01, 0.1, 0], rtol=1e-5)
     assert "rlnMicrographName" in particles.particle_table
+
+
+def old_star(path: Path, tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    """The particles as RELION 3.0 wrote them: one table, optics in every row, origins in pixels."""
+    optics, particles = tables
+    joined = particles.merge(optics, on="rlnOpticsGroup").drop(columns=["rlnOpticsGroup", "rlnOpticsGroupName"])
+    joined["rlnDetectorPixelSize"] = 5.0
+    joined["rlnMagnification"] = 1e4 * 5.0 / joined.pop("rlnImagePixelSize")
+    for axis in "XY":
+        joined[f"rlnOrigin{axis}"] = joined.pop(f"rlnOrigin{axis}Angst") / PIXEL
+    text = "\ndata_\n\nloop_\n" + "".join(f"_{name} #{i + 1}\n" for i, name in enumerate(joined))
+    rows = joined.astype(str).map(lambda value: f'"{value}"' if " " in value else value)
+    path.write_text(text + "\n".join(" ".join(row) for row in rows.to_numpy()) + "\n")
+
+
+def test_a_star_file_of_relion_3_0_reads_as_the_same_particles(
+    tmp_path: Path, star: Callable, tables: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    new = read_particles(star())
+    old_star(tmp_path / "old.star", tables)
+    old = read_particles(tmp_path / "old.star")
+    np.testing.assert_allclose(old.ctf, new.ctf)
+    np.testing.assert_allclose(old.rotations, new.rotations)
+    np.testing.assert_allclose(old.shifts, new.shifts, atol=1e-9)
+    assert old.voxel_size == new.voxel_size
+    assert list(old.particle_table["rlnSomethingOfTheirs"]) == list(new.particle_table["rlnSomethingOfTheirs"])
+
+
+def cs_file(path: Path, **changes: object) -> Path:
+    kinds = [
+        ("blob/path", "S64"),
+        ("blob/idx", "<u4"),
+        ("blob/psize_A", "<f4"),
+        ("ctf/df1_A", "<f4"),
+        ("ctf/df2_A", "<f4"),
+    ]
+    kinds += [
+        (f"ctf/{name}", "<f4") for name in ("df_angle_rad", "phase_shift_rad", "accel_kv", "cs_mm", "amp_contrast")
+    ]
+    records = np.zeros(3, [kind for kind in kinds if kind[0] not in changes])
+    values = {"blob/path": b">stack.mrcs", "blob/idx": [4, 0, 2], "blob/psize_A": PIXEL, "ctf/df1_A": 2e4}
+    values |= {"ctf/df2_A": 1.9e4, "ctf/df_angle_rad": np.pi / 6, "ctf/phase_shift_rad": np.pi / 2}
+    values |= {"ctf/accel_kv": 300, "ctf/cs_mm": 2.7, "ctf/amp_contrast": 0.1}
+    for name in records.dtype.names:
+        records[name] = values[name]
+    with open(path, "wb") as file:
+        np.save(file, records)
+    return path
+
+
+def test_a_cryosparc_file_gives_images_and_ctf_in_relions_units(tmp_path: Path, images: np.ndarray) -> None:
+    write_stack(tmp_path / "stack.mrcs", images)
+    particles = read_particles(cs_file(tmp_path / "particles.cs"))
+    np.testing.assert_array_equal(particles.images, images[[4, 0, 2]])
+    np.testing.assert_allclose(particles.ctf[0], [20000, 19000, 30, 300, 2.7, 0.1, 90], rtol=1e-6)
+    assert particles.rotations is None
+
+
+def test_a_cryosparc_file_without_ctf_or_with_python_objects_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="lacks the field ctf/df1_A"):
+        read_particles(cs_file(tmp_path / "particles.cs", **{"ctf/df1_A": None}))
+    np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    (tmp_path / "evil.npy").rename(tmp_path / "evil.cs")
+    with pytest.raises(ConfigError, match="not a cryoSPARC"):
+        read_particles(tmp_path / "evil.cs")
+
+
+def test_images_are_found_relative_to_another_folder(tmp_path: Path, star: Callable, images: np.ndarray) -> None:
+    moved = tmp_path / "Extract/job1"
+    moved.mkdir(parents=True)
+    star().rename(moved / "particles.star")
+    np.testing.assert_array_equal(read_particles(moved / "particles.star", tmp_path).images, images)
+    with pytest.raises(ConfigError, match="datadir"):
+        read_particles(moved / "particles.star")
+
+
+def test_a_summary_tells_number_box_and_pixel_of_each_half(star: Callable) -> None:
+    summary = summarise(star(rlnRandomSubset=[1, 2, 2, 1, 2]))
+    assert (summary.subsets, summary.box, summary.voxel_size) == ({None: 5, 1: 2, 2: 3}, BOX, PIXEL)
+
+
+def test_particles_without_halves_get_equal_ones_that_are_always_the_same() -> None:
+    table = pd.DataFrame({"rlnImageName": ["a"] * 1001})
+    halves = half_of(table)
+    assert abs(int((halves == 1).sum()) - int((halves == 2).sum())) == 1
+    assert np.array_equal(halves, half_of(table))
+    assert list(half_of(table[:3].assign(rlnRandomSubset=[2, 1, 2]))) == [2, 1, 2]

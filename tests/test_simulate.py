@@ -18,7 +18,7 @@ import starfile
 import torch
 
 from equipose import simulate as module
-from equipose.config import DatasetConfig, dataset_config
+from equipose.config import SimulationConfig, simulation_config
 from equipose.errors import ConfigError
 from equipose.fourier import from_half_disc, half_disc, shift_phase, to_half_disc
 from equipose.optics import ctf
@@ -73,13 +73,13 @@ def project(volume: np.ndarray, particles: Particles, with_ctf: bool) -> np.ndar
 
 
 @pytest.fixture
-def dataset(paper_config: dict) -> DatasetConfig:
-    config = dataset_config(paper_config, "spliceosome_noiseless")
+def dataset(paper_config: dict) -> SimulationConfig:
+    config = simulation_config(paper_config, "spliceosome_noiseless")
     return dataclasses.replace(config, box=BOX, voxel_size=VOXEL, images=COUNT - 40, held_out=40, shift_std=6.0)
 
 
 @pytest.fixture
-def make(tmp_path: Path, dataset: DatasetConfig) -> Callable[..., Path]:
+def make(tmp_path: Path, dataset: SimulationConfig) -> Callable[..., Path]:
     """A function that simulates the blobs into a folder, with the dataset changed as asked, and returns the folder."""
     write_map(tmp_path / "volume.mrc", blob_volume(), VOXEL)
 
@@ -174,7 +174,7 @@ def test_noiseless_data_have_no_decibels(make: Callable) -> None:
     assert report["sigma"] == 0 and report["full_box_db"] is None and report["in_mask_db"] is None
 
 
-def test_poses_are_uniform_shifts_gaussian_and_defocus_log_normal_as_asked(dataset: DatasetConfig) -> None:
+def test_poses_are_uniform_shifts_gaussian_and_defocus_log_normal_as_asked(dataset: SimulationConfig) -> None:
     parameters = draw_ctf(dataset, 20_000, np.random.default_rng(0))
     defocus = parameters[:, 0]
     assert np.median(defocus) == pytest.approx(20_000, rel=0.01)  # 2.0 µm
@@ -264,7 +264,7 @@ def test_projections_shifts_and_the_ctfs_sign_agree_with_relion_project(make: Ca
 
 
 @pytest.mark.parametrize("snr", [0.0, -1.0, float("nan")])
-def test_an_snr_that_is_not_positive_is_refused(dataset: DatasetConfig, snr: float) -> None:
+def test_an_snr_that_is_not_positive_is_refused(dataset: SimulationConfig, snr: float) -> None:
     with pytest.raises(ConfigError, match="snr is .* or `noiseless`"):
         noise_sigma(dataclasses.replace(dataset, snr=snr))
 
@@ -311,7 +311,7 @@ def test_a_disk_that_fills_up_is_one_clear_message_and_leaves_no_file(
 
 
 def test_the_command_reads_its_configuration_and_shows_progress(
-    tmp_path: Path, dataset: DatasetConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, dataset: SimulationConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     write_map(tmp_path / "volume.mrc", blob_volume(), VOXEL)
     (tmp_path / "config.json").write_text(dataset.to_json())
@@ -324,7 +324,7 @@ def test_the_command_reads_its_configuration_and_shows_progress(
 
 
 def test_the_command_ends_with_one_line_where_the_configuration_is_wrong(
-    tmp_path: Path, dataset: DatasetConfig
+    tmp_path: Path, dataset: SimulationConfig
 ) -> None:
     (tmp_path / "config.json").write_text(dataclasses.replace(dataset, snr=0.0).to_json())
     paths = "--config", tmp_path / "config.json", "--volume", tmp_path / "absent.mrc", "--output", tmp_path / "out"

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from equipose.config import dataset_config, model_config, run_budgets
+from equipose.config import dataset_config, is_simulated, model_config, run_budgets
 from equipose.errors import ConfigError
 
 
@@ -33,6 +33,7 @@ def check_config(
     _check_schema(config, yaml.safe_load(schema.read_text()))
     _check_names(config, encoders, losses)
     _check_structures(config, embedded)
+    _check_datasets(config)
     _check_numbers(config)
     for name, experiment in config["experiments"].items():
         if "compare" in experiment:
@@ -76,8 +77,9 @@ def _plain_words(error: jsonschema.ValidationError) -> str:
 
 def _check_names(config: dict[str, Any], encoders: Collection[str], losses: Collection[str]) -> None:
     _known("run", config["run"], config["experiments"], "experiments")
-    for name, dataset in config["datasets"].items():
-        _known(f"datasets.{name}.structure", [dataset["structure"]], config["structures"], "structures")
+    for name, reconstruction in config["reconstructions"].items():
+        _known(f"reconstructions.{name}.halves", reconstruction["halves"], config["datasets"], "datasets")
+        _known(f"reconstructions.{name}.model", [reconstruction["model"]], config["models"], "models")
     for name, model in config["models"].items():
         _known(f"models.{name}.encoder", [model["encoder"]], encoders, "src/equipose/encoders.py")
         _known(f"models.{name}.loss", [model["loss"]], losses, "src/equipose/losses.py")
@@ -102,14 +104,33 @@ def _check_structures(config: dict[str, Any], embedded: Path) -> None:
             )
 
 
+def _check_datasets(config: dict[str, Any]) -> None:
+    """A dataset is simulated, from a structure, or the user's own, from a star file: its keys must be of one kind."""
+    for name, dataset in config["datasets"].items():
+        simulated = is_simulated(config, name)
+        kind, section = ("simulated", "simulation") if simulated else ("of your own particles", "preparation")
+        needed = {"structure", "voxel_size"} if simulated else {"star"}
+        if missing := sorted(needed - dataset.keys()):
+            raise ConfigError(
+                f"`datasets.{name}.{missing[0]}` is missing: a simulated dataset has a structure and a voxel_size,"
+                " one of your own particles a star file."
+            )
+        if foreign := sorted(dataset.keys() - needed - config[section].keys()):
+            raise ConfigError(f"`datasets.{name}.{foreign[0]}`: a dataset {kind} has the keys of `{section}`.")
+        if simulated:
+            _known(f"datasets.{name}.structure", [dataset["structure"]], config["structures"], "structures")
+
+
 def _check_numbers(config: dict[str, Any]) -> None:
     """What two settings must agree on, for every dataset and model that an experiment brings together."""
     scored = config["evaluation"]["images"]
     for name, experiment in config["experiments"].items():
         for dataset_name in experiment["datasets"]:
+            if name not in config["run"] and not is_simulated(config, dataset_name):
+                continue  # nothing reads that star file
             dataset = dataset_config(config, dataset_name)
             for key, count in (("images", dataset.images), ("held_out", dataset.held_out)):
-                if name in config["run"] and scored > count:
+                if name in config["run"] and is_simulated(config, dataset_name) and scored > count:
                     raise ConfigError(
                         f"`evaluation.images` is {scored}, more than the {key} of dataset {dataset_name} ({count}):"
                         f" lower the one or raise the other."

@@ -5,6 +5,7 @@ beside the outputs, and the command-line modules read that file and nothing else
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from equipose.errors import ConfigError
+from equipose.particles import summarise
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -50,6 +52,19 @@ class Config:
 
 @dataclass(frozen=True)
 class DatasetConfig(Config):
+    """What training knows of a dataset; lengths in Å, box in pixels."""
+
+    name: str
+    box: int
+    voxel_size: float
+    images: int  # to train on; the held-out ones follow them in the star file
+    held_out: int
+    shift_std: float
+    made_from: str  # fingerprint of all that its images depend on: a checkpoint of other images is not continued
+
+
+@dataclass(frozen=True)
+class SimulationConfig(Config):
     """One simulated dataset; lengths in Å, box in pixels."""
 
     name: str
@@ -68,6 +83,22 @@ class DatasetConfig(Config):
     defocus: float
     defocus_log_std: float
     seed: int
+
+
+@dataclass(frozen=True)
+class PreparationConfig(Config):
+    """A user's particles, as they are prepared for training; lengths in Å, box in pixels."""
+
+    name: str
+    star: str
+    datadir: str | None  # what image names are relative to; None: the star file's folder
+    box: int
+    held_out: int
+    shift_std: float
+    subset: int | None  # 1 or 2: half of the particles; None: all
+    contrast: Literal["detect", "bright", "dark"]
+    mask_radius: float | None
+    truth: bool  # the star file's poses are the truth
 
 
 @dataclass(frozen=True)
@@ -179,9 +210,46 @@ def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def is_simulated(config: dict[str, Any], name: str) -> bool:
+    """Whether the dataset `name` is simulated; else its line names a star file."""
+    return "star" not in config["datasets"][name]
+
+
+def simulation_config(config: dict[str, Any], name: str) -> SimulationConfig:
+    """The simulated dataset `name`: `simulation` with the dataset's own line laid over it."""
+    return SimulationConfig.from_dict({"name": name} | merge(config["simulation"], config["datasets"][name]))
+
+
+def preparation_config(config: dict[str, Any], name: str) -> PreparationConfig:
+    """The user's dataset `name`: `preparation` with the dataset's own line laid over it."""
+    return PreparationConfig.from_dict({"name": name} | merge(config["preparation"], config["datasets"][name]))
+
+
 def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
-    """The dataset `name`: `simulation` with the dataset's own line laid over it."""
-    return DatasetConfig.from_dict({"name": name} | merge(config["simulation"], config["datasets"][name]))
+    """What training knows of the dataset `name`. Of a user's, the star file says how many images, and how large."""
+    if is_simulated(config, name):
+        source = simulation_config(config, name)
+        images, voxel_size, made_from = source.images, source.voxel_size, source.to_json()
+    else:
+        source = preparation_config(config, name)
+        star = Path(source.star)
+        found = summarise(star, source.datadir and Path(source.datadir))
+        images = found.subsets[source.subset] - source.held_out
+        if images < 1:
+            raise ConfigError(
+                f"`datasets.{name}`: {source.held_out} images are to be held out, and {star} has"
+                f" {found.subsets[source.subset]}: lower `held_out`."
+            )
+        voxel_size, made_from = found.box * found.voxel_size / source.box, source.to_json() + found.digest
+    return DatasetConfig(
+        name=name,
+        box=source.box,
+        voxel_size=voxel_size,
+        images=images,
+        held_out=source.held_out,
+        shift_std=source.shift_std,
+        made_from=hashlib.sha256(made_from.encode()).hexdigest()[:16],
+    )
 
 
 def model_config(config: dict[str, Any], name: str) -> ModelConfig:

@@ -1,10 +1,13 @@
-"""Particle sets: a RELION 3.1 star file and its image stacks, in and out.
+"""Particle sets: a star file of RELION 3.0 to 5, or a cryoSPARC .cs file, and their image stacks, in and out.
 
-Rows keep the star file's order, whatever the order of the images in the stacks: `index@stack` is honoured, with stacks
-relative to the star file's folder. All columns are kept, known or not. RELION moves an image's content by *minus* its
-origin; `shifts` here are the displacement itself.
+Rows keep the file's order, whatever the order of the images in the stacks: `index@stack` is honoured, with stacks
+relative to the star file's folder, or to another (`datadir`). All columns are kept, known or not. RELION moves an
+image's content by *minus* its origin; `shifts` here are the displacement itself. Older star files and .cs files are
+read into the tables that RELION 3.1 would have; of a .cs file the stack, the index and the CTF, not its poses.
 """
 
+import functools
+import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,26 @@ DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 CTF_LABELS = (*DEFOCUS, *OPTICS[:3], "rlnPhaseShift")
 """The star file's names of optics.CTF_COLUMNS, in the same order and units."""
 
+SUBSET = "rlnRandomSubset"
+
+OLD_OPTICS = (*OPTICS[:3], "rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize")
+"""Columns of RELION 3.0 that stand in the optics table since 3.1, or make up what stands there."""
+
+CRYOSPARC = {
+    "ctf/df1_A": ("rlnDefocusU", 1.0),
+    "ctf/df2_A": ("rlnDefocusV", 1.0),
+    "ctf/df_angle_rad": ("rlnDefocusAngle", 180 / np.pi),
+    "ctf/phase_shift_rad": ("rlnPhaseShift", 180 / np.pi),
+    "ctf/accel_kv": ("rlnVoltage", 1.0),
+    "ctf/cs_mm": ("rlnSphericalAberration", 1.0),
+    "ctf/amp_contrast": ("rlnAmplitudeContrast", 1.0),
+    "blob/psize_A": ("rlnPixelSize", 1.0),
+}
+"""Fields of a .cs file: RELION's name, and RELION's unit in theirs."""
+
+LEAST_DEFOCUS = 100.0
+"""Å; a typical defocus below this is one in micrometres."""
+
 CHUNK_BYTES = 64_000_000
 
 
@@ -48,25 +71,54 @@ class Particles:
     particle_table: pd.DataFrame
 
 
-def read_particles(star: Path) -> Particles:
-    """The particles of a RELION 3.1 star file.
+@dataclass(frozen=True)
+class Summary:
+    """What a star file says before its images are read."""
+
+    subsets: dict[int | None, int]
+    """Particles in half 1, in half 2, and (None) in all."""
+    box: int
+    voxel_size: float
+    """Å"""
+    digest: str
+    """SHA-256 of the star file."""
+
+
+@functools.lru_cache(maxsize=8)
+def summarise(star: Path, datadir: Path | None = None) -> Summary:
+    """Number, box and pixel size of the particles of a star or .cs file. Raises ConfigError like `read_particles`."""
+    optics_table, particle_table = read_tables(star)
+    voxel_size = _voxel_size(star, optics_table)
+    _need(star, "particles", particle_table, ("rlnImageName",))
+    halves = half_of(particle_table)
+    _, stack = _image_names(star, particle_table["rlnImageName"].iloc[:1])
+    box = _open_stack((datadir or star.parent) / stack.iloc[0], voxel_size).shape[-1]
+    counts = {None: len(halves), 1: int((halves == 1).sum()), 2: int((halves == 2).sum())}
+    return Summary(counts, box, voxel_size, hashlib.sha256(star.read_bytes()).hexdigest())
+
+
+def half_of(particle_table: pd.DataFrame) -> np.ndarray:
+    """The half, 1 or 2, that each particle belongs to: its rlnRandomSubset if all have one, else a fixed random one."""
+    given = particle_table.get(SUBSET)
+    if given is not None and set(given) == {1, 2}:
+        return given.to_numpy(np.int64)
+    order = np.random.default_rng(0).permutation(len(particle_table))
+    return 1 + order % 2
+
+
+def read_particles(star: Path, datadir: Path | None = None) -> Particles:
+    """The particles of a star file, or a .cs file, whose image names are relative to `datadir` or the file's folder.
 
     Raises ConfigError, naming the file, column or row, for: a star file or stack that is missing or cut short, no
     optics table, a missing column, images of several sizes, a pixel size that contradicts the stack's header, and
     images that are not finite.
     """
-    optics_table, particle_table = _read_tables(star)
+    optics_table, particle_table = read_tables(star)
     _need(star, "optics", optics_table, ("rlnOpticsGroup", *OPTICS))
     _need(star, "particles", particle_table, ("rlnImageName", "rlnOpticsGroup", *DEFOCUS))
     if unknown := set(particle_table["rlnOpticsGroup"]) - set(optics_table["rlnOpticsGroup"]):
         raise ConfigError(f"{star}: particles are in optics group {min(unknown)}, which the optics table lacks: add it")
-    voxel_sizes = optics_table["rlnImagePixelSize"].unique()
-    if len(voxel_sizes) != 1:
-        raise ConfigError(
-            f"{star}: pixel sizes {voxel_sizes.tolist()} Å in one particle set: rescale to one size first"
-        )
-    voxel_size = float(voxel_sizes[0])
-
+    voxel_size = _voxel_size(star, optics_table)
     group = particle_table["rlnOpticsGroup"]
     per_group = optics_table.drop_duplicates("rlnOpticsGroup").set_index("rlnOpticsGroup")
     ctf = np.zeros((len(particle_table), len(CTF_LABELS)), np.float32)
@@ -76,6 +128,8 @@ def read_particles(star: Path) -> Particles:
         elif label in per_group:
             ctf[:, column] = _numbers(star, group.map(per_group[label]))
 
+    _check_defocus(star, ctf[:, :2])
+
     rotations = shifts = None
     if all(label in particle_table for label in ANGLES):
         angles = [_numbers(star, particle_table[label]) for label in ANGLES]
@@ -83,7 +137,7 @@ def read_particles(star: Path) -> Particles:
     if all(label in particle_table for label in ORIGINS):
         shifts = -np.stack([_numbers(star, particle_table[label]) for label in ORIGINS], axis=1)
 
-    images = _read_images(star, particle_table["rlnImageName"], voxel_size)
+    images = _read_images(star, datadir or star.parent, particle_table["rlnImageName"], voxel_size)
     return Particles(images, ctf, voxel_size, rotations, shifts, optics_table, particle_table)
 
 
@@ -105,17 +159,30 @@ def write_star(path: Path, optics_table: pd.DataFrame, particle_table: pd.DataFr
         partial.write_text("\n# version 30001\n" + tables)
 
 
-def _read_tables(star: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_tables(star: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables data_optics and data_particles, of RELION 3.1's form whatever form the file has."""
     if not star.is_file():
         raise ConfigError(f"star file {star} does not exist")
+    if star.suffix == ".cs":
+        return _with_optics(star, _read_cryosparc(star))
+    try:
+        star.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(
+            f"star file {star} cannot be read: line {line} is not UTF-8 text: correct the line"
+        ) from error
     try:
         tables = starfile.read(star, always_dict=True)
     except Exception as error:  # starfile has no error class of its own: a broken file raises whatever it hits first
         raise ConfigError(f"star file {star} cannot be read ({error})") from error
+    if "optics" not in tables and len(tables) == 1 and "rlnImageName" in (only := next(iter(tables.values()))):
+        return _with_optics(star, only if isinstance(only, pd.DataFrame) else pd.DataFrame([only]))
     if "optics" not in tables or "particles" not in tables:
         raise ConfigError(
-            f"star file {star} must have the tables data_optics and data_particles of RELION 3.1 or later, found"
-            f" {', '.join(f'data_{name}' for name in tables) or 'none'}: convert it with relion_convert_star"
+            f"star file {star} must have the tables data_optics and data_particles of RELION 3.1 or later, or one table"
+            f" of particles of RELION 3.0, found {', '.join(f'data_{name}' for name in tables) or 'none'}: is it"
+            " the star file of another job?"
         )
     optics, particles = (
         table if isinstance(table, pd.DataFrame) else pd.DataFrame([table])
@@ -124,6 +191,54 @@ def _read_tables(star: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if particles.empty:
         raise ConfigError(f"star file {star} lists no particles")
     return optics, particles
+
+
+def _with_optics(star: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """RELION 3.0's single table as those of 3.1: optics groups of equal optics, origins in Å."""
+    _need(star, "particles", table, OPTICS[:3])
+    if "rlnPixelSize" in table:
+        pixel = _numbers(star, table["rlnPixelSize"])
+    else:
+        _need(star, "particles", table, ("rlnDetectorPixelSize", "rlnMagnification"))
+        micrometres, magnification = (_numbers(star, table[label]) for label in OLD_OPTICS[3:5])
+        pixel = 1e4 * micrometres / magnification
+    optics = table[list(OPTICS[:3])].assign(rlnImagePixelSize=pixel.round(6))
+    groups = optics.drop_duplicates().reset_index(drop=True)
+    groups.insert(0, "rlnOpticsGroup", np.arange(1, len(groups) + 1))
+    number = optics.merge(groups, on=list(OPTICS), how="left")["rlnOpticsGroup"].to_numpy()
+    particles = table.drop(columns=[label for label in OLD_OPTICS if label in table]).assign(rlnOpticsGroup=number)
+    for old, new in zip(("rlnOriginX", "rlnOriginY"), ORIGINS, strict=True):
+        if old in particles:
+            particles[new] = _numbers(star, particles.pop(old)) * pixel
+    return groups, particles
+
+
+def _read_cryosparc(path: Path) -> pd.DataFrame:
+    """A .cs file (a NumPy array of records; nothing in it is executed) as RELION 3.0's table."""
+    try:
+        with open(path, "rb") as file:
+            records = np.load(file, allow_pickle=False)
+        names = records.dtype.names or ()
+    except (ValueError, OSError, EOFError, AttributeError) as error:
+        raise ConfigError(f"{path} is not a cryoSPARC .cs file ({error})") from error
+    if missing := {"blob/path", "blob/idx", *CRYOSPARC} - {"ctf/phase_shift_rad"} - set(names):
+        raise ConfigError(
+            f"{path} lacks the field {', '.join(sorted(missing))}: export particles with their blobs and CTFs"
+        )
+    stacks = [stack.decode(errors="replace").lstrip(">") for stack in records["blob/path"]]
+    table = {
+        "rlnImageName": [f"{index + 1:06d}@{stack}" for index, stack in zip(records["blob/idx"], stacks, strict=True)]
+    }
+    table |= {label: records[field] * unit for field, (label, unit) in CRYOSPARC.items() if field in names}
+    return pd.DataFrame(table)
+
+
+def _voxel_size(star: Path, optics_table: pd.DataFrame) -> float:
+    _need(star, "optics", optics_table, ("rlnImagePixelSize",))
+    sizes = np.unique(_numbers(star, optics_table["rlnImagePixelSize"]))
+    if len(sizes) != 1 or sizes[0] <= 0:
+        raise ConfigError(f"{star}: pixel sizes {sizes.tolist()} Å in one particle set: rescale to one size first")
+    return float(sizes[0])
 
 
 def _need(star: Path, table: str, frame: pd.DataFrame, labels: tuple[str, ...]) -> None:
@@ -141,16 +256,37 @@ def _numbers(star: Path, column: pd.Series) -> np.ndarray:
     return values
 
 
-def _read_images(star: Path, names: pd.Series, voxel_size: float) -> np.ndarray:
-    parts = names.astype(str).str.extract(r"^(\d+)@(.+)$")
+def _check_defocus(star: Path, defocus: np.ndarray) -> None:
+    """Raises ConfigError where defoci (n, 2) are negative, or so small that they must be in micrometres."""
+    negative = (defocus < 0).any(axis=1)
+    if negative.any():
+        row = int(np.argmax(negative))
+        raise ConfigError(
+            f"star file {star}: particle {row + 1} has a negative defocus, {defocus[row].min():g} Å, overfocus:"
+            " underfocus is positive; correct the sign"
+        )
+    if 0 < float(np.median(defocus)) < LEAST_DEFOCUS:
+        raise ConfigError(
+            f"star file {star}: half of the defoci are below {np.median(defocus):.3g} Å; they must be micrometres:"
+            " multiply rlnDefocusU and rlnDefocusV by 10,000"
+        )
+
+
+def _image_names(star: Path, names: pd.Series) -> tuple[np.ndarray, pd.Series]:
+    """Indices from 0 (n,) and stacks (n,) of `index@stack`."""
+    parts = names.astype(str).str.extract(r"^(\d{1,9})@(.+)$")
     bad = np.flatnonzero(parts[0].isna())
     if len(bad):
         name = names.iloc[bad[0]]
         raise ConfigError(f"star file {star}: rlnImageName of particle {bad[0] + 1} is {name}, not 000001@stack.mrcs")
-    index = parts[0].to_numpy(np.int64) - 1
-    stacks = {name: _open_stack(star.parent / name, voxel_size) for name in parts[1].unique()}
+    return parts[0].to_numpy(np.int64) - 1, parts[1]
+
+
+def _read_images(star: Path, datadir: Path, names: pd.Series, voxel_size: float) -> np.ndarray:
+    index, stack_names = _image_names(star, names)
+    stacks = {name: _open_stack(datadir / name, voxel_size) for name in stack_names.unique()}
     for name, stack in stacks.items():
-        asked = index[parts[1] == name]
+        asked = index[stack_names == name]
         if asked.min() < 0 or asked.max() >= len(stack):
             raise ConfigError(
                 f"star file {star} asks for image {asked.max() + 1 if asked.min() >= 0 else 0} of {name}, which holds"
@@ -167,7 +303,7 @@ def _read_images(star: Path, names: pd.Series, voxel_size: float) -> np.ndarray:
     else:
         images = np.empty((len(index), *boxes.pop()), np.float32)
         for name, stack in stacks.items():
-            rows = np.flatnonzero(parts[1] == name)
+            rows = np.flatnonzero(stack_names == name)
             images[rows] = stack[index[rows]]
     _check_finite(star, images, names)
     return images
@@ -177,8 +313,8 @@ def _open_stack(path: Path, voxel_size: float) -> np.ndarray:
     """Images (n, L, L) of a stack, memory-mapped if they are native float32."""
     if not path.is_file():
         raise ConfigError(
-            f"image stack {path} does not exist: rlnImageName is relative to the star file's folder; move the star"
-            " file or link the stack there"
+            f"image stack {path} does not exist: rlnImageName is relative to the star file's folder, or to `datadir`"
+            " (--datadir), for RELION the project's folder"
         )
     try:
         with warnings.catch_warnings():

@@ -22,7 +22,7 @@ import yaml
 from skimage.measure import marching_cubes
 
 from equipose.cli import run_main
-from equipose.config import dataset_config, model_config, run_budgets
+from equipose.config import model_config, run_budgets, simulation_config
 from equipose.figures import EVERY, caption
 from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
 from equipose.files import whole_file
@@ -142,7 +142,7 @@ def differences(
 ) -> list[dict[str, str]]:
     """Settings of the runs' datasets and models that differ from those of the paper's of the same name."""
     found: dict[tuple[str, str, str], list[str]] = {}
-    for section, resolve in (("datasets", dataset_config), ("models", model_config)):
+    for section, resolve in (("datasets", simulation_config), ("models", model_config)):
         column = 0 if section == "datasets" else 1
         for name in dict.fromkeys(run[column] for run in runs if run[column] in paper[section]):
             ours, theirs = (_flat(dataclasses.asdict(resolve(source, name))) for source in (config, paper))

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from equipose.cli import run_main
-from equipose.config import DatasetConfig
+from equipose.config import SimulationConfig
 from equipose.errors import ConfigError
 from equipose.files import whole_file
 from equipose.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
@@ -62,7 +62,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, the images done so far, and their number."""
 
 
-def simulate(config: DatasetConfig, volume_path: Path, output: Path, threads: int, progress: Progress) -> None:
+def simulate(config: SimulationConfig, volume_path: Path, output: Path, threads: int, progress: Progress) -> None:
     """Make the dataset in `output`: the `images` training images first, then the `held_out` ones.
 
     Raises ConfigError where the volume is not the dataset's, the SNR is not positive, or the disk has no room.
@@ -132,7 +132,7 @@ def simulate(config: DatasetConfig, volume_path: Path, output: Path, threads: in
         partial.write_text(json.dumps(summary, indent=2) + "\n")
 
 
-def noise_sigma(config: DatasetConfig) -> float:
+def noise_sigma(config: SimulationConfig) -> float:
     """Standard deviation of the noise, where that of the clean images is 1."""
     if config.snr == "noiseless":
         return 0.0
@@ -141,7 +141,7 @@ def noise_sigma(config: DatasetConfig) -> float:
     return 1 / math.sqrt(config.snr) if config.snr_definition == "variance" else 1 / config.snr
 
 
-def draw_ctf(config: DatasetConfig, count: int, rng: np.random.Generator) -> np.ndarray:
+def draw_ctf(config: SimulationConfig, count: int, rng: np.random.Generator) -> np.ndarray:
     """CTF parameters (count, 7) in the order of CTF_COLUMNS: log-normal defocus, no astigmatism, no phase plate."""
     defocus = config.defocus * np.exp(config.defocus_log_std * rng.standard_normal(count))
     columns = {
@@ -189,7 +189,7 @@ def slices(transform: Tensor, rotations: np.ndarray, disc: HalfDisc) -> Tensor:
 
 
 def star_tables(
-    config: DatasetConfig, rotations: np.ndarray, shifts: np.ndarray, ctf_parameters: np.ndarray
+    config: SimulationConfig, rotations: np.ndarray, shifts: np.ndarray, ctf_parameters: np.ndarray
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """RELION 3.1 tables data_optics and data_particles of simulated images: poses (n, 3, 3), shifts (n, 2) in Å."""
     optics = pd.DataFrame(
@@ -216,12 +216,12 @@ def star_tables(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="equipose.simulate", description="Simulate particles of a volume.")
-    parser.add_argument("--config", type=Path, required=True, help="DatasetConfig as JSON")
+    parser.add_argument("--config", type=Path, required=True, help="SimulationConfig as JSON")
     parser.add_argument("--volume", type=Path, required=True, help=".mrc of the dataset's box and voxel size")
     parser.add_argument("--output", type=Path, required=True, help="folder")
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
-    config = DatasetConfig.load(arguments.config)
+    config = SimulationConfig.load(arguments.config)
     simulate(config, arguments.volume, arguments.output, arguments.threads, _reporter())
 
 
@@ -246,7 +246,7 @@ def _stream(seed: int, name: str, chunk: int = 0) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(STREAMS.index(name), chunk)))
 
 
-def _read_volume(config: DatasetConfig, path: Path) -> np.ndarray:
+def _read_volume(config: SimulationConfig, path: Path) -> np.ndarray:
     if config.box % 2:
         raise ConfigError(f"dataset {config.name}: box is {config.box}; give an even number of pixels")
     volume, voxel_size = read_map(path)

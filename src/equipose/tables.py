@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 
 from equipose.cli import run_main
-from equipose.config import dataset_config, model_config, model_label
+from equipose.config import model_config, model_label, simulation_config
 from equipose.errors import ConfigError
 from equipose.files import whole_file
 
@@ -126,8 +126,8 @@ def with_paper(config: dict[str, Any], table: pd.DataFrame, paper: pd.DataFrame)
     rows = []
     for row in table.to_dict("records"):
         rows.append(row)
-        dataset = dataset_config(config, row["dataset"])
-        where = paper["dataset"] == dataset.name if "dataset" in paper else paper["snr"] == dataset.snr
+        name = row["dataset"]
+        where = paper["dataset"] == name if "dataset" in paper else paper["snr"] == simulation_config(config, name).snr
         match = paper[where & (paper["encoder"] == row["encoder"]) & (paper["loss"] == row["loss"])]
         if len(match) and model_config(config, row["model"]).init == "none":
             names = {key: row[key] for key in ("dataset", "model", "encoder", "loss")}

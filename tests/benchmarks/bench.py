@@ -29,7 +29,7 @@ import yaml
 
 from equipose import train
 from equipose.autoencoder import Autoencoder
-from equipose.config import RunConfig, dataset_config, run_config
+from equipose.config import RunConfig, run_config, simulation_config
 from equipose.devices import keep_freed_memory
 from equipose.encoders import ENCODERS, GroupConv
 from equipose.metrics import paper_scores
@@ -219,7 +219,7 @@ def bench_simulation(quick: bool) -> dict[str, Any]:
         return {"simulate_ratio": None, "skipped": "relion_project is not installed"}
     images = 512 if quick else 2000
     name = next(iter(CONFIG["datasets"]))
-    config = dataclasses.replace(dataset_config(CONFIG, name), images=images, held_out=0, snr=1.0)
+    config = dataclasses.replace(simulation_config(CONFIG, name), images=images, held_out=0, snr=1.0)
     atoms = ROOT / "workflow/resources/structures/5nrl.npz"
     with tempfile.TemporaryDirectory() as folder:
         volume, ours = Path(folder) / "volume.mrc", Path(folder) / "ours"

@@ -200,3 +200,32 @@ def test_the_encoder_of_the_readme_runs(tmp_path: Path) -> None:
     result = snakemake(repository, "tables", "--cores", "2", *overlays)
     assert result.returncode == 0, result.stdout
     assert pd.read_csv(repository / "results/mine/tables/mine.csv")["model"].tolist() == ["tiny"]
+
+
+def test_a_users_particles_become_one_set_of_poses_a_map_and_half_maps(finished: tuple[Path, str]) -> None:
+    """The simulated particles stand for a user's: two half-set runs, joined by the target `reconstruct`."""
+    repository, _ = finished
+    star = RESULTS / "datasets/smoke_noiseless/particles.star"
+    own = {
+        "pathvars": {"results": "results/mine"},
+        "run": ["mine"],
+        "datasets": {f"half{half}": {"star": str(star), "box": 32, "subset": half} for half in (1, 2)},
+        "experiments": {
+            "mine": {
+                "datasets": ["half1", "half2"],
+                "models": ["d4_search"],
+                "seeds": [0],
+                "budget": {"steps": 12},
+                "table": "best",
+            }
+        },
+        "reconstructions": {"mine": {"halves": ["half1", "half2"], "model": "d4_search", "seed": 0}},
+    }
+    (repository / "mine.yaml").write_text(yaml.safe_dump(own))
+    result = snakemake(repository, "reconstruct", "--cores", "2", "--configfile", SMOKE, "mine.yaml")
+    assert result.returncode == 0, result.stdout
+    folder = repository / "results/mine/maps/mine"
+    for name in ("poses.star", "volume.mrc", "half1.mrc", "half2.mrc", "fsc.csv", "reconstruction.png"):
+        assert (folder / name).stat().st_size > 0, name
+    again = snakemake(repository, "reconstruct", "--cores", "2", "--configfile", SMOKE, "mine.yaml")
+    assert "Nothing to be done" in again.stdout, again.stdout

@@ -9,7 +9,14 @@ import shutil
 import subprocess
 import sys
 
-from equipose.config import dataset_config, model_label, run_budgets, run_config
+from equipose.config import (
+    is_simulated,
+    model_label,
+    preparation_config,
+    run_budgets,
+    run_config,
+    simulation_config,
+)
 from equipose.errors import ConfigError
 from equipose.figures import OF_DATASETS, OF_RUNS, caption
 from equipose.plan import plan
@@ -129,7 +136,8 @@ def paper_table(experiment: str) -> list[str]:
 
 def stand_ins(experiment: str) -> list[str]:
     """A note for each structure whose embedded atoms are of another entry than the one that is asked for."""
-    names = {config["datasets"][dataset]["structure"] for dataset in config["experiments"][experiment]["datasets"]}
+    simulated = [name for name in config["experiments"][experiment]["datasets"] if is_simulated(config, name)]
+    names = {config["datasets"][dataset]["structure"] for dataset in simulated}
     sources = {name: config["structures"][name] for name in sorted(names) if config["offline"]}
     return [
         f"Structure {name}: embedded {source['embedded'].upper()}, the offline stand-in for PDB {' and '.join(source['pdb'])}."
@@ -152,19 +160,50 @@ def figure_files(experiments: list[str]) -> list[str]:
     pictures, commands = [], []
     for experiment in experiments:
         datasets = config["experiments"][experiment]["datasets"]
-        names = ["examples", *OF_RUNS, *(f"{figure}_{dataset}" for figure in OF_DATASETS for dataset in datasets)]
+        datasets = [dataset for dataset in datasets if is_simulated(config, dataset)]  # the others have no true map
+        names = [*(["examples"] if datasets else []), *OF_RUNS]
+        names += [f"{figure}_{dataset}" for figure in OF_DATASETS for dataset in datasets]
         pictures += [f"{RESULTS}/figures/{experiment}/{name}" for name in names]
         commands += [f"{RESULTS}/figures/{experiment}/maps_{dataset}.cxc" for dataset in datasets]
     return [f"{picture}.{format}" for picture in pictures for format in ("png", "pdf")] + commands
 
 
 def experiment_datasets(experiment: str) -> list[str]:
-    """Folders of an experiment's datasets."""
-    return [f"{RESULTS}/datasets/{dataset}" for dataset in config["experiments"][experiment]["datasets"]]
+    """Folders of an experiment's simulated datasets."""
+    datasets = config["experiments"][experiment]["datasets"]
+    return [f"{RESULTS}/datasets/{dataset}" for dataset in datasets if is_simulated(config, dataset)]
 
 
 def has_tables(experiment: str) -> bool:
     return all(map(os.path.exists, table_files([experiment])))
+
+
+def true_volume(wildcards) -> list[str]:
+    """The volume of a simulated dataset; nobody knows the one of a user's."""
+    return [f"{RESULTS}/datasets/{wildcards.dataset}/volume.mrc"] if is_simulated(config, wildcards.dataset) else []
+
+
+def names_of(simulated: bool) -> str:
+    """A pattern for the datasets that are simulated, or for those that are not."""
+    return "|".join(re.escape(name) for name in config["datasets"] if is_simulated(config, name) == simulated) or "(?!)"
+
+
+def reconstruction_files() -> list[str]:
+    names = ("poses.star", "volume.mrc", "half1.mrc", "half2.mrc", "reconstruction.png")
+    return [f"{RESULTS}/maps/{name}/{file}" for name in config["reconstructions"] for file in names]
+
+
+def half_runs(wildcards, name: str) -> list[str]:
+    """The file `name` of the two runs of a reconstruction."""
+    spec = config["reconstructions"][wildcards.reconstruction]
+    return [f"{RESULTS}/runs/{half}/{spec['model']}/seed{spec['seed']}/{name}" for half in spec["halves"]]
+
+
+def half_datasets(wildcards, name: str) -> list[str]:
+    """The file `name` of the two datasets of a reconstruction."""
+    return [
+        f"{RESULTS}/datasets/{half}/{name}" for half in config["reconstructions"][wildcards.reconstruction]["halves"]
+    ]
 
 
 def train_minutes(wildcards) -> int:

@@ -1,4 +1,4 @@
-# Structure → volume → particles.
+# Structure → volume → particles, or a user's particles → particles as training wants them.
 
 
 localrules:
@@ -16,7 +16,11 @@ rule dataset_json:
     conda:
         "../../envs/gpu.yaml"
     params:
-        json=lambda wildcards: dataset_config(config, wildcards.dataset).to_json(),
+        json=lambda wildcards: (
+            simulation_config(config, wildcards.dataset)
+            if is_simulated(config, wildcards.dataset)
+            else preparation_config(config, wildcards.dataset)
+        ).to_json(),
     shell:
         "printf %s {params.json:q} > {output} 2> {log}"
 
@@ -56,7 +60,7 @@ rule volume:
         mem_mb=job("volume", "memory_mb"),
         runtime=config["resources"]["runtime_slack_minutes"],
     params:
-        dataset=lambda wildcards: dataset_config(config, wildcards.dataset),
+        dataset=lambda wildcards: simulation_config(config, wildcards.dataset),
     shell:
         "python -u -m equipose.structures density --source {input.structure}"
         " --box {params.dataset.box} --voxel-size {params.dataset.voxel_size}"
@@ -76,6 +80,8 @@ rule simulate:
         "<results>/logs/simulate/{dataset}.log",
     benchmark:
         "<results>/benchmarks/simulate/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=names_of(simulated=True),
     conda:
         "../../envs/gpu.yaml"
     threads: job("simulate", "threads")
@@ -87,3 +93,29 @@ rule simulate:
     shell:
         "python -u -m equipose.simulate --config {input.config} --volume {input.volume}"
         " --output {params.folder} --threads {threads} 2>&1 | tee {log}"
+
+
+rule prepare:
+    input:
+        config="<results>/datasets/{dataset}/config.json",
+        star=lambda wildcards: config["datasets"][wildcards.dataset]["star"],
+        code=code("prepare"),
+    output:
+        "<results>/datasets/{dataset}/particles.star",
+        "<results>/datasets/{dataset}/particles.mrcs",
+        "<results>/datasets/{dataset}/preparation.json",
+    log:
+        "<results>/logs/prepare/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/prepare/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=names_of(simulated=False),
+    conda:
+        "../../envs/gpu.yaml"
+    resources:
+        mem_mb=job("simulate", "memory_mb"),
+        runtime=config["resources"]["runtime_slack_minutes"],
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -u -m equipose.prepare --config {input.config} --output {params.folder} 2>&1 | tee {log}"

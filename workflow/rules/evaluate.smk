@@ -6,7 +6,7 @@ rule evaluate:
         "<results>/runs/{dataset}/{model}/seed{seed}/model.pt",
         "<results>/runs/{dataset}/{model}/seed{seed}/history.csv",
         "<results>/datasets/{dataset}/particles.mrcs",
-        "<results>/datasets/{dataset}/volume.mrc",
+        true_volume,
         config="<results>/runs/{dataset}/{model}/seed{seed}/config.json",
         star="<results>/datasets/{dataset}/particles.star",
         code=code("evaluate"),

@@ -1,0 +1,208 @@
+"""The command `equipose`: poses and a map from your own particles.
+
+    equipose validate particles.star                   is everything there that a reconstruction needs?
+    equipose info particles.star                       how many, how large, which optics, bright or dark
+    equipose reconstruct particles.star --out DIR      poses.star, volume.mrc, half-maps, FSC
+    equipose flip-hand DIR                             poses and maps of a reconstruction in the other hand
+
+RELION's star files name images from the project's folder: run there, or say `--datadir`.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from equipose.config import merge, preparation_config
+from equipose.errors import ConfigError
+from equipose.files import whole_file
+from equipose.particles import (
+    ANGLES,
+    TRAINING_BOXES,
+    Particles,
+    read_particles,
+    read_tables,
+    summarise,
+    write_star,
+)
+from equipose.prepare import contrast
+from equipose.rotations import from_relion_angles, other_hand, to_relion_angles
+from equipose.structures import read_map, write_map
+
+CHECKOUT = Path(__file__).parents[2]
+"""Where the workflow lies: equipose is installed from a checkout of its repository, in place."""
+
+LARGEST_BOX = 64
+"""Pixels of `--box` unless it is given: an ab initio map needs no more."""
+
+FEWEST, SEARCHED = 500, 3000
+"""Particles of a half: the fewest that a search can start from, and those whose poses it refines."""
+
+MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc")
+
+
+def reconstruct(arguments: argparse.Namespace) -> None:
+    """Poses, a map and half-maps; the same command continues what was stopped."""
+    star, out = _star(arguments), arguments.out.resolve()
+    found = summarise(star, arguments.datadir)
+    box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(found.box, LARGEST_BOX)), default=0)
+    if not 0 < box <= found.box:
+        raise ConfigError(f"{star}: images of {found.box} pixels are too small; {min(TRAINING_BOXES)} are needed")
+    half = min(found.subsets[1], found.subsets[2])
+    if half < FEWEST:
+        raise ConfigError(f"{star}: a half of {half} particles is too few to search; {FEWEST} are needed")
+    if not (CHECKOUT / "Snakefile").is_file():
+        raise ConfigError(f"no Snakefile in {CHECKOUT}: install equipose in place, `pip install -e` in its repository")
+    out.mkdir(parents=True, exist_ok=True)
+    own = {
+        "pathvars": {"results": str(out)},
+        "preparation": {
+            "datadir": str(arguments.datadir.resolve()) if arguments.datadir else None,
+            "box": box,
+            "contrast": arguments.contrast,
+            "mask_radius": arguments.mask_radius,
+            "shift_std": arguments.shift_std,
+        },
+        "training": {"search": {"images": min(SEARCHED, half)}},
+        "datasets": {f"half{number}": {"star": str(star), "subset": number} for number in (1, 2)},
+        "experiments": {"particles": {"budget": {"seconds": arguments.minutes * 60}}},
+    }
+    with whole_file(out / "particles.yaml") as partial:
+        partial.write_text(yaml.safe_dump(own))
+    presets = [str(CHECKOUT / "workflow/presets/particles.yaml"), str(out / "particles.yaml")]
+    command = [sys.executable, "-m", "snakemake", "reconstruct", "--snakefile", str(CHECKOUT / "Snakefile")]
+    command += ["--directory", str(out), "--cores", str(arguments.cores or "all"), "--rerun-incomplete"]
+    command += ["--quiet", "host", "rules", "--configfile", *presets]
+    done = subprocess.run(command)
+    if done.returncode:
+        sys.exit(done.returncode)
+    for path in sorted((out / "maps/particles").iterdir()):
+        shutil.copy2(path, out / path.name)
+    print(f"{out}: poses.star, volume.mrc, half1.mrc, half2.mrc, reconstruction.png")
+
+
+def validate(arguments: argparse.Namespace) -> None:
+    """Read everything once, as a reconstruction would."""
+    star = _star(arguments)
+    particles = read_particles(star, arguments.datadir)
+    print(f"{star}: {len(particles.images)} particles of {particles.images.shape[-1]} pixels are sound")
+
+
+def info(arguments: argparse.Namespace) -> None:
+    """What the particles are."""
+    star = _star(arguments)
+    particles = read_particles(star, arguments.datadir)
+    size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
+    groups = len(particles.optics_table)
+    print(f"particles      {len(particles.images)}, in {groups} optics group{'s' * (groups != 1)}")
+    print(f"box            {size} pixels of {particles.voxel_size:g} Å, {size * particles.voxel_size:.0f} Å")
+    print(f"defocus        {defocus_u.min():.0f} to {defocus_u.max():.0f} Å")
+    print(f"astigmatism    up to {np.abs(defocus_u - defocus_v).max():.0f} Å")
+    print(f"voltage        {', '.join(f'{value:g}' for value in np.unique(particles.ctf[:, 3]))} kV")
+    print(f"poses          {'in the file' if particles.rotations is not None else 'none'}")
+    print(f"protein        {_protein(particles, star)}")
+
+
+def flip_hand(arguments: argparse.Namespace) -> None:
+    """Maps mirrored along z, and the poses that go with them: every projection stays as it was."""
+    folder = arguments.folder
+    if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
+        raise ConfigError(f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction")
+    optics, table = read_tables(folder / "poses.star")
+    rotations = from_relion_angles(table[list(ANGLES)].to_numpy(np.float64))
+    table[list(ANGLES)] = to_relion_angles(other_hand(rotations))
+    out = arguments.out or folder.with_name(folder.name + "_flipped")
+    for name in MAPS:
+        if (folder / name).is_file():
+            volume, voxel_size = read_map(folder / name)
+            write_map(out / name, mirrored(volume), voxel_size)
+    write_star(out / "poses.star", optics, table)
+    print(f"{out}: the other hand of {folder}")
+
+
+def mirrored(volume: np.ndarray) -> np.ndarray:
+    """V(x, y, -z) of a volume (z, y, x) about voxel L/2; the plane that has no partner stays."""
+    return np.roll(volume[::-1], 1, axis=0) if len(volume) % 2 == 0 else volume[::-1]
+
+
+def _protein(particles: Particles, star: Path) -> str:
+    settings = yaml.safe_load((CHECKOUT / "config.yaml").read_text())
+    box = max((box for box in TRAINING_BOXES if box <= particles.images.shape[-1]), default=None)
+    if box is None:
+        return "images are too small to tell"
+    asked = merge(settings, {"datasets": {"asked": {"star": str(star), "box": box, "contrast": "detect"}}})
+    voxel_size = particles.voxel_size * particles.images.shape[-1] / box
+    try:
+        sign, certainty = contrast(
+            particles, np.arange(len(particles.images)), preparation_config(asked, "asked"), voxel_size
+        )
+    except ConfigError:
+        return "too few or too noisy to tell bright from dark"
+    return f"{'bright' if sign > 0 else 'dark'} ({certainty:.0f} standard errors)"
+
+
+def _star(arguments: argparse.Namespace) -> Path:
+    """The star file, absolute. With no --datadir, images are looked for from its folder, then from the working one."""
+    star = arguments.star.resolve()
+    if arguments.symmetry.upper() != "C1":
+        raise ConfigError(f"symmetry {arguments.symmetry} is not modelled: every particle is taken as C1")
+    if arguments.datadir is None and star.is_file():
+        _, table = read_tables(star)
+        first = str(table["rlnImageName"].iloc[0]).partition("@")[2] if "rlnImageName" in table else ""
+        if first and not (star.parent / first).exists() and Path(first).exists():
+            arguments.datadir = Path.cwd()
+    return star
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="equipose", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, example: str) -> argparse.ArgumentParser:
+        text = (run.__doc__ or "").splitlines()[0]
+        made = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+        made.set_defaults(run=run)
+        return made
+
+    readers = {
+        "reconstruct": (reconstruct, "equipose reconstruct Extract/job007/particles.star --out abinitio --minutes 10"),
+        "validate": (validate, "equipose validate particles.star --datadir /data/project"),
+        "info": (info, "equipose info J12_particles.cs --datadir /data/cs"),
+    }
+    for name, (run, example) in readers.items():
+        reader = command(name, run, example)
+        reader.add_argument("star", type=Path, help="star file of RELION 3.0 to 5, or cryoSPARC .cs file")
+        reader.add_argument("--datadir", type=Path, help="folder that image names are relative to")
+        reader.add_argument("--symmetry", default="C1", help="C1 is all there is")
+        if run is reconstruct:
+            reader.add_argument("--out", type=Path, required=True, help="folder of all results")
+            reader.add_argument("--minutes", type=float, default=7.0, help="training time of each of the two halves")
+            reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: up to 64")
+            reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")
+            reader.add_argument("--mask-radius", type=float, help="Å, of a circular mask; default: none")
+            reader.add_argument("--shift-std", type=float, default=10.0, help="Å by which particles are off centre")
+            reader.add_argument("--cores", type=int, help="CPU cores; default: all")
+    flip = command("flip-hand", flip_hand, "equipose flip-hand abinitio --out abinitio_flipped")
+    flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
+    flip.add_argument("--out", type=Path, help="folder of the flipped ones; default: FOLDER_flipped")
+    return top
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    try:
+        arguments.run(arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # `equipose info … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

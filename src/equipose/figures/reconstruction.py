@@ -1,0 +1,72 @@
+"""A reconstruction: the map from two sides, the FSC of its half-maps, and where the particles were seen from."""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as pyplot
+import numpy as np
+import pandas as pd
+import scipy.spatial.transform
+
+from equipose.cli import run_main
+from equipose.figures.maps import VIEW, enclosing_level, molecule_extent, molecule_fraction, render
+from equipose.figures.sphere import equal_area
+from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
+from equipose.particles import ANGLES, read_tables
+from equipose.rotations import from_relion_angles, viewing_directions
+from equipose.structures import read_map
+
+LINES = (("unmasked", PALETTE[1], 1.0), ("masked", PALETTE[5], 1.0), ("corrected", PALETTE[0], 1.6))
+"""Curves of fsc.csv, their colours and widths."""
+
+
+def plot_reconstruction(folder: Path, output: Path) -> None:
+    """What `equipose.reconstruct` wrote in `folder`, as one picture."""
+    volume, _ = read_map(folder / "volume.mrc")
+    curves = pd.read_csv(folder / "fsc.csv")
+    summary = json.loads((folder / "reconstruction.json").read_text())
+    particles = read_tables(folder / "poses.star")[1]
+    with paper_style():
+        figure, (front, side, correlation, directions) = pyplot.subplots(
+            1, 4, figsize=(PAGE, 2.1), width_ratios=[1, 1, 1.35, 1.1], layout="constrained"
+        )
+        level = enclosing_level(volume, molecule_fraction(volume))
+        extent = molecule_extent(volume, level)
+        quarter = scipy.spatial.transform.Rotation.from_euler("x", 90, degrees=True).as_matrix()
+        for axes, view, title in ((front, VIEW, "Map"), (side, quarter @ VIEW, "from another side")):
+            axes.imshow(render(volume, level, PALETTE[0], extent, view))
+            axes.set_title(title)
+            axes.set_axis_off()
+
+        inside = curves["shell"] > 0
+        frequency = curves["frequency_per_angstrom"][inside]
+        for name, colour, width in LINES:
+            correlation.plot(frequency, curves[name][inside], color=colour, lw=width, label=name)
+        correlation.axhline(0.143, **GUIDE)
+        found = summary["resolution_angstrom"]["corrected"]
+        correlation.set_title(f"0.143 at {found:.3g} Å" if found else "below 0.143")
+        correlation.set_xlabel("Spatial frequency (1/Å)")
+        correlation.set_ylabel("FSC of half-maps")
+        correlation.set_ylim(-0.1, 1.02)
+        correlation.legend(loc="lower left")
+
+        seen = viewing_directions(from_relion_angles(particles[list(ANGLES)].to_numpy(np.float64)))
+        points = equal_area(seen)
+        directions.hexbin(*points.T, gridsize=18, extent=(-1, 1, -1, 1), cmap="viridis", mincnt=1, lw=0.1)
+        directions.set_title("Viewing directions")
+        directions.set_aspect("equal")
+        directions.set_axis_off()
+        save(figure, output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m equipose.figures.reconstruction", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="what equipose.reconstruct wrote")
+    parser.add_argument("--output", type=Path, required=True, help="picture; written as .pdf and .png")
+    arguments = parser.parse_args()
+    plot_reconstruction(arguments.folder, arguments.output)
+
+
+if __name__ == "__main__":
+    run_main(main)

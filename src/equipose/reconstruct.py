@@ -1,0 +1,217 @@
+"""Two runs on the two halves of a user's particles → one set of poses, one map, two half-maps and their FSC.
+
+    python -m equipose.reconstruct --runs RUN1 RUN2 --datasets DATASET1 DATASET2 --output DIR
+
+The halves were searched and trained apart, so their agreement is a gold-standard one. The second run is moved into
+the first one's frame by poses: both encoders are asked about the first half's images, and the rotation, hand and
+translation that bring their answers together are those of the maps. Each half-map is then back-projected, CTF-weighted,
+from its own images at its own poses; `volume.mrc` from all of them. Which of the two hands is the true one no image
+tells (`equipose flip-hand`).
+"""
+
+import argparse
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.ndimage
+import torch
+
+from equipose import fsc
+from equipose.autoencoder import load_model
+from equipose.cli import run_main
+from equipose.config import PreparationConfig
+from equipose.errors import ConfigError
+from equipose.evaluate import predict
+from equipose.files import whole_file
+from equipose.fourier import half_disc, shift_phase, to_half_disc
+from equipose.grid import FourierGrid, empty_grid, grid_values, grid_volume, insert_slices
+from equipose.metrics import Alignment, align, squared_distances
+from equipose.optics import ctf
+from equipose.particles import ANGLES, ORIGINS, SUBSET, Particles, half_of, read_particles, read_tables, write_star
+from equipose.rotations import degrees_from_squared_frobenius, to_relion_angles
+from equipose.structures import write_map
+from equipose.volumes import real_volume
+
+BATCH = 500
+"""Images back-projected at once."""
+
+COMPARED = 5000
+"""Images of the first half by whose poses the two runs are brought together."""
+
+AGREES = 10.0
+"""Degrees within which two runs give an image the same pose."""
+
+RANDOM_BELOW = 0.8
+"""Phases are randomised from the shell on where the unmasked FSC falls below this (Chen et al. 2013)."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """One run's particles with its poses: rotations (n, 3, 3), shifts (n, 2) in Å about pixel L/2."""
+
+    particles: Particles
+    rotations: np.ndarray
+    shifts: np.ndarray
+
+
+def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Callable[[str], None]) -> None:
+    """Write poses.star, volume.mrc, half1.mrc, half2.mrc, mask.mrc, fsc.csv and reconstruction.json in `output`."""
+    configs = [PreparationConfig.load(dataset / "config.json") for dataset in datasets]
+    if [config.subset for config in configs] != [1, 2] or configs[0].star != configs[1].star:
+        raise ConfigError("a reconstruction wants two datasets of one star file, with subset: 1 and subset: 2")
+    first, second = (_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True))
+    alignment, degrees = bring_together(first, runs[1])
+    say(
+        f"the two halves agree on {100 * np.mean(degrees < AGREES):.0f} % of images within {AGREES:.0f}°,"
+        f" median {np.median(degrees):.2g}°; the second is in the {alignment.hand} hand"
+    )
+    moved = Half(
+        second.particles,
+        alignment.rotations(second.rotations),
+        alignment.shifts(second.rotations, second.shifts),
+    )
+    sums = [back_project(half) for half in (first, moved)]
+    both = FourierGrid(sums[0].radius, sums[0].signal + sums[1].signal, sums[0].power + sums[1].power)
+    box, voxel_size = first.particles.images.shape[-1], first.particles.voxel_size
+    volume, *half_maps = (_map(grid, box) for grid in (both, *sums))
+    mask = solvent_mask(volume)
+    curves = corrected_fsc(*half_maps, mask)
+
+    for name, data in (("volume", volume), ("half1", half_maps[0]), ("half2", half_maps[1]), ("mask", mask)):
+        write_map(output / f"{name}.mrc", data, voxel_size)
+    shell = np.arange(box // 2)
+    table = pd.DataFrame({"shell": shell, "frequency_per_angstrom": shell / (box * voxel_size)} | curves)
+    with whole_file(output / "fsc.csv") as path:
+        table.to_csv(path, index=False)
+    write_star(output / "poses.star", *pose_tables(configs[0], first, moved))
+    summary = {
+        "star": configs[0].star,
+        "particles": [len(half.rotations) for half in (first, second)],
+        "voxel_size": voxel_size,
+        "resolution_angstrom": {name: fsc.paper_resolution(curve, 0.143, voxel_size) for name, curve in curves.items()},
+        "halves_agree": float(np.mean(degrees < AGREES)),
+        "halves_median_degrees": float(np.median(degrees)),
+        "second_half_was_in_hand": alignment.hand,
+        "hand": "undetermined",
+        "confirmed_share": [json.loads((run / "metrics.json").read_text())["confirmed_share"] for run in runs],
+    }
+    with whole_file(output / "reconstruction.json") as path:
+        path.write_text(json.dumps(summary, indent=2) + "\n")
+    say(f"FSC = 0.143 at {summary['resolution_angstrom']['corrected'] or float('nan'):.3g} Å (gold standard, masked)")
+
+
+def bring_together(first: Half, other_run: Path) -> tuple[Alignment, np.ndarray]:
+    """What moves the other run into the first one's frame, and how far apart (n,) their poses then are, in degrees.
+
+    The other run never saw these images: its encoder is asked about them.
+    """
+    few = slice(min(COMPARED, len(first.rotations)))
+    particles = first.particles
+    shown = Particles(
+        particles.images[few],
+        particles.ctf[few],
+        particles.voxel_size,
+        None,
+        None,
+        particles.optics_table,
+        particles.particle_table.iloc[few],
+    )
+    with torch.no_grad():
+        theirs, _ = predict(load_model(other_run / "model.pt"), shown)
+    alignment = align(theirs.rotations, first.rotations[few], theirs.shifts, first.shifts[few])
+    apart = squared_distances(alignment.rotations(theirs.rotations), first.rotations[few])
+    return alignment, degrees_from_squared_frobenius(apart)
+
+
+@torch.no_grad()
+def back_project(half: Half) -> FourierGrid:
+    """The sums over all images, Σ CTF Î and Σ CTF², of a CTF-weighted back-projection."""
+    box = half.particles.images.shape[-1]
+    disc, grid = half_disc(box), empty_grid(box // 2, torch.device("cpu"))
+    for rows in np.array_split(np.arange(len(half.rotations)), max(1, len(half.rotations) // BATCH)):
+        images = torch.from_numpy(np.asarray(half.particles.images[rows], np.float32))
+        transfer = ctf(torch.from_numpy(half.particles.ctf[rows]), disc.k, box * half.particles.voxel_size)
+        shifts = torch.from_numpy(half.shifts[rows] / half.particles.voxel_size).float()
+        centred = to_half_disc(images, disc) * shift_phase(-shifts, disc)
+        insert_slices(grid, torch.from_numpy(half.rotations[rows]).float(), disc, transfer * centred, transfer**2)
+    return grid
+
+
+def solvent_mask(volume: np.ndarray) -> np.ndarray:
+    """A soft mask (L, L, L), 0 to 1, of the largest connected density of the smoothed map, two voxels wider."""
+    smooth = scipy.ndimage.gaussian_filter(volume, 1.5)
+    parts, count = scipy.ndimage.label(smooth > 0.15 * np.quantile(smooth, 0.9995))
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    inside = parts == 1 + int(np.argmax(sizes)) if count else np.ones_like(volume, bool)
+    distance = scipy.ndimage.distance_transform_edt(~inside)
+    return (0.5 + 0.5 * np.cos(np.pi * np.clip((distance - 2) / 3, 0, 1))).astype(np.float32)
+
+
+def corrected_fsc(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """FSC curves (L/2,) of two half-maps: `unmasked`, `masked`, and `corrected` for what the mask itself correlates.
+
+    The mask's part is the FSC of the masked maps whose phases were made random (`randomised`) from the shell on where
+    the unmasked curve falls below 0.8; corrected = (masked - randomised) / (1 - randomised) (Chen et al. 2013).
+    """
+    unmasked = fsc.fourier_shell_correlation(first, second)
+    masked = fsc.fourier_shell_correlation(first * mask, second * mask)
+    below = np.flatnonzero(unmasked[1:] < RANDOM_BELOW)
+    start = int(below[0]) + 1 if len(below) else len(unmasked)
+    random = [_random_phases(volume, start, seed) * mask for seed, volume in enumerate((first, second))]
+    randomised = fsc.fourier_shell_correlation(*random)
+    corrected = masked.copy()
+    beyond = np.arange(len(masked)) >= start + 2  # the cut itself leaks into its neighbours
+    corrected[beyond] = ((masked - randomised) / np.maximum(1 - randomised, 1e-6))[beyond]
+    return {"unmasked": unmasked, "masked": masked, "randomised": randomised, "corrected": corrected}
+
+
+def pose_tables(config: PreparationConfig, first: Half, second: Half) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The user's own tables, every row and column, with the new poses, and the half that each particle is in."""
+    optics, table = read_tables(Path(config.star))
+    halves = half_of(table)
+    rotations, shifts = np.empty((len(table), 3, 3)), np.empty((len(table), 2))
+    for number, half in ((1, first), (2, second)):
+        rotations[halves == number], shifts[halves == number] = half.rotations, half.shifts
+    table[list(ANGLES)] = to_relion_angles(rotations)
+    table[list(ORIGINS)] = -shifts  # origins point from the content to the centre
+    table[SUBSET] = halves
+    return optics, table
+
+
+def _half(run: Path, dataset: Path) -> Half:
+    particles, posed = (read_particles(folder) for folder in (dataset / "particles.star", run / "poses.star"))
+    assert posed.rotations is not None and posed.shifts is not None
+    return Half(particles, posed.rotations, posed.shifts)
+
+
+def _map(grid: FourierGrid, box: int) -> np.ndarray:
+    return real_volume(functools.partial(grid_values, grid_volume(grid), grid.radius), box)
+
+
+def _random_phases(volume: np.ndarray, start: int, seed: int) -> np.ndarray:
+    """The volume with random phases at the shells from `start` on."""
+    spectrum = np.fft.rfftn(volume)
+    full = np.fft.fftfreq(len(volume), 1 / len(volume))
+    radius = np.sqrt(full[:, None, None] ** 2 + full[:, None] ** 2 + np.arange(spectrum.shape[2]) ** 2)
+    noise = np.fft.rfftn(np.random.default_rng(seed).standard_normal(volume.shape))  # phases with the right symmetry
+    turned = np.abs(spectrum) * noise / np.maximum(np.abs(noise), 1e-12)
+    return np.fft.irfftn(np.where(np.rint(radius) >= start, turned, spectrum), s=volume.shape).astype(np.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m equipose.reconstruct", description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, nargs=2, required=True, help="run folders of the two halves")
+    parser.add_argument("--datasets", type=Path, nargs=2, required=True, help="their dataset folders")
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    reconstruct(arguments.runs, arguments.datasets, arguments.output, print)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,155 @@
+"""The command `equipose`: what it says of sound particles and of broken ones, and the other hand."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+
+from equipose import commands
+from equipose.particles import read_tables, write_star
+from equipose.rotations import from_relion_angles, other_hand, random_rotations, to_relion_angles
+from equipose.structures import read_map, write_map
+
+
+def equipose(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The exit code of `equipose ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["equipose", *map(str, arguments)])
+    try:
+        commands.main()
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def test_info_says_what_the_particles_are(monkeypatch, capsys, simulated_dataset) -> None:
+    assert equipose(monkeypatch, "info", simulated_dataset.folder / "particles.star") == 0
+    printed = capsys.readouterr().out
+    assert "particles      50, in 1 optics group\n" in printed
+    assert "32 pixels of 17 Å, 544 Å" in printed and "bright" in printed
+
+
+def test_validate_says_that_sound_particles_are_sound(monkeypatch, capsys, simulated_dataset) -> None:
+    assert equipose(monkeypatch, "validate", simulated_dataset.folder / "particles.star") == 0
+    assert "50 particles of 32 pixels are sound" in capsys.readouterr().out
+
+
+def test_images_are_found_from_the_working_folder_as_relion_names_them(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "Extract").mkdir()
+    optics, table = read_tables(simulated_dataset.folder / "particles.star")
+    table["rlnImageName"] = [name.replace("@", "@Extract/") for name in table["rlnImageName"]]
+    (tmp_path / "Extract/particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")
+    write_star(tmp_path / "Extract/particles.star", optics, table)
+    monkeypatch.chdir(tmp_path)
+    assert equipose(monkeypatch, "validate", "Extract/particles.star") == 0
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no such file": (lambda star: star.unlink(), "does not exist"),
+    "empty": (lambda star: star.write_text(""), "particles.star"),
+    "bad UTF-8": (
+        lambda star: star.write_bytes(star.read_bytes().replace(b"@particles", b"@\xff\xfe")),
+        "cannot be read",
+    ),
+    "no stack": (lambda star: star.with_name("particles.mrcs").unlink(), "image stack .* does not exist"),
+    "truncated stack": (lambda star: _cut(star.with_name("particles.mrcs"), 9000), "cut short"),
+    "a stack that is text": (
+        lambda star: star.with_name("particles.mrcs").write_text("hello " * 400),
+        "particles.mrcs",
+    ),
+    "missing defocus": (lambda star: _drop(star, "rlnDefocusU"), "lacks the column rlnDefocusU"),
+    "wrong optics group": (lambda star: _set(star, rlnOpticsGroup=3), "optics group 3"),
+    "NaN defocus": (lambda star: _set(star, rlnDefocusU="nan"), "rlnDefocusU of particle 1"),
+    "micrometres for defocus": (lambda star: _set(star, rlnDefocusU=1.8, rlnDefocusV=1.8), "micrometres"),
+    "negative defocus": (lambda star: _set(star, rlnDefocusU=-18000.0, rlnDefocusV=-18000.0), "overfocus"),
+    "an image beyond the stack": (lambda star: _set(star, rlnImageName="000099@particles.mrcs"), "image 99"),
+    "a huge header": (lambda star: _header(star.with_name("particles.mrcs"), nsymbt=2**31 - 1), "cut short"),
+    "a negative header": (lambda star: _header(star.with_name("particles.mrcs"), nsymbt=-4096), "particles.mrcs"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_one_message_with_exit_code_2(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path, name: str
+) -> None:
+    for file in ("particles.star", "particles.mrcs"):
+        (tmp_path / file).write_bytes((simulated_dataset.folder / file).read_bytes())
+    break_it, message = BROKEN[name]
+    break_it(tmp_path / "particles.star")
+    before = sorted(tmp_path.iterdir())
+    assert equipose(monkeypatch, "validate", tmp_path / "particles.star") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert str(tmp_path) in said
+    assert re.search(message, said), said
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_symmetry_is_refused_plainly(monkeypatch, capsys, simulated_dataset, tmp_path: Path) -> None:
+    star = simulated_dataset.folder / "particles.star"
+    assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", "--symmetry", "D2") == 2
+    assert "symmetry D2 is not modelled" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_particles_are_refused_before_anything_is_made(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path
+) -> None:
+    assert (
+        equipose(monkeypatch, "reconstruct", simulated_dataset.folder / "particles.star", "--out", tmp_path / "o") == 2
+    )
+    assert "too few" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_other_hand_is_the_mirrored_map_and_the_poses_that_project_it_alike(monkeypatch, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rotations = random_rotations(4, rng)
+    volume = rng.standard_normal((32, 32, 32)).astype(np.float32)
+    folder = tmp_path / "abinitio"
+    write_map(folder / "volume.mrc", volume, 4.0)
+    angles = dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), to_relion_angles(rotations).T, strict=True))
+    table = pd.DataFrame(angles | {"rlnOpticsGroup": 1, "rlnImageName": "1@x.mrcs", "rlnOriginXAngst": 1.5})
+    write_star(folder / "poses.star", pd.DataFrame({"rlnOpticsGroup": [1], "rlnVoltage": [300.0]}), table)
+    assert equipose(monkeypatch, "flip-hand", folder) == 0
+    flipped = read_tables(tmp_path / "abinitio_flipped/poses.star")[1]
+    np.testing.assert_allclose(
+        from_relion_angles(flipped.iloc[:, :3].to_numpy(float)), other_hand(rotations), atol=1e-5
+    )
+    assert list(flipped["rlnOriginXAngst"]) == [1.5] * 4
+    mirrored = read_map(tmp_path / "abinitio_flipped/volume.mrc")[0]
+    np.testing.assert_array_equal(mirrored[16 + 5], volume[16 - 5])  # V'(x, y, z) = V(x, y, -z) about voxel L/2
+
+
+def test_help_runs_and_shows_examples() -> None:
+    done = subprocess.run([sys.executable, "-m", "equipose.commands", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "equipose reconstruct particles.star --out DIR" in done.stdout
+
+
+def _cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def _drop(star: Path, label: str) -> None:
+    optics, table = read_tables(star)
+    write_star(star, optics, table.drop(columns=label))
+
+
+def _set(star: Path, **values: object) -> None:
+    optics, table = read_tables(star)
+    for label, value in values.items():
+        table[label] = [value] * len(table)
+    write_star(star, optics, table)
+
+
+def _header(path: Path, **values: int) -> None:
+    with mrcfile.open(path, "r+", permissive=True) as mrc:
+        for name, value in values.items():
+            mrc.header[name] = value
