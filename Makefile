@@ -13,7 +13,7 @@ PIP_OPTIONS ?=
 CONFIG ?=
 BIN := .venv/bin
 
-.PHONY: demo ablation test lint unit-test workflow-test plan bench format clean
+.PHONY: demo ablation test lint unit-test workflow-test test-interop plan bench format clean
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores all --rerun-incomplete --quiet host rules --configfile workflow/presets/demo.yaml
@@ -32,10 +32,15 @@ lint: .venv/installed
 	$(BIN)/snakemake --lint
 
 unit-test: .venv/installed
-	$(BIN)/pytest --ignore tests/workflow
+	$(BIN)/pytest --ignore tests/workflow --ignore tests/interop
 
 workflow-test: .venv/installed
 	$(BIN)/pytest tests/workflow
+
+test-interop: .venv/installed .venv-interop/installed
+	@command -v relion_reconstruct > /dev/null || \
+		{ echo "error: RELION is not installed; on Debian and Ubuntu: apt install relion" >&2; exit 1; }
+	$(BIN)/pytest tests/interop
 
 plan: .venv/installed
 	$(BIN)/python -m equipose.plan config.yaml $(CONFIG)
@@ -49,7 +54,7 @@ format: .venv/installed
 	$(BIN)/snakefmt Snakefile workflow
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .venv-interop .pytest_cache .ruff_cache
 
 .venv/installed: pyproject.toml constraints.txt requirements-nodeps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
@@ -59,4 +64,9 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[test]'
 	$(BIN)/pip install --quiet $(PIP_OPTIONS) --no-deps --requirement requirements-nodeps.txt
+	touch $@
+
+.venv-interop/installed:
+	$(PYTHON) -m venv .venv-interop
+	.venv-interop/bin/pip install --quiet $(PIP_OPTIONS) torch==2.13.0 cryodrgn==4.3.1
 	touch $@

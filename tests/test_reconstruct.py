@@ -7,69 +7,13 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import GAUGE, OFFSET, VOXEL, in_other_frame
 
 from equipose import fsc, reconstruct
-from equipose.config import PreparationConfig, merge, simulation_config
-from equipose.evaluate import Poses
 from equipose.metrics import Alignment, paper_scores
 from equipose.particles import read_particles, read_tables, write_star
-from equipose.rotations import other_hand, random_rotations, to_relion_angles
-from equipose.simulate import simulate
-from equipose.structures import density, read_map, write_map
-
-ROOT = Path(__file__).parents[1]
-BOX, VOXEL, IMAGES = 32, 17.0, 1200
-GAUGE = random_rotations(1, np.random.default_rng(3))[0]
-OFFSET = np.array([20.0, -10.0, 5.0])  # Å
-
-
-def in_other_frame(rotations: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """True poses as a run would find them that is in the mirror hand, turned by GAUGE and moved by OFFSET."""
-    turned = other_hand(rotations @ GAUGE.T)
-    return turned, shifts + rotations[:, :2] @ OFFSET
-
-
-@pytest.fixture(scope="module")
-def halves(paper_config: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the user's star file, two datasets, and two runs whose poses are true, each in its own frame."""
-    folder = tmp_path_factory.mktemp("halves")
-    line = {"box": BOX, "voxel_size": VOXEL, "images": IMAGES, "held_out": 1, "snr": 1.0}
-    config = simulation_config(merge(paper_config, {"datasets": {"80s_snr1": line}}), "80s_snr1")
-    atoms = ROOT / "workflow/resources/structures/5nrl.npz"
-    write_map(folder / "truth.mrc", density(atoms, BOX, VOXEL, 2.0), VOXEL)
-    simulate(config, folder / "truth.mrc", folder, threads=1, progress=lambda *_: None)
-    optics, table = read_tables(folder / "particles.star")
-    table = table.assign(rlnRandomSubset=1 + np.arange(len(table)) % 2, rlnTheirs="kept")
-    write_star(folder / "particles.star", optics, table)
-    for half in (1, 2):
-        dataset, run = folder / f"half{half}", folder / f"run{half}"
-        part = table[table["rlnRandomSubset"] == half].copy()
-        part["rlnImageName"] = [name.replace("@", "@../") for name in part["rlnImageName"]]
-        write_star(dataset / "particles.star", optics, part)
-        settings = {key: None for key in PreparationConfig.__dataclass_fields__}
-        asked = PreparationConfig(**(settings | {"name": "x", "star": str(folder / "particles.star"), "subset": half}))
-        (dataset / "config.json").write_text(asked.to_json())
-        true = read_particles(dataset / "particles.star")
-        rotations, shifts = true.rotations, true.shifts
-        if half == 2:
-            rotations, shifts = in_other_frame(rotations, shifts)
-        part[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]] = to_relion_angles(rotations)
-        part[["rlnOriginXAngst", "rlnOriginYAngst"]] = -shifts
-        write_star(run / "poses.star", optics, part)
-        (run / "metrics.json").write_text(json.dumps({"confirmed_share": 1.0}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def joined(halves: Path) -> Path:
-    """What `reconstruct` makes of them; the second run's encoder knows the first half's poses, in its own frame."""
-    true = read_particles(halves / "half1/particles.star")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconstruct, "load_model", lambda path: None)
-        patch.setattr(reconstruct, "predict", lambda *_: (Poses(*in_other_frame(true.rotations, true.shifts)), None))
-        runs, datasets = [halves / "run1", halves / "run2"], [halves / "half1", halves / "half2"]
-        reconstruct.reconstruct(runs, datasets, halves / "out", lambda _: None)
-    return halves / "out"
+from equipose.rotations import random_rotations
+from equipose.structures import read_map
 
 
 def test_the_second_half_is_moved_into_the_frame_and_hand_of_the_first(halves: Path, joined: Path) -> None:

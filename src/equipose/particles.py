@@ -169,9 +169,7 @@ def read_tables(star: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         star.read_bytes().decode()
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError(
-            f"star file {star} cannot be read: line {line} is not UTF-8 text: correct the line"
-        ) from error
+        raise ConfigError(f"star file {star} cannot be read: line {line} is not UTF-8 text: mend it") from error
     try:
         tables = starfile.read(star, always_dict=True)
     except Exception as error:  # starfile has no error class of its own: a broken file raises whatever it hits first
