@@ -96,7 +96,8 @@ def test_the_plateau_is_read_from_history_and_trace(tmp_path):
     facts = {"model": "d4_l2", "dataset": "one", "converged": False, "convergence_seconds": None}
     scores = {"direct": {"paper": {"mse": 8 / 3}}}
     (folder / "metrics.json").write_text(json.dumps(facts | {"training": scores}))
-    (folder / "config.json").write_text(json.dumps({"dataset": {"snr": "noiseless"}}))
+    (tmp_path / "datasets/one").mkdir(parents=True)
+    (tmp_path / "datasets/one/config.json").write_text(json.dumps({"snr": "noiseless"}))
     (run,) = read_results(tmp_path)
     assert NUMBERS["plateau_mse"](run) == pytest.approx(8 / 3)
     assert NUMBERS["plateau_smaller_hand"](run) == 0.5

@@ -62,7 +62,7 @@ def results(tmp_path_factory) -> Path:
     write_map(dataset / "particles.mrcs", np.random.default_rng(0).normal(size=(9, BOX, BOX)), 4.0)
     optics = {"rlnOpticsGroup": 1, "rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
     table = pd.DataFrame({"rlnImageName": [f"{i + 1}@particles.mrcs" for i in range(9)], "rlnOpticsGroup": 1})
-    table[["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]] = 1.0
+    table[["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]] = 15000.0, 15000.0, 0.0
     write_star(dataset / "particles.star", pd.DataFrame([optics | {"rlnImagePixelSize": 4.0}]), table)
     for model, seed, mse in (("d4", 0, 0.5), ("d4", 1, 0.01), ("standard", 0, 2.6)):
         write_run(results, model, seed, mse, ball((1, 0, 0), 7))

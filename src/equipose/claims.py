@@ -64,8 +64,8 @@ def read_results(results: Path) -> list[RunResult]:
     for path in sorted(results.glob("runs/*/*/seed*/metrics.json")):
         metrics = json.loads(path.read_text())
         if metrics["training"]:
-            config = json.loads((path.parent / "config.json").read_text())
-            facts = {"snr": config["dataset"]["snr"], "has_converged": metrics["convergence_seconds"] is not None}
+            dataset = json.loads((results / "datasets" / metrics["dataset"] / "config.json").read_text())
+            facts = {"snr": dataset.get("snr"), "has_converged": metrics["convergence_seconds"] is not None}
             found.append(RunResult(path.parent, metrics | facts))
     return found
 
