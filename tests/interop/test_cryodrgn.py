@@ -16,11 +16,12 @@ pytestmark = pytest.mark.skipif(not CRYODRGN.exists(), reason=f"{CRYODRGN} does 
 
 
 def test_cryodrgn_backprojects_our_map_from_our_poses(halves: Path, joined: Path) -> None:
+    """Its CTF is negative where ours is positive, and it inverts images unless told not to: the two cancel."""
     shutil.copy2(joined / "poses.star", halves / "ours.star")
     for command in (
         "parse_pose_star ours.star -o poses.pkl -D 32 --Apix 17",
         "parse_ctf_star ours.star -o ctf.pkl -D 32 --Apix 17",
-        "backproject_voxel ours.star --datadir . --poses poses.pkl --ctf ctf.pkl --uninvert-data -o cryodrgn",
+        "backproject_voxel ours.star --datadir . --poses poses.pkl --ctf ctf.pkl -o cryodrgn",
     ):
         done = subprocess.run([CRYODRGN, *command.split()], cwd=halves, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
