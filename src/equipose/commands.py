@@ -37,8 +37,8 @@ from equipose.structures import read_map, write_map
 CHECKOUT = Path(__file__).parents[2]
 """Where the workflow lies: equipose is installed from a checkout of its repository, in place."""
 
-LARGEST_BOX = 64
-"""Pixels of `--box` unless it is given: an ab initio map needs no more."""
+LARGEST_BOX = 32
+"""Pixels of `--box` unless it is given: what has been tried."""
 
 FEWEST, SEARCHED = 500, 3000
 """Particles of a half: the fewest that a search can start from, and those whose poses it refines."""
@@ -182,7 +182,7 @@ def parser() -> argparse.ArgumentParser:
         if run is reconstruct:
             reader.add_argument("--out", type=Path, required=True, help="folder of all results")
             reader.add_argument("--minutes", type=float, default=7.0, help="training time of each of the two halves")
-            reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: up to 64")
+            reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
             reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")
             reader.add_argument("--mask-radius", type=float, help="Å, of a circular mask; default: none")
             reader.add_argument("--shift-std", type=float, default=10.0, help="Å by which particles are off centre")
