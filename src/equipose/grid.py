@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from equipose.fourier import HalfDisc
+from equipose.fourier import HalfDisc, shift_phase
 
 OVERSAMPLING = 2
 PRIOR = 0.1
@@ -60,6 +60,14 @@ def insert_slices(grid: FourierGrid, rotations: Tensor, disc: HalfDisc, signal: 
         spread = torch.view_as_real(values.resolve_conj())[..., None, :] * weights[..., None]
         grid.signal.index_add_(0, points.flatten(), spread.flatten(0, -2))
         grid.power.index_add_(0, points.flatten(), (power[..., None] * weights).flatten())
+
+
+def insert_images(
+    grid: FourierGrid, rotations: Tensor, shifts: Tensor, disc: HalfDisc, target: Tensor, transfer: Tensor
+) -> None:
+    """Back-project images, coefficients `target`, CTFs `transfer` (b, n), at rotations and shifts (b, 2), pixels."""
+    centred = target * shift_phase(-shifts, disc)
+    insert_slices(grid, rotations, disc, transfer * centred, transfer**2)
 
 
 def blend(grid: FourierGrid, new: FourierGrid, rate: float, within: float) -> None:

@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from equipose import search
 from equipose.autoencoder import Autoencoder
 from equipose.config import OptimizerConfig, SearchConfig
-from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
-from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_slices
+from equipose.fourier import HalfDisc, half_disc, to_half_disc
+from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_images
 from equipose.optics import ctf
 from equipose.optimizers import descend, set_rates
 
@@ -170,8 +170,7 @@ def _refine(
     state.errors[part] = errors / disc.weights.sum()
 
     full_target, full_transfer = _measured(model, images, parameters, model.disc)
-    centred = full_target * shift_phase(-shifts, model.disc)
-    insert_slices(state.next_grid, rotations, model.disc, full_transfer * centred, full_transfer**2)
+    insert_images(state.next_grid, rotations, shifts, model.disc, full_target, full_transfer)
     if part.stop >= config.images:  # the pass is complete
         state.grid, state.next_grid = state.next_grid, empty_grid(state.grid.radius, images.device)
     return state.errors[part].mean()

@@ -10,6 +10,7 @@ tells (`equipose flip-hand`).
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -28,8 +29,8 @@ from equipose.config import PreparationConfig
 from equipose.errors import ConfigError
 from equipose.evaluate import predict
 from equipose.files import whole_file
-from equipose.fourier import half_disc, shift_phase, to_half_disc
-from equipose.grid import FourierGrid, empty_grid, grid_values, grid_volume, insert_slices
+from equipose.fourier import half_disc, to_half_disc
+from equipose.grid import FourierGrid, empty_grid, grid_values, grid_volume, insert_images
 from equipose.metrics import Alignment, align, squared_distances
 from equipose.optics import ctf
 from equipose.particles import ANGLES, ORIGINS, SUBSET, Particles, half_of, read_particles, read_tables, write_star
@@ -45,9 +46,6 @@ COMPARED = 5000
 
 AGREES = 10.0
 """Degrees within which two runs give an image the same pose."""
-
-RANDOM_BELOW = 0.8
-"""Phases are randomised from the shell on where the unmasked FSC falls below this (Chen et al. 2013)."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     box, voxel_size = first.particles.images.shape[-1], first.particles.voxel_size
     volume, *half_maps = (_map(grid, box) for grid in (both, *sums))
     mask = solvent_mask(volume)
-    curves = corrected_fsc(*half_maps, mask)
+    curves = fsc.corrected_fsc(*half_maps, mask)
 
     for name, data in (("volume", volume), ("half1", half_maps[0]), ("half2", half_maps[1]), ("mask", mask)):
         write_map(output / f"{name}.mrc", data, voxel_size)
@@ -111,16 +109,7 @@ def bring_together(first: Half, other_run: Path) -> tuple[Alignment, np.ndarray]
     The other run never saw these images: its encoder is asked about them.
     """
     few = slice(min(COMPARED, len(first.rotations)))
-    particles = first.particles
-    shown = Particles(
-        particles.images[few],
-        particles.ctf[few],
-        particles.voxel_size,
-        None,
-        None,
-        particles.optics_table,
-        particles.particle_table.iloc[few],
-    )
+    shown = dataclasses.replace(first.particles, images=first.particles.images[few], ctf=first.particles.ctf[few])
     with torch.no_grad():
         theirs, _ = predict(load_model(other_run / "model.pt"), shown)
     alignment = align(theirs.rotations, first.rotations[few], theirs.shifts, first.shifts[few])
@@ -137,8 +126,8 @@ def back_project(half: Half) -> FourierGrid:
         images = torch.from_numpy(np.asarray(half.particles.images[rows], np.float32))
         transfer = ctf(torch.from_numpy(half.particles.ctf[rows]), disc.k, box * half.particles.voxel_size)
         shifts = torch.from_numpy(half.shifts[rows] / half.particles.voxel_size).float()
-        centred = to_half_disc(images, disc) * shift_phase(-shifts, disc)
-        insert_slices(grid, torch.from_numpy(half.rotations[rows]).float(), disc, transfer * centred, transfer**2)
+        rotations = torch.from_numpy(half.rotations[rows]).float()
+        insert_images(grid, rotations, shifts, disc, to_half_disc(images, disc), transfer)
     return grid
 
 
@@ -150,24 +139,6 @@ def solvent_mask(volume: np.ndarray) -> np.ndarray:
     inside = parts == 1 + int(np.argmax(sizes)) if count else np.ones_like(volume, bool)
     distance = scipy.ndimage.distance_transform_edt(~inside)
     return (0.5 + 0.5 * np.cos(np.pi * np.clip((distance - 2) / 3, 0, 1))).astype(np.float32)
-
-
-def corrected_fsc(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    """FSC curves (L/2,) of two half-maps: `unmasked`, `masked`, and `corrected` for what the mask itself correlates.
-
-    The mask's part is the FSC of the masked maps whose phases were made random (`randomised`) from the shell on where
-    the unmasked curve falls below 0.8; corrected = (masked - randomised) / (1 - randomised) (Chen et al. 2013).
-    """
-    unmasked = fsc.fourier_shell_correlation(first, second)
-    masked = fsc.fourier_shell_correlation(first * mask, second * mask)
-    below = np.flatnonzero(unmasked[1:] < RANDOM_BELOW)
-    start = int(below[0]) + 1 if len(below) else len(unmasked)
-    random = [_random_phases(volume, start, seed) * mask for seed, volume in enumerate((first, second))]
-    randomised = fsc.fourier_shell_correlation(*random)
-    corrected = masked.copy()
-    beyond = np.arange(len(masked)) >= start + 2  # the cut itself leaks into its neighbours
-    corrected[beyond] = ((masked - randomised) / np.maximum(1 - randomised, 1e-6))[beyond]
-    return {"unmasked": unmasked, "masked": masked, "randomised": randomised, "corrected": corrected}
 
 
 def pose_tables(config: PreparationConfig, first: Half, second: Half) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -191,16 +162,6 @@ def _half(run: Path, dataset: Path) -> Half:
 
 def _map(grid: FourierGrid, box: int) -> np.ndarray:
     return real_volume(functools.partial(grid_values, grid_volume(grid), grid.radius), box)
-
-
-def _random_phases(volume: np.ndarray, start: int, seed: int) -> np.ndarray:
-    """The volume with random phases at the shells from `start` on."""
-    spectrum = np.fft.rfftn(volume)
-    full = np.fft.fftfreq(len(volume), 1 / len(volume))
-    radius = np.sqrt(full[:, None, None] ** 2 + full[:, None] ** 2 + np.arange(spectrum.shape[2]) ** 2)
-    noise = np.fft.rfftn(np.random.default_rng(seed).standard_normal(volume.shape))  # phases with the right symmetry
-    turned = np.abs(spectrum) * noise / np.maximum(np.abs(noise), 1e-12)
-    return np.fft.irfftn(np.where(np.rint(radius) >= start, turned, spectrum), s=volume.shape).astype(np.float32)
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from equipose import search
 from equipose.autoencoder import Autoencoder
-from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
-from equipose.grid import empty_grid, grid_frequencies, grid_volume, insert_slices
+from equipose.fourier import HalfDisc, half_disc, to_half_disc
+from equipose.grid import empty_grid, grid_frequencies, grid_volume, insert_images
 from equipose.metrics import CONSISTENT
 from equipose.optics import ctf
 from equipose.particles import Particles
@@ -48,8 +48,7 @@ def refine(
             batch = _read(model, particles, rows)
             turned[rows], moved[rows] = _best_pose(model, volume, batch, turned[rows], moved[rows], generator)
             target, transfer, _ = _measured(batch, model.disc)
-            centred = target * shift_phase(-moved[rows], model.disc)
-            insert_slices(following, turned[rows], model.disc, transfer * centred, transfer**2)
+            insert_images(following, turned[rows], moved[rows], model.disc, target, transfer)
             if number % 10 == 0:
                 left = (time.perf_counter() - started) * (len(turned) / (int(rows[-1]) + 1) - 1)
                 say(f"refinement {refine_pass + 1}/{passes}: {int(rows[-1]) + 1} images, {left:.0f} s left")

@@ -3,9 +3,9 @@
 The paper's models start with random poses, and most of their training goes into leaving the state in which half of the
 images sit in each hand. Here a stochastic EM at low radius finds the volume first (cf. Punjani et al. 2017):
 
-1. `search_step`: a batch of images is compared with slices of the current volume at random orientations and a grid of
+1. `search_step`: a batch of images is compared with slices of the current volume at spread orientations and a grid of
    shifts, by one real matrix product; all of them are weighed by their likelihood and back-projected. The radius grows
-   from a few shells, where the landscape is smooth. Likelihoods are tempered so that an image weighs some hundred poses
+   from a few shells, where the landscape is smooth. Likelihoods are tempered so that an image weighs some dozen poses
    at first and two at last, or more where noise leaves more in doubt: without that, many runs end with images in
    either hand.
 2. `refine_poses`: poses of some thousand images are improved by Gauss-Newton steps in the tangent space of SO(3) × R²,
