@@ -232,8 +232,11 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(run, part
     monkeypatch.setattr(train, "train_step", broken)
     with pytest.raises(ConfigError, match="not finite at step 8"):
         train_quietly(run, particles, tmp_path / "run")
-    assert torch.load(tmp_path / "run" / train.CHECKPOINT, weights_only=False)["progress"]["step"] == 4
     assert not (tmp_path / "run/model.pt").exists()
+    said: list[str] = []
+    monkeypatch.undo()
+    train_quietly(run, particles, tmp_path / "run", said)
+    assert "continuing from step 4" in said[0]
 
 
 def test_a_budget_in_seconds_counts_training_alone(run, particles, tmp_path, monkeypatch):
@@ -245,10 +248,12 @@ def test_a_budget_in_seconds_counts_training_alone(run, particles, tmp_path, mon
 
     monkeypatch.setattr(train, "evaluate", slow)
     run = dataclasses.replace(run, budget=Budget(seconds=0.6, steps=None))
+    started = time.perf_counter()
     train_quietly(run, particles, tmp_path / "run")
+    elapsed = time.perf_counter() - started
     history = pd.read_csv(tmp_path / "run/history.csv")
-    assert 0.6 <= history.seconds.iloc[-1] < 2.0
-    assert len(history) > 3
+    assert len(history) >= 2
+    assert 0.6 <= history.seconds.iloc[-1] < elapsed - 0.3 * len(history)
 
 
 def test_kill_9_at_any_moment_and_the_same_command_continues(simulated_dataset, run, tmp_path):

@@ -29,7 +29,9 @@ from equipose.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.errors import ConfigError
 from equipose.files import whole_file
 from equipose.forecast import forecast
+from equipose.grid import FourierGrid
 from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search
+from equipose.locks import one_at_a_time
 from equipose.losses import LOSSES
 from equipose.metrics import hand_shares, paper_scores
 from equipose.optimizers import descend, make_optimizers, set_rates, training_rates
@@ -37,6 +39,10 @@ from equipose.particles import Particles, check_training_box, read_particles
 from equipose.volumes import decoder_volume
 
 CHECKPOINT = "checkpoint.pt"
+
+IN_CHECKPOINT = [SearchState, FourierGrid, np.core.multiarray._reconstruct, np.core.multiarray.scalar, np.ndarray]
+IN_CHECKPOINT += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int64, bool))]
+"""What a checkpoint holds besides tensors and plain numbers."""
 
 
 def train_step(model: Autoencoder, optimizers: list[Optimizer], images: Tensor, ctf_parameters: Tensor) -> Tensor:
@@ -306,7 +312,8 @@ def restore(
     if not path.exists():
         return None
     try:
-        content = torch.load(path, map_location=model.frequencies.device, weights_only=False)
+        with torch.serialization.safe_globals(IN_CHECKPOINT):  # a pickle of anything else could run code
+            content = torch.load(path, map_location=model.frequencies.device, weights_only=True)
     except Exception as error:  # whatever a truncated file makes torch raise
         problem = f"cannot be read ({type(error).__name__})"
     else:
@@ -372,11 +379,15 @@ def main() -> None:
     particles = read_particles(arguments.dataset / "particles.star")
     check_training_box(particles.images.shape[-1])
     arguments.output.mkdir(parents=True, exist_ok=True)
-    with claim_device() as device, stop_on_signals() as stop_requested:
-        try:
-            train(config, particles, arguments.output, device, say, stop_requested)
-        except Interrupted:
-            sys.exit("stopped; the same command continues from the checkpoint")
+    with one_at_a_time(arguments.config, say) as waited:  # a killed Snakemake leaves its jobs behind, still training
+        if waited and (arguments.output / "model.pt").exists():
+            say(f"{arguments.output}: the other process has finished this run")
+            return
+        with claim_device() as device, stop_on_signals() as stop_requested:
+            try:
+                train(config, particles, arguments.output, device, say, stop_requested)
+            except Interrupted:
+                sys.exit("stopped; the same command continues from the checkpoint")
 
 
 def say(line: str) -> None:
