@@ -47,25 +47,33 @@ class Autoencoder(nn.Module):
 
         With `turns` above 1, an image is shown turned by so many angles between 0 and 90°, and of the answers, turned
         back, the one counts that reconstructs it best. The encoder is equivariant under quarter turns alone; in
-        between its errors differ, and an image whose pose it mistakes in one turn it often knows in another.
+        between its errors differ, and an image whose pose it mistakes in one turn it often knows in another. Of
+        several hypotheses about an image the best counts too.
         """
         turns = self.config.model.turns
-        if turns == 1:
-            return self.encoder(images)
         answers = []
         for angle in torch.arange(turns).to(images) * (torch.pi / 2 / turns):
             turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
-            rotations, shifts = self.encoder(images if angle == 0 else turn_images(turn, images))
-            answers.append((torch.cat([turn.T @ rotations[:, :2], rotations[:, 2:]], 1), shifts @ turn))
-        return self.best_poses(answers, ctf_parameters, self.target(images))
+            for rotations, shifts in self.answers(images if angle == 0 else turn_images(turn, images)):
+                answers.append((torch.cat([turn.T @ rotations[:, :2], rotations[:, 2:]], 1), shifts @ turn))
+        return self.best_poses(answers, ctf_parameters, images)
+
+    def answers(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The encoder's hypotheses about images (b, L, L): rotations (b, 3, 3) and shifts (b, 2) in Å of each."""
+        rotations, shifts = self.encoder(images)
+        return [(each, shifts) for each in (rotations.unbind(1) if rotations.dim() == 4 else [rotations])]
 
     def best_poses(
-        self, answers: list[tuple[Tensor, Tensor]], ctf_parameters: Tensor, target: Tensor
+        self, answers: list[tuple[Tensor, Tensor]], ctf_parameters: Tensor, images: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of several rotations (b, 3, 3) and shifts (b, 2), those that give each image of `target` (b, n) best."""
-        best = torch.stack([self.errors(*poses, ctf_parameters, target) for poses in answers]).argmin(0)
-        images = torch.arange(len(best), device=best.device)
-        rotations, shifts = (torch.stack(parts)[best, images] for parts in zip(*answers, strict=True))
+        """Of several rotations (b, 3, 3) and shifts (b, 2), those that reconstruct each of `images` (b, L, L) best."""
+        if len(answers) == 1:
+            return answers[0]
+        with torch.no_grad():
+            target = self.target(images)
+            best = torch.stack([self.errors(*poses, ctf_parameters, target) for poses in answers]).argmin(0)
+        rows = torch.arange(len(best), device=best.device)
+        rotations, shifts = (torch.stack(parts)[best, rows] for parts in zip(*answers, strict=True))
         return rotations, shifts
 
     def march(self, step: int) -> None:

@@ -168,6 +168,7 @@ class ModelConfig(Config):
     batch: int
     optimizer: OptimizerConfig
     gradient_clip: float
+    hypotheses: int  # of the encoder about an image's rotation, the best reconstructed of which counts
     turns: int  # of an image in between quarter turns, the best reconstructed of which gives its pose
     average: float  # over this last part of all steps, of the weights that are judged and kept; 0: the last ones
     marching: MarchingConfig

@@ -1,7 +1,8 @@
 """Encoders: image → pose. cryoAI's CNN and the paper's steerable CNNs, registered by name in `ENCODERS`.
 
 An encoder is built as `Encoder(config, box)` and maps images (b, L, L) to rotations (b, 3, 3) and shifts (b, 2) in Å,
-measured about the array's centre (L - 1)/2, the point that quarter turns and flips of the array leave in place.
+measured about the array's centre (L - 1)/2, the point that quarter turns and flips of the array leave in place. Where an
+image has several poses that may be right, it may give them all: rotations (b, h, 3, 3), and one shift (b, 2).
 """
 
 import math
@@ -45,6 +46,11 @@ class GaussianPyramid(nn.Module):
         return normalised.contiguous(memory_format=torch.channels_last)
 
 
+def _one_or_all(hypotheses: Tensor) -> Tensor:
+    """Rotations (b, h, 3, 3), or (b, 3, 3) where there is one an image."""
+    return hypotheses[:, 0] if hypotheses.shape[1] == 1 else hypotheses
+
+
 def block_widths(widths: tuple[int, ...], box: int) -> list[int]:
     """Channels of the log2(box) - 2 blocks that bring `box` pixels down to 4; the last width repeats if need be."""
     return [widths[min(block, len(widths) - 1)] for block in range(int(math.log2(box)) - 2)]
@@ -70,7 +76,7 @@ class StandardEncoder(nn.Module):
                 layers += [Conv(source, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
             layers.append(nn.MaxPool2d(2) if block < 3 else nn.AvgPool2d(2))
         self.features = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten()).to(memory_format=torch.channels_last)
-        self.rotation_head = self._head(4 * widths[-1], config.head_widths, 6)
+        self.rotation_head = self._head(4 * widths[-1], config.head_widths, 6 * config.hypotheses)
         self.shift_head = self._head(4 * widths[-1], config.head_widths, 2)
         self.shift_scale = config.shift_scale
 
@@ -83,8 +89,8 @@ class StandardEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(images).to(images)
-        v1, v2 = self.rotation_head(features).view(-1, 2, 3).unbind(1)
-        return rotations.gram_schmidt(v1, v2), self.shift_scale * self.shift_head(features)
+        v1, v2 = self.rotation_head(features).unflatten(1, (-1, 2, 3)).unbind(2)  # (b, h, 3) each
+        return _one_or_all(rotations.gram_schmidt(v1, v2)), self.shift_scale * self.shift_head(features)
 
 
 class GroupConv(nn.Module):
@@ -224,7 +230,9 @@ class EquivariantEncoder(nn.Module):
         # As many features as cryoAI's 2 × 2 × width.
         features = 4 * fields[-1]
         self.features = nn.Sequential(*layers, nn.MaxPool2d(2), GroupConv(group, "regular", fields[-1], features, 2))
-        self.rotation_head = self._head(group, [features, *head_fields], rotations.pose_action(elements), 2)
+        self.rotation_head = self._head(
+            group, [features, *head_fields], rotations.pose_action(elements), 2 * config.hypotheses
+        )
         self.shift_head = self._head(group, [features, *head_fields], elements, 1)
         self.shift_scale = config.shift_scale
 
@@ -237,8 +245,9 @@ class EquivariantEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(images).to(images)
-        v1, v2 = self.rotation_head(features).unbind(1)
-        return rotations.nearest_rotation(v1, v2), self.shift_scale * self.shift_head(features).squeeze(1)
+        v1, v2 = self.rotation_head(features).unflatten(1, (-1, 2)).unbind(2)  # (b, h, 3) each
+        hypotheses = rotations.nearest_rotation(v1, v2)
+        return _one_or_all(hypotheses), self.shift_scale * self.shift_head(features).squeeze(1)
 
 
 def c4(config: ModelConfig, box: int) -> nn.Module:

@@ -29,6 +29,10 @@ SHIFT_WEIGHT = 0.2
 """Of a squared pixel of shift error, where a squared Frobenius distance of rotations weighs 1."""
 
 
+LOSERS_WEIGHT = 0.05
+"""In the fit, of all hypotheses' mean error beside the best one's, so that none is left behind for good."""
+
+
 @dataclass
 class SearchState:
     """The volume so far, the one that a refining pass builds, and the refined images' poses and errors."""
@@ -221,8 +225,10 @@ def _fit(
     noise = state.errors.median().sqrt()  # the median: images in a wrong pose do not count as noise
     noise = noise * min(1.0, index / max(1, config.fit_ramp))
     images, rotations, shifts = search.render(volume, radius, transfer, model.disc, noise, _deviation(model), generator)
-    predicted, predicted_shifts = model.encoder(images)
-    rotation_error = (predicted - rotations).square().sum((1, 2)).mean()
+    answers = model.answers(images)
+    misses = torch.stack([(predicted - rotations).square().sum((1, 2)) for predicted, _ in answers])  # (h, b)
+    rotation_error = misses.amin(0).mean() + LOSERS_WEIGHT * (misses.mean() if len(answers) > 1 else 0.0)
+    predicted_shifts = answers[0][1]
     shift_error = (predicted_shifts / model.voxel_size - 0.5 - shifts).square().sum(-1).mean()
 
     few = slice(config.fit_slices)

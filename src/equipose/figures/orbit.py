@@ -38,7 +38,7 @@ def orbit(image: np.ndarray) -> tuple[Tensor, Tensor]:
 def orbit_poses(run: Run, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """The encoder's rotations (n, 3, 3) and shifts (n, 2) in pixels of images (n, L, L)."""
     model = load_model(run.folder / "model.pt")
-    rotations, shifts = model.encoder(images * model.image_scale)
+    rotations, shifts = model.answers(images * model.image_scale)[0]
     return rotations.double().numpy(), (shifts / model.voxel_size).double().numpy()
 
 
