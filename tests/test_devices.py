@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from equipose import devices
 from equipose.devices import claim_device, usable_precision
 
 
@@ -74,12 +75,18 @@ def test_freed_memory_is_used_again_without_new_pages():
     assert faults < 0.01 * 2**26 / resource.getpagesize()
 
 
-@pytest.mark.parametrize(("flags", "usable"), [("avx2 avx512f", "float32"), ("avx512f avx512_bf16 pku", "bfloat16")])
-def test_bfloat16_is_used_only_where_the_processor_has_its_instructions(tmp_path, monkeypatch, flags, usable):
+@pytest.mark.parametrize(("bfloat16_seconds", "usable"), [(1.0, "bfloat16"), (3.0, "float32")])
+def test_bfloat16_is_used_only_where_it_is_faster(monkeypatch, bfloat16_seconds, usable):
+    seconds = {torch.float32: 2.0, torch.bfloat16: bfloat16_seconds}
+    monkeypatch.setattr(devices, "convolution_seconds", seconds.__getitem__)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    (tmp_path / "cpuinfo").write_text(f"processor: 0\nflags: fpu {flags}\n")
-    assert usable_precision("bfloat16", tmp_path / "cpuinfo") == usable
-    assert usable_precision("float32", tmp_path / "cpuinfo") == "float32"
-    assert usable_precision("bfloat16", tmp_path / "absent") == "float32"
+    choose = usable_precision.__wrapped__
+    assert choose("bfloat16") == usable
+    assert choose("float32") == "float32"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert usable_precision("bfloat16", tmp_path / "absent") == "bfloat16"
+    assert choose("bfloat16") == "bfloat16"
+
+
+def test_the_measured_convolution_takes_time_in_both_precisions():
+    assert devices.convolution_seconds(torch.float32) > 0
+    assert devices.convolution_seconds(torch.bfloat16) > 0

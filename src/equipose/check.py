@@ -84,7 +84,9 @@ def _check_names(config: dict[str, Any], encoders: Collection[str], losses: Coll
         _known(f"models.{name}.encoder", [model["encoder"]], encoders, "src/equipose/encoders.py")
         _known(f"models.{name}.loss", [model["loss"]], losses, "src/equipose/losses.py")
         if model.get("hypotheses", config["training"]["hypotheses"]) > 1 and model["loss"] != "l2":
-            raise ConfigError(f"`models.{name}.hypotheses` above 1 goes with the loss l2, which trains the best of them.")
+            raise ConfigError(
+                f"`models.{name}.hypotheses` above 1 goes with the loss l2, which trains the best of them."
+            )
     for name, experiment in config["experiments"].items():
         _known(f"experiments.{name}.datasets", experiment["datasets"], config["datasets"], "datasets")
         _known(f"experiments.{name}.models", experiment["models"], config["models"], "models")

@@ -2,7 +2,7 @@
 
 import ctypes
 import fcntl
-import re
+import functools
 import tempfile
 import time
 from collections.abc import Iterator
@@ -41,11 +41,28 @@ def claim_device(lock_folder: Path = LOCK_FOLDER) -> Iterator[torch.device]:
         time.sleep(POLL_SECONDS)
 
 
-def usable_precision(precision: Precision, cpuinfo: Path = Path("/proc/cpuinfo")) -> Precision:
-    """`precision`, but float32 where neither a GPU nor the processor multiplies in bfloat16: emulated, it is slower."""
-    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
-    native = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) is not None  # Intel and AMD; Intel; ARM
-    return precision if native or torch.cuda.is_available() else "float32"
+@functools.cache
+def usable_precision(precision: Precision) -> Precision:
+    """`precision`, but float32 on a processor that convolves no faster in bfloat16.
+
+    Without instructions for bfloat16 it is emulated; and there are Intel processors whose AVX-512 instructions for it
+    take twice as long as float32's, its speed being left to AMX, which a virtual machine may hide.
+    """
+    if precision == "float32" or torch.cuda.is_available():
+        return precision
+    return precision if convolution_seconds(torch.bfloat16) < convolution_seconds(torch.float32) else "float32"
+
+
+def convolution_seconds(kind: torch.dtype) -> float:
+    """The least time of a few convolutions of an encoder's size: some milliseconds each."""
+    images = torch.ones(32, 32, 32, 32, dtype=kind).contiguous(memory_format=torch.channels_last)
+    kernels = torch.ones(32, 32, 3, 3, dtype=kind).contiguous(memory_format=torch.channels_last)
+    times = []
+    for _ in range(7):
+        started = time.perf_counter()
+        torch.conv2d(images, kernels, padding=1)
+        times.append(time.perf_counter() - started)
+    return min(times)
 
 
 def keep_freed_memory() -> None:

@@ -1,8 +1,8 @@
 """Encoders: image → pose. cryoAI's CNN and the paper's steerable CNNs, registered by name in `ENCODERS`.
 
 An encoder is built as `Encoder(config, box)` and maps images (b, L, L) to rotations (b, 3, 3) and shifts (b, 2) in Å,
-measured about the array's centre (L - 1)/2, the point that quarter turns and flips of the array leave in place. Where an
-image has several poses that may be right, it may give them all: rotations (b, h, 3, 3), and one shift (b, 2).
+measured about the array's centre (L - 1)/2, the point that quarter turns and flips of the array leave in place. Where
+an image has several poses that may be right, it may give them all: rotations (b, h, 3, 3), and one shift (b, 2).
 """
 
 import math

@@ -117,7 +117,7 @@ def train(
     evaluated = np.arange(fixed), np.arange(training, min(training + fixed, len(particles.images)))
 
     if usable_precision(config.model.precision) != config.model.precision:
-        say("this processor has no bfloat16 instructions: training in float32, which takes longer")
+        say("this processor is no faster in bfloat16: training in float32")
     first = fetch(batch_indices(training, config.model.batch, config.seed, 0))
     say(forecast(model, *first, progress.step, progress.seconds, progress.search is not None))
     if progress.step == 0:
