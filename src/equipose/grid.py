@@ -40,16 +40,26 @@ def grid_volume(grid: FourierGrid) -> Tensor:
     return grid.signal / (grid.power + PRIOR * mean[shell]).clamp_min(1e-12)[:, None]
 
 
+def with_slopes(volume: Tensor, radius: int) -> Tensor:
+    """The volume and its slopes along kx, ky and kz at the grid points, (m³, 8): re and im of the four, in turn."""
+    cube = volume.view(*[_side(radius)] * 3, 2)
+    return torch.cat([cube, *torch.gradient(cube, spacing=1 / OVERSAMPLING, dim=(2, 1, 0))], -1).flatten(0, 2)
+
+
 def grid_slices(volume: Tensor, radius: int, rotations: Tensor, disc: HalfDisc) -> Tensor:
     """Central slices (..., n), complex, for rotations (..., 3, 3), by trilinear interpolation."""
     return grid_values(volume, radius, disc.k @ rotations[..., :2, :])
 
 
 def grid_values(volume: Tensor, radius: int, k: Tensor) -> Tensor:
-    """Values (...), complex, at frequencies `k` (..., 3), by trilinear interpolation."""
+    """Values (...), complex, at frequencies `k` (..., 3), by trilinear interpolation.
+
+    Of several volumes, (m³, 2c), the values are (..., c): read together, they hardly take longer than one.
+    """
     points, weights = _corners(k, radius)
     values = embedding_bag(points.view(-1, 8), volume, per_sample_weights=weights.view(-1, 8), mode="sum")
-    return torch.view_as_complex(values).view(points.shape[:-1])
+    values = torch.view_as_complex(values.view(*points.shape[:-1], -1, 2))
+    return values.squeeze(-1)
 
 
 def insert_slices(grid: FourierGrid, rotations: Tensor, disc: HalfDisc, signal: Tensor, power: Tensor) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from equipose.config import DatasetConfig, RunConfig
 from equipose.fourier import HalfDisc, from_half_disc, shift_phase
-from equipose.grid import FourierGrid, blend, empty_grid, grid_slices, grid_volume, insert_slices
+from equipose.grid import FourierGrid, blend, empty_grid, grid_slices, grid_volume, insert_slices, with_slopes
 
 SPIRAL = (2**0.5, 1.533751168755204288)
 """Turns of the spiral's two circles a point: √2, and the root of x⁴ = x + 4."""
@@ -179,33 +179,36 @@ def refine_poses(
 
     Steps that do not lower an image's error are not taken. Returns rotations, shifts and squared errors (b,).
     """
-    step = 0.5 / float(disc.k.norm(dim=-1).max()) / 2  # rad: a quarter of a grid point at the disc's rim
-    tangent = torch.matrix_exp(step * _generators(target.device))  # (3, 3, 3)
-    root = disc.weights.sqrt()
+    root, (kx, ky) = disc.weights.sqrt(), disc.k.T
+    field = with_slopes(volume, radius)
 
-    def predict(rotations: Tensor, shifts: Tensor) -> Tensor:
-        return root * transfer * shift_phase(shifts, disc) * grid_slices(volume, radius, rotations, disc)
+    def predict(rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (b, n), and their derivatives (b, 5, n) by ω, which moves slice and slopes, and by τ."""
+        seen = grid_slices(field, radius, rotations, disc)  # (b, n, 4)
+        seen = seen * (root * transfer * shift_phase(shifts, disc))[..., None]
+        image, slope = seen[..., 0], torch.einsum("bij,bnj->ibn", rotations.to(seen), seen[..., 1:])
+        turned = [-ky * slope[2], kx * slope[2], ky * slope[0] - kx * slope[1]]
+        moved = [-2j * torch.pi / disc.box * k * image for k in (kx, ky)]
+        return image, torch.stack(turned + moved, 1)
 
     wanted = root * target
-    predicted = predict(rotations, shifts)
+    predicted, derivatives = predict(rotations, shifts)
     error = (wanted - predicted).abs().square().sum(-1)
     for _ in range(iterations):
-        turned = [(predict(turn @ rotations, shifts) - predict(turn.T @ rotations, shifts)) for turn in tangent]
-        columns = [part / (2 * step) for part in turned]
-        columns += [-2j * torch.pi / disc.box * disc.k[:, axis] * predicted for axis in (0, 1)]
-        jacobian = torch.view_as_real(torch.stack(columns, 1)).flatten(2)  # (b, 5, 2n)
+        jacobian = torch.view_as_real(derivatives).flatten(2)  # (b, 5, 2n)
         residual = torch.view_as_real(wanted - predicted).flatten(1)
         normal = jacobian @ jacobian.mT
         normal = normal + 1e-2 * torch.diag_embed(normal.diagonal(dim1=1, dim2=2)) + 1e-8 * torch.eye(5).to(normal)
         update = torch.linalg.solve(normal, jacobian @ residual[..., None])[..., 0]
         turn = torch.matrix_exp(torch.einsum("bi,ijk->bjk", update[:, :3].clamp(-0.2, 0.2), _generators(target.device)))
         new_rotations, new_shifts = turn @ rotations, shifts + update[:, 3:].clamp(-1, 1)
-        new_predicted = predict(new_rotations, new_shifts)
+        new_predicted, new_derivatives = predict(new_rotations, new_shifts)
         new_error = (wanted - new_predicted).abs().square().sum(-1)
         better = new_error < error
         rotations = torch.where(better[:, None, None], new_rotations, rotations)
         shifts = torch.where(better[:, None], new_shifts, shifts)
         predicted = torch.where(better[:, None], new_predicted, predicted)
+        derivatives = torch.where(better[:, None, None], new_derivatives, derivatives)
         error = torch.where(better, new_error, error)
     return rotations, shifts, error
 
