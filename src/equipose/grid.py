@@ -20,7 +20,10 @@ PRIOR = 0.1
 
 @dataclass
 class FourierGrid:
-    """Sums over images at grid points within `radius` shells: `signal` (m³, 2), re and im, and `power` (m³,)."""
+    """Sums over images at grid points within `radius` shells: `signal` (m³, 2), re and im, and `power` (m³,).
+
+    A slice is added at its half disc only; the other half is the conjugate.
+    """
 
     radius: int
     signal: Tensor
@@ -33,11 +36,13 @@ def empty_grid(radius: int, device: torch.device) -> FourierGrid:
 
 
 def grid_volume(grid: FourierGrid) -> Tensor:
-    """The least-squares volume at the grid points, (m³, 2)."""
-    shell = _shells(grid.radius, grid.power.device)
-    per_shell = torch.zeros(int(shell.max()) + 1, device=shell.device).index_add(0, shell, grid.power)
+    """The least-squares volume at the grid points, (m³, 2): that of a real map, where -k says what k says."""
+    power = grid.power + grid.power.flip(0)
+    signal = grid.signal + grid.signal.flip(0) * torch.tensor([1.0, -1.0], device=power.device)
+    shell = _shells(grid.radius, power.device)
+    per_shell = torch.zeros(int(shell.max()) + 1, device=shell.device).index_add(0, shell, power)
     mean = per_shell / torch.bincount(shell)
-    return grid.signal / (grid.power + PRIOR * mean[shell]).clamp_min(1e-12)[:, None]
+    return signal / (power + PRIOR * mean[shell]).clamp_min(1e-12)[:, None]
 
 
 def with_slopes(volume: Tensor, radius: int) -> Tensor:
@@ -63,13 +68,11 @@ def grid_values(volume: Tensor, radius: int, k: Tensor) -> Tensor:
 
 
 def insert_slices(grid: FourierGrid, rotations: Tensor, disc: HalfDisc, signal: Tensor, power: Tensor) -> None:
-    """Add slices with values `signal` (b, n), complex, and weights `power` (b, n), at k and, conjugated, at -k."""
-    k = disc.k @ rotations[:, :2]
-    for side, values in ((k, signal), (-k, signal.conj())):
-        points, weights = _corners(side, grid.radius)
-        spread = torch.view_as_real(values.resolve_conj())[..., None, :] * weights[..., None]
-        grid.signal.index_add_(0, points.flatten(), spread.flatten(0, -2))
-        grid.power.index_add_(0, points.flatten(), (power[..., None] * weights).flatten())
+    """Add slices with values `signal` (b, n), complex, and weights `power` (b, n), at k; `grid_volume` adds -k."""
+    points, weights = _corners(disc.k @ rotations[:, :2], grid.radius)
+    spread = torch.view_as_real(signal.resolve_conj())[..., None, :] * weights[..., None]
+    grid.signal.index_add_(0, points.flatten(), spread.flatten(0, -2))
+    grid.power.index_add_(0, points.flatten(), (power[..., None] * weights).flatten())
 
 
 def insert_images(

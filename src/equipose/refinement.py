@@ -7,7 +7,7 @@ with. Where noise is strong, the first volumes leave many images in a wrong pose
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from equipose.particles import Particles
 
 BATCH = 200
 """Images refined at once."""
+
+FIRST_PASS = 0.75
+"""Of the last pass's radii, those of the first of several: its volume, and so its poses, are known less well."""
 
 JUDGED = 1000
 """Images by which a run is judged without a truth."""
@@ -44,9 +47,11 @@ def refine(
     volume = decoder_grid(model)
     for refine_pass in range(passes):
         started, following = time.perf_counter(), empty_grid(radius, device)
+        part = refine_pass / (passes - 1) if passes > 1 else 1.0
+        radii = [(FIRST_PASS + part * (1 - FIRST_PASS)) * shells for shells in model.config.model.search.refine_radii]
         for number, rows in enumerate(torch.arange(len(turned), device=device).split(BATCH), start=1):
             batch = _read(model, particles, rows)
-            turned[rows], moved[rows] = _best_pose(model, volume, batch, turned[rows], moved[rows], generator)
+            turned[rows], moved[rows] = _best_pose(model, volume, radii, batch, turned[rows], moved[rows], generator)
             target, transfer, _ = _measured(batch, model.disc)
             insert_images(following, turned[rows], moved[rows], model.disc, target, transfer)
             if number % 10 == 0:
@@ -64,13 +69,13 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
     alike; where it has not formed, the search finds any other pose as good.
     """
     device, volume, kept = model.frequencies.device, decoder_grid(model), 0
-    generator = torch.Generator(device).manual_seed(model.config.seed)
+    generator, radii = torch.Generator(device).manual_seed(model.config.seed), model.config.model.search.refine_radii
     images = min(JUDGED, len(rotations))
     for rows in torch.arange(images, device=device).split(BATCH):
         part = rows.cpu().numpy()
         own = torch.tensor(rotations[part], dtype=torch.float32, device=device)
         moved = torch.tensor(shifts[part] / model.voxel_size, dtype=torch.float32, device=device)
-        best, _ = _best_pose(model, volume, _read(model, particles, rows), own, moved, generator)
+        best, _ = _best_pose(model, volume, radii, _read(model, particles, rows), own, moved, generator)
         kept += int(((best - own).square().sum((1, 2)) < CONSISTENT).sum())
     return kept / images
 
@@ -102,13 +107,19 @@ def _measured(batch: Batch, disc: HalfDisc) -> tuple[Tensor, Tensor, HalfDisc]:
 
 
 def _best_pose(
-    model: Autoencoder, volume: Tensor, batch: Batch, rotations: Tensor, shifts: Tensor, generator: torch.Generator
+    model: Autoencoder,
+    volume: Tensor,
+    radii: Sequence[float],
+    batch: Batch,
+    rotations: Tensor,
+    shifts: Tensor,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """The given poses and the best matches of some thousand random ones, all refined: the best for each image."""
+    """The given poses and the best matches of some thousand spread ones, refined at `radii`: the best of each image."""
     config, radius, device = model.config.model.search, model.box // 2, rotations.device
-    measured = [_measured(batch, half_disc(model.box, shells).to(device)) for shells in config.refine_radii]
+    measured = [_measured(batch, half_disc(model.box, shells).to(device)) for shells in radii]
     orientations = search.spread_rotations(config.refine_orientations, generator)
-    trial_shifts = search.trial_shifts(model.config, config.refine_radii[0], device)
+    trial_shifts = search.trial_shifts(model.config, radii[0], device)
     _, best, moved = search.match(volume, radius, *measured[0], orientations, trial_shifts, config.candidates)
     candidates = torch.cat([rotations[:, None], orientations[best]], 1), torch.cat([shifts[:, None], moved], 1)
     return search.best_refined(volume, radius, measured, *candidates, config.refine_iterations)

@@ -28,6 +28,13 @@ SPIRAL = (2**0.5, 1.533751168755204288)
 """Turns of the spiral's two circles a point: √2, and the root of x⁴ = x + 4."""
 
 
+NO_BELIEF = 1e-12
+"""Below it a pose is not weighed: the smallest numbers of all, denormal ones, take ten times as long to multiply."""
+
+BELIEFS = 2**23
+"""Poses, over all images, that are weighed at once: more take longer each, since they leave the cache."""
+
+
 def random_rotations(count: int, generator: torch.Generator) -> Tensor:
     """Uniform rotations (count, 3, 3), on the generator's device."""
     return _matrices(torch.randn(count, 4, generator=generator, device=generator.device))
@@ -100,25 +107,34 @@ def search_step(
     rotations = spread_rotations(orientations, generator)
     slices = grid_slices(grid_volume(grid), grid.radius, rotations, disc)
     white = whitened(disc, spectrum)
-    overlap, power = overlaps(slices, target, transfer, white, shifts)
-    overlap -= power[:, None] / 2
-    overlap -= (shifts.square().sum(-1) / (2 * max(deviation, 0.1) ** 2))[:, None]
-    best = overlap.flatten(1).argmax(1)
-    belief = torch.softmax(overlap.flatten(1) / temperature, dim=1)
-    weighed = (1 / belief.square().sum(1)).log().mean().exp()
-    temperature.mul_((hypotheses / weighed).sqrt().clamp(0.5, 2)).clamp_(min=1)
+    prior = shifts.square().sum(-1) / (2 * max(deviation, 0.1) ** 2)
+    signal = slices.new_zeros(len(slices), 2 * len(disc.k), dtype=torch.float32)
+    power = torch.zeros_like(signal[:, ::2])
+    squares, weighed = torch.zeros_like(power[0]), torch.zeros_like(temperature)
+    images = max(1, BELIEFS // (len(shifts) * len(slices)))
+    for target_part, transfer_part in zip(target.split(images), transfer.split(images), strict=True):
+        overlap, seen = overlaps(slices, target_part, transfer_part, white, shifts)
+        overlap -= seen[:, None] / 2
+        overlap -= prior[:, None]
+        best = overlap.flatten(1).argmax(1)
+        belief = torch.softmax(overlap.flatten(1).div_(temperature), dim=1)
+        torch.threshold_(belief, NO_BELIEF, 0.0)
+        weighed -= belief.square().sum(1).log().sum()
 
-    chosen = transfer * shift_phase(shifts[best // len(slices)], disc) * slices[best % len(slices)]
-    residual = (target - chosen).abs().square().mean(0)
+        chosen = transfer_part * shift_phase(shifts[best // len(slices)], disc) * slices[best % len(slices)]
+        squares += (target_part - chosen).abs().square().sum(0)
+
+        belief = belief.view_as(overlap)  # (b, s, o)
+        centred = (target_part * transfer_part)[:, None] * shift_phase(-shifts, disc)
+        signal += belief.flatten(0, 1).T @ torch.view_as_real(centred).flatten(2).flatten(0, 1)  # (o, 2n)
+        power += belief.sum(1).T @ transfer_part**2
+
+    temperature.mul_((hypotheses / (weighed / len(target)).exp()).sqrt().clamp(0.5, 2)).clamp_(min=1)
+    residual = squares / len(target)
     found = shell_means(residual, disc, len(spectrum))
     spectrum[:] = torch.where(found > 0, (1 - rate) * spectrum + rate * found, spectrum)
-
-    belief = belief.view_as(overlap)  # (b, s, o)
-    centred = (target * transfer)[:, None] * shift_phase(-shifts, disc)
-    signal = belief.flatten(0, 1).T @ torch.view_as_real(centred).flatten(2).flatten(0, 1)  # (o, 2n)
     new = empty_grid(grid.radius, target.device)
-    signal = torch.view_as_complex(signal.unflatten(1, (-1, 2)))
-    insert_slices(new, rotations, disc, signal, belief.sum(1).T @ transfer**2)
+    insert_slices(new, rotations, disc, torch.view_as_complex(signal.unflatten(1, (-1, 2))), power)
     blend(grid, new, rate, within=float(disc.k.norm(dim=-1).max()))
     return residual.mean()
 
