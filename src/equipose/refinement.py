@@ -7,7 +7,7 @@ with. Where noise is strong, the first volumes leave many images in a wrong pose
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ BATCH = 200
 """Images refined at once."""
 
 FIRST_PASS = 0.75
-"""Of the last pass's radii, those of the first of several: its volume, and so its poses, are known less well."""
+"""Of the last pass's shells, the first of several passes sees this part: its volume, and so its poses, are vague."""
 
 JUDGED = 1000
 """Images by which a run is judged without a truth."""
@@ -48,10 +48,12 @@ def refine(
     for refine_pass in range(passes):
         started, following = time.perf_counter(), empty_grid(radius, device)
         part = refine_pass / (passes - 1) if passes > 1 else 1.0
-        radii = [(FIRST_PASS + part * (1 - FIRST_PASS)) * shells for shells in model.config.model.search.refine_radii]
+        resolution = FIRST_PASS + part * (1 - FIRST_PASS)
         for number, rows in enumerate(torch.arange(len(turned), device=device).split(BATCH), start=1):
             batch = _read(model, particles, rows)
-            turned[rows], moved[rows] = _best_pose(model, volume, radii, batch, turned[rows], moved[rows], generator)
+            turned[rows], moved[rows] = _best_pose(
+                model, volume, resolution, batch, turned[rows], moved[rows], generator
+            )
             target, transfer, _ = _measured(batch, model.disc)
             insert_images(following, turned[rows], moved[rows], model.disc, target, transfer)
             if number % 10 == 0:
@@ -69,13 +71,13 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
     alike; where it has not formed, the search finds any other pose as good.
     """
     device, volume, kept = model.frequencies.device, decoder_grid(model), 0
-    generator, radii = torch.Generator(device).manual_seed(model.config.seed), model.config.model.search.refine_radii
+    generator = torch.Generator(device).manual_seed(model.config.seed)
     images = min(JUDGED, len(rotations))
     for rows in torch.arange(images, device=device).split(BATCH):
         part = rows.cpu().numpy()
         own = torch.tensor(rotations[part], dtype=torch.float32, device=device)
         moved = torch.tensor(shifts[part] / model.voxel_size, dtype=torch.float32, device=device)
-        best, _ = _best_pose(model, volume, radii, _read(model, particles, rows), own, moved, generator)
+        best, _ = _best_pose(model, volume, 1.0, _read(model, particles, rows), own, moved, generator)
         kept += int(((best - own).square().sum((1, 2)) < CONSISTENT).sum())
     return kept / images
 
@@ -109,16 +111,20 @@ def _measured(batch: Batch, disc: HalfDisc) -> tuple[Tensor, Tensor, HalfDisc]:
 def _best_pose(
     model: Autoencoder,
     volume: Tensor,
-    radii: Sequence[float],
+    resolution: float,
     batch: Batch,
     rotations: Tensor,
     shifts: Tensor,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """The given poses and the best matches of some thousand spread ones, refined at `radii`: the best of each image."""
+    """The given poses and the best matches of some thousand spread ones, all refined: the best of each image.
+
+    A `resolution` below 1 takes that part of the configured shells, which fewer orientations tell apart.
+    """
     config, radius, device = model.config.model.search, model.box // 2, rotations.device
+    radii = [resolution * shells for shells in config.refine_radii]
     measured = [_measured(batch, half_disc(model.box, shells).to(device)) for shells in radii]
-    orientations = search.spread_rotations(config.refine_orientations, generator)
+    orientations = search.spread_rotations(round(config.refine_orientations * resolution**3), generator)
     trial_shifts = search.trial_shifts(model.config, radii[0], device)
     _, best, moved = search.match(volume, radius, *measured[0], orientations, trial_shifts, config.candidates)
     candidates = torch.cat([rotations[:, None], orientations[best]], 1), torch.cat([shifts[:, None], moved], 1)

@@ -31,8 +31,8 @@ SPIRAL = (2**0.5, 1.533751168755204288)
 NO_BELIEF = 1e-12
 """Below it a pose is not weighed: the smallest numbers of all, denormal ones, take ten times as long to multiply."""
 
-BELIEFS = 2**23
-"""Poses, over all images, that are weighed at once: more take longer each, since they leave the cache."""
+AT_ONCE = 2**23
+"""Poses, over all images, that are compared at once: more take longer each, since they leave the cache."""
 
 
 def random_rotations(count: int, generator: torch.Generator) -> Tensor:
@@ -111,7 +111,7 @@ def search_step(
     signal = slices.new_zeros(len(slices), 2 * len(disc.k), dtype=torch.float32)
     power = torch.zeros_like(signal[:, ::2])
     squares, weighed = torch.zeros_like(power[0]), torch.zeros_like(temperature)
-    images = max(1, BELIEFS // (len(shifts) * len(slices)))
+    images = max(1, AT_ONCE // (len(shifts) * len(slices)))
     for target_part, transfer_part in zip(target.split(images), transfer.split(images), strict=True):
         overlap, seen = overlaps(slices, target_part, transfer_part, white, shifts)
         overlap -= seen[:, None] / 2
@@ -165,13 +165,17 @@ def match(
 
     ‖Î - CTF T P‖² = ‖Î‖² + ‖CTF P‖² - 2 Re⟨CTF T* Î, P⟩.
     """
-    slices = grid_slices(volume, radius, orientations, disc)  # (o, n)
-    overlap, power = overlaps(slices, target, transfer, disc, shifts)
-    nearest = overlap.amax(dim=1)  # (b, o): at each orientation's best shift
-    total = (target.abs() ** 2 * disc.weights).sum(-1, keepdim=True)
-    error, best = (total + power - 2 * nearest).topk(kept, dim=1, largest=False)
-    which = overlap.gather(2, best[:, None].expand(-1, len(shifts), -1)).argmax(dim=1)  # (b, kept)
-    return error, best, shifts[which]
+    slices, found = grid_slices(volume, radius, orientations, disc), []  # (o, n)
+    images = max(1, AT_ONCE // (len(shifts) * len(slices)))
+    for target_part, transfer_part in zip(target.split(images), transfer.split(images), strict=True):
+        overlap, power = overlaps(slices, target_part, transfer_part, disc, shifts)
+        nearest = overlap.amax(dim=1)  # (b, o): at each orientation's best shift
+        total = (target_part.abs() ** 2 * disc.weights).sum(-1, keepdim=True)
+        error, best = (total + power - 2 * nearest).topk(kept, dim=1, largest=False)
+        which = overlap.gather(2, best[:, None].expand(-1, len(shifts), -1)).argmax(dim=1)  # (b, kept)
+        found.append((error, best, shifts[which]))
+    error, best, moved = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return error, best, moved
 
 
 def overlaps(slices: Tensor, target: Tensor, transfer: Tensor, disc: HalfDisc, shifts: Tensor) -> tuple[Tensor, Tensor]:
