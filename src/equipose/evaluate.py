@@ -74,7 +74,7 @@ def predict(model: Autoencoder, particles: Particles) -> tuple[Poses, Poses | No
         direct.append(model.poses(images, ctf_parameters))
         if len(paths) > 1:
             answers = [_move_back(g, *model.encoder(move_images(g, images))) for g in paths]
-            best_path.append(model.best_poses(answers, ctf_parameters, images))
+            best_path.append(model.best_poses(answers, ctf_parameters, images, model.disc))
     return _gather(direct, model.voxel_size), _gather(best_path, model.voxel_size) if best_path else None
 
 
