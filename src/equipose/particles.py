@@ -191,6 +191,23 @@ def read_tables(star: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return optics, particles
 
 
+def as_written(star: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of `read_tables`, but the file's own columns as the text that stands there: nothing of it is rounded.
+
+    RELION has columns whose numbers six decimals do not hold, and names that look like numbers.
+    """
+    tables = read_tables(star)
+    if star.suffix == ".cs":
+        return tables
+    text = starfile.read(star, always_dict=True, parse_as_string=[label for table in tables for label in table])
+    own = text.get("optics", {}), text["particles" if "optics" in text else next(iter(text))]
+    for table, written in zip(tables, own, strict=True):
+        written = written if isinstance(written, pd.DataFrame) else pd.DataFrame([written])
+        for label in table.columns.intersection(written.columns):
+            table[label] = written[label].fillna("nan").to_numpy()
+    return tables
+
+
 def _with_optics(star: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """RELION 3.0's single table as those of 3.1: optics groups of equal optics, origins in Å."""
     _need(star, "particles", table, OPTICS[:3])
