@@ -2,7 +2,7 @@
 
     equipose validate particles.star                   is everything there that a reconstruction needs?
     equipose info particles.star                       how many, how large, which optics, bright or dark
-    equipose reconstruct particles.star --out DIR      poses.star, volume.mrc, half-maps, FSC
+    equipose reconstruct particles.star --out DIR      poses.star, volume.mrc, half-maps, FSC, report.html
     equipose flip-hand DIR                             poses and maps of a reconstruction in the other hand
 
 RELION's star files name images from the project's folder: run there, or say `--datadir`.
@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,12 @@ import yaml
 
 from equipose.config import merge, preparation_config
 from equipose.errors import ConfigError
-from equipose.files import whole_file
+from equipose.files import whole_file, whole_folder
 from equipose.particles import (
     ANGLES,
     TRAINING_BOXES,
     Particles,
+    as_written,
     read_particles,
     read_tables,
     summarise,
@@ -43,7 +45,12 @@ LARGEST_BOX = 32
 FEWEST, SEARCHED = 500, 3000
 """Particles of a half: the fewest that a search can start from, and those whose poses it refines."""
 
-MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc")
+MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "local_resolution.mrc")
+EITHER_HAND = ("fsc.csv", "agreement.csv", "examples.npz", "reconstruction.json")
+"""What of a reconstruction's files has a hand, and what is the same in both."""
+
+WORK = "work"
+"""Folder of a reconstruction, in that of its results, where the workflow runs."""
 
 
 def reconstruct(arguments: argparse.Namespace) -> None:
@@ -60,7 +67,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"no Snakefile in {CHECKOUT}: install equipose in place, `pip install -e` in its repository")
     out.mkdir(parents=True, exist_ok=True)
     own = {
-        "pathvars": {"results": str(out)},
+        "pathvars": {"results": WORK},  # relative, so that shell commands never see the spaces of a user's folder
         "preparation": {
             "datadir": str(arguments.datadir.resolve()) if arguments.datadir else None,
             "box": box,
@@ -78,12 +85,22 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "snakemake", "reconstruct", "--snakefile", str(CHECKOUT / "Snakefile")]
     command += ["--directory", str(out), "--cores", str(arguments.cores or "all"), "--rerun-incomplete"]
     command += ["--quiet", "host", "rules", "--configfile", *presets]
-    done = subprocess.run(command)
-    if done.returncode:
-        sys.exit(done.returncode)
-    for path in sorted((out / "maps/particles").iterdir()):
-        shutil.copy2(path, out / path.name)
-    print(f"{out}: poses.star, volume.mrc, half1.mrc, half2.mrc, reconstruction.png")
+    if code := _run(command):
+        sys.exit(code)
+    for path in sorted((out / WORK / "maps/particles").iterdir()):
+        with whole_file(out / path.name) as partial:
+            shutil.copy2(path, partial)
+    print(f"{out}: poses.star, volume.mrc, half1.mrc, half2.mrc; open {out / 'report.html'} in a browser")
+
+
+def _run(command: list[str]) -> int:
+    """The exit code of a command, which stops by itself on Ctrl-C: killed while it does, Snakemake leaves its locks."""
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            pass
 
 
 def validate(arguments: argparse.Namespace) -> None:
@@ -110,18 +127,25 @@ def info(arguments: argparse.Namespace) -> None:
 
 def flip_hand(arguments: argparse.Namespace) -> None:
     """Maps mirrored along z, and the poses that go with them: every projection stays as it was."""
-    folder = arguments.folder
+    folder = arguments.folder.resolve()
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
         raise ConfigError(f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction")
-    optics, table = read_tables(folder / "poses.star")
-    rotations = from_relion_angles(table[list(ANGLES)].to_numpy(np.float64))
+    angles = read_tables(folder / "poses.star")[1][list(ANGLES)]
+    optics, table = as_written(folder / "poses.star")
+    rotations = from_relion_angles(angles.to_numpy(np.float64))
     table[list(ANGLES)] = to_relion_angles(other_hand(rotations))
-    out = arguments.out or folder.with_name(folder.name + "_flipped")
-    for name in MAPS:
-        if (folder / name).is_file():
-            volume, voxel_size = read_map(folder / name)
-            write_map(out / name, mirrored(volume), voxel_size)
-    write_star(out / "poses.star", optics, table)
+    out = (arguments.out or folder.with_name(folder.name + "_flipped")).resolve()
+    if out.exists():
+        raise ConfigError(f"{out} exists already: remove it, or name another folder with --out")
+    with whole_folder(out) as partial:
+        for name in MAPS:
+            if (folder / name).is_file():
+                volume, voxel_size = read_map(folder / name)
+                write_map(partial / name, mirrored(volume), voxel_size)
+        for name in EITHER_HAND:
+            if (folder / name).is_file():
+                shutil.copy2(folder / name, partial)
+        write_star(partial / "poses.star", optics, table)
     print(f"{out}: the other hand of {folder}")
 
 
@@ -163,19 +187,25 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="equipose", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: object, example: str) -> argparse.ArgumentParser:
-        text = (run.__doc__ or "").splitlines()[0]
-        made = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+    def command(run: Callable, *examples: str) -> argparse.ArgumentParser:
+        name, text = run.__name__.replace("_", "-"), (run.__doc__ or "").splitlines()[0]
+        shown = "examples:\n" + "".join(f"  equipose {name} {example}\n" for example in examples)
+        style = argparse.RawDescriptionHelpFormatter
+        made = commands.add_parser(name, help=text, description=text, epilog=shown, formatter_class=style)
         made.set_defaults(run=run)
         return made
 
     readers = {
-        "reconstruct": (reconstruct, "equipose reconstruct Extract/job007/particles.star --out abinitio --minutes 10"),
-        "validate": (validate, "equipose validate particles.star --datadir /data/project"),
-        "info": (info, "equipose info J12_particles.cs --datadir /data/cs"),
+        reconstruct: (
+            "particles.star --out abinitio",
+            "Extract/job007/particles.star --out abinitio --box 64 --minutes 20 --cores 2",
+            "J12_particles.cs --datadir /data/cs --out abinitio --contrast dark",
+        ),
+        validate: ("particles.star", "Extract/job007/particles.star --datadir /data/project"),
+        info: ("particles.star", "J12_particles.cs --datadir /data/cs"),
     }
-    for name, (run, example) in readers.items():
-        reader = command(name, run, example)
+    for run, examples in readers.items():
+        reader = command(run, *examples)
         reader.add_argument("star", type=Path, help="star file of RELION 3.0 to 5, or cryoSPARC .cs file")
         reader.add_argument("--datadir", type=Path, help="folder that image names are relative to")
         reader.add_argument("--symmetry", default="C1", help="C1 is all there is")
@@ -187,7 +217,7 @@ def parser() -> argparse.ArgumentParser:
             reader.add_argument("--mask-radius", type=float, help="Å, of a circular mask; default: none")
             reader.add_argument("--shift-std", type=float, default=10.0, help="Å by which particles are off centre")
             reader.add_argument("--cores", type=int, help="CPU cores; default: all")
-    flip = command("flip-hand", flip_hand, "equipose flip-hand abinitio --out abinitio_flipped")
+    flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
     flip.add_argument("--out", type=Path, help="folder of the flipped ones; default: FOLDER_flipped")
     return top
