@@ -36,8 +36,10 @@ from equipose.rotations import to_relion_angles
 from equipose.structures import write_map
 from equipose.volumes import real_volume
 
-AGREES = 10.0
-"""Degrees within which two runs give an image the same pose."""
+AGREES = 30.0
+"""Degrees within which two runs give an image the same pose. After two minutes of training an encoder errs by some
+7°, and a wrong pose by any angle: of 3,000 images of 5NRL 99 % were within 30°, 76 % within 10°.
+"""
 
 THRESHOLD = 0.143
 """Of the FSC of two half-maps (Rosenthal and Henderson 2003)."""

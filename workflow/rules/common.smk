@@ -198,7 +198,7 @@ def of_halves(pattern: str):
 
     def files(wildcards) -> list[str]:
         spec = config["reconstructions"][wildcards.reconstruction]
-        return [f"{RESULTS}/" + pattern.format(half=half, **spec) for half in spec["halves"]]
+        return [f"{RESULTS}/{pattern.format(half=half, **spec)}" for half in spec["halves"]]
 
     return files
 
