@@ -1,5 +1,7 @@
 """Star files and stacks: order, signs, what is kept, and one clear message for each thing that can be wrong."""
 
+import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from equipose.errors import ConfigError
 from equipose.optics import CTF_COLUMNS
 from equipose.particles import CTF_LABELS, check_training_box, half_of, read_particles, summarise, write_star
 from equipose.rotations import from_relion_angles
+from equipose.stacks import HEADER
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -143,10 +146,55 @@ def test_images_of_several_stacks_in_subfolders_keep_the_order_of_the_rows(
     np.testing.assert_array_equal(particles.images, images)
 
 
+def test_images_in_another_order_are_read_as_they_are_asked_for(
+    tmp_path: Path, tables: tuple, images: np.ndarray
+) -> None:
+    write_stack(tmp_path / "stack.mrcs", images)
+    write_star(tmp_path / "particles.star", tables[0], tables[1].iloc[[4, 2, 0, 1, 3]])
+    lazy = read_particles(tmp_path / "particles.star").images
+    assert lazy.shape == (COUNT, BOX, BOX) and not isinstance(lazy, np.ndarray)
+    np.testing.assert_array_equal(lazy[1:3], images[[2, 0]])
+    np.testing.assert_array_equal(lazy[np.array([3, 0])], images[[1, 4]])
+
+
+def test_a_process_may_have_fewer_open_files_than_a_dataset_stacks(
+    tmp_path: Path, star: Callable, images: np.ndarray
+) -> None:
+    for number, image in enumerate(images):
+        write_stack(tmp_path / f"{number}.mrcs", image[None])
+    path = star(rlnImageName=[f"1@{number}.mrcs" for number in range(COUNT)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, hard))
+    try:
+        np.testing.assert_array_equal(read_particles(path).images, images)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_stack_of_a_machine_with_the_other_byte_order_is_read(
+    tmp_path: Path, star: Callable, images: np.ndarray
+) -> None:
+    path = star()
+    whole = (tmp_path / "stack.mrcs").read_bytes()
+    header = np.frombuffer(whole[:1024], HEADER).astype(HEADER.newbyteorder(">"))
+    (tmp_path / "stack.mrcs").write_bytes(header.tobytes() + images.astype(">f4").tobytes())
+    np.testing.assert_array_equal(read_particles(path).images, images)
+
+
+def test_a_mended_star_file_is_read_anew(star: Callable) -> None:
+    path = star()
+    sound = path.read_text()
+    path.write_text(sound.replace("loop_", "", 1))
+    with pytest.raises(ConfigError):
+        read_particles(path)
+    path.write_text(sound)
+    assert len(read_particles(path).images) == COUNT
+
+
 def test_integer_and_half_precision_stacks_become_float32(tmp_path: Path, star: Callable) -> None:
-    for kind in (np.int16, np.float16):
+    for kind in (np.int16, np.uint16, np.float16):
         write_stack(tmp_path / "stack.mrcs", np.arange(COUNT * BOX * BOX, dtype=kind).reshape(COUNT, BOX, BOX))
-        images = read_particles(star()).images
+        images = np.asarray(read_particles(star()).images)
         assert images.dtype == np.float32
         np.testing.assert_array_equal(images.ravel(), np.arange(COUNT * BOX * BOX))
 
@@ -182,8 +230,21 @@ def test_a_missing_optics_column_is_named(star: Callable, label: str) -> None:
         read_particles(star(optics={label: None}))
 
 
+def test_a_column_that_is_there_twice_is_refused(star: Callable) -> None:
+    path = star()
+    path.write_text(path.read_text().replace("_rlnDefocusV", "_rlnDefocusU"))
+    with pytest.raises(ConfigError, match="has the column rlnDefocusU twice"):
+        read_particles(path)
+
+
+@pytest.mark.parametrize(("label", "value"), [("rlnVoltage", 300000.0), ("rlnAmplitudeContrast", 10.0)])
+def test_optics_in_another_unit_are_refused(star: Callable, label: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"particle 1 has {label} {value:g}; it is"):
+        read_particles(star(optics={label: value}))
+
+
 def test_a_value_that_is_no_number_is_named_with_its_row(star: Callable) -> None:
-    with pytest.raises(ConfigError, match="rlnDefocusV of particle 3 is unknown"):
+    with pytest.raises(ConfigError, match="rlnDefocusV of row 3 is unknown"):
         read_particles(star(rlnDefocusV=[1.0, 2.0, "unknown", 4.0, 5.0]))
 
 
@@ -218,7 +279,7 @@ def test_a_truncated_stack_is_told_by_its_size(tmp_path: Path, star: Callable) -
 
 @pytest.mark.parametrize("name", ["6@stack.mrcs", "0@stack.mrcs"])
 def test_an_image_number_outside_the_stack_is_refused(star: Callable, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"asks for image [06] of stack\.mrcs, which holds images 1 to 5"):
+    with pytest.raises(ConfigError, match=r"asks for image [06] of stack\.mrcs in row 5, .* 1 to 5"):
         read_particles(star(rlnImageName=["1@stack.mrcs"] * 4 + [name]))
 
 

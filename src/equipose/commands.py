@@ -25,6 +25,7 @@ from equipose.particles import (
     ANGLES,
     TRAINING_BOXES,
     Particles,
+    check_inside,
     read_particles,
     read_tables,
     summarise,
@@ -151,11 +152,12 @@ def _star(arguments: argparse.Namespace) -> Path:
     star = arguments.star.resolve()
     if arguments.symmetry.upper() != "C1":
         raise ConfigError(f"symmetry {arguments.symmetry} is not modelled: every particle is taken as C1")
-    if arguments.datadir is None and star.is_file():
-        _, table = read_tables(star)
+    _, table = read_tables(star)
+    if arguments.datadir is None:
         first = str(table["rlnImageName"].iloc[0]).partition("@")[2] if "rlnImageName" in table else ""
-        if first and not (star.parent / first).exists() and Path(first).exists():
+        if first and not os.path.exists(star.parent / first) and os.path.exists(first):
             arguments.datadir = Path.cwd()
+    check_inside(star, arguments.datadir, table)
     return star
 
 

@@ -161,7 +161,10 @@ def _write_stack(
             deviation = outside.std(axis=1)
             if (deviation == 0).any():
                 name = particles.particle_table["rlnImageName"].iloc[part[int(np.argmin(deviation))]]
-                raise ConfigError(f"{config.star}: image {name} is constant: remove its row")
+                raise ConfigError(
+                    f"{config.star}: image {name} is constant outside of the particle: it has a mask; give"
+                    " images without one"
+                )
             images = (images - outside.mean(axis=1)[:, None, None]) / deviation[:, None, None]
             mrc.data[start : start + len(part)] = images * mask if config.mask_radius else images
             if time.perf_counter() - reported > SECONDS_BETWEEN_REPORTS:
