@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from equipose.errors import ConfigError
-from equipose.particles import read_particles, summarise
+from equipose.particles import check_inside, read_particles, read_tables, summarise
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 """Files that each test tries."""
@@ -198,6 +198,7 @@ def is_sound_or_refused(star: Path) -> bool:
     summarise.cache_clear()
     with limits():
         try:
+            check_inside(star, None, read_tables(star)[1])
             particles = read_particles(star)
             count = summarise(star).subsets[None]
         except ConfigError as error:

@@ -9,12 +9,17 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.linalg
+import torch
 
 from equipose.errors import ConfigError
-from equipose.optics import CTF_COLUMNS
+from equipose.fourier import from_half_disc, half_disc, shift_phase
+from equipose.optics import CTF_COLUMNS, ctf
 from equipose.particles import CTF_LABELS, check_training_box, half_of, read_particles, summarise, write_star
 from equipose.rotations import from_relion_angles
+from equipose.simulate import padded_transform, slices
 from equipose.stacks import HEADER
+from equipose.structures import read_map
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -372,21 +377,26 @@ def test_a_star_file_of_relion_3_0_reads_as_the_same_particles(
     assert list(old.particle_table["rlnSomethingOfTheirs"]) == list(new.particle_table["rlnSomethingOfTheirs"])
 
 
-def cs_file(path: Path, **changes: object) -> Path:
+def cs_kinds(poses: bool = False) -> list[tuple]:
+    """Fields of a .cs file of particles, as cryoSPARC names and stores them."""
+    names = ("df1_A", "df2_A", "df_angle_rad", "phase_shift_rad", "accel_kv", "cs_mm", "amp_contrast")
     kinds = [
         ("blob/path", "S64"),
         ("blob/idx", "<u4"),
         ("blob/psize_A", "<f4"),
-        ("ctf/df1_A", "<f4"),
-        ("ctf/df2_A", "<f4"),
+        *((f"ctf/{name}", "<f4") for name in names),
     ]
-    kinds += [
-        (f"ctf/{name}", "<f4") for name in ("df_angle_rad", "phase_shift_rad", "accel_kv", "cs_mm", "amp_contrast")
-    ]
-    records = np.zeros(3, [kind for kind in kinds if kind[0] not in changes])
+    aligned = {"pose": ("<f4", (3,)), "shift": ("<f4", (2,)), "psize_A": ("<f4",), "split": ("<u4",)}
+    return kinds + [(f"alignments3D/{name}", *kind) for name, kind in aligned.items() if poses]
+
+
+def cs_file(path: Path, poses: bool = False, without: str = "") -> Path:
+    records = np.zeros(3, [kind for kind in cs_kinds(poses) if kind[0] != without])
     values = {"blob/path": b">stack.mrcs", "blob/idx": [4, 0, 2], "blob/psize_A": PIXEL, "ctf/df1_A": 2e4}
     values |= {"ctf/df2_A": 1.9e4, "ctf/df_angle_rad": np.pi / 6, "ctf/phase_shift_rad": np.pi / 2}
     values |= {"ctf/accel_kv": 300, "ctf/cs_mm": 2.7, "ctf/amp_contrast": 0.1}
+    values |= {"alignments3D/pose": [0, 0, np.pi / 2], "alignments3D/shift": [2, -1]}
+    values |= {"alignments3D/psize_A": 5.0, "alignments3D/split": [0, 1, 0]}
     for name in records.dtype.names:
         records[name] = values[name]
     with open(path, "wb") as file:
@@ -402,9 +412,50 @@ def test_a_cryosparc_file_gives_images_and_ctf_in_relions_units(tmp_path: Path, 
     assert particles.rotations is None
 
 
+def test_poses_of_a_cryosparc_file_are_transposed_rotation_vectors_and_pixels_of_their_own(
+    tmp_path: Path, images: np.ndarray
+) -> None:
+    """As cryoDRGN and pyem read them (tests/interop asks cryoDRGN)."""
+    write_stack(tmp_path / "stack.mrcs", images)
+    particles = read_particles(cs_file(tmp_path / "particles.cs", poses=True))
+    np.testing.assert_allclose(particles.rotations[0], [[0, 1, 0], [-1, 0, 0], [0, 0, 1]], atol=1e-6)
+    np.testing.assert_allclose(particles.shifts[0], [-2 * 5.0, 1 * 5.0], rtol=1e-6)
+    assert list(half_of(particles.particle_table)) == [1, 2, 1]
+
+
+def test_images_rendered_from_a_cryosparc_files_poses_are_its_images(simulated_dataset, tmp_path: Path) -> None:
+    folder = simulated_dataset.folder
+    true = read_particles(folder / "particles.star")
+    (tmp_path / "stack.mrcs").symlink_to(folder / "particles.mrcs")
+    records = np.zeros(len(true.images), cs_kinds(poses=True))
+    records["blob/path"], records["blob/idx"] = b">stack.mrcs", np.arange(len(records))
+    records["blob/psize_A"] = records["alignments3D/psize_A"] = true.voxel_size
+    names = ("df1_A", "df2_A", "df_angle_rad", "accel_kv", "cs_mm", "amp_contrast", "phase_shift_rad")
+    for name, values in zip(names, true.ctf.T, strict=True):
+        records[f"ctf/{name}"] = np.deg2rad(values) if "rad" in name else values
+    records["alignments3D/pose"] = [_rotation_vector(rotation.T) for rotation in true.rotations]
+    records["alignments3D/shift"] = -true.shifts / true.voxel_size
+    with open(tmp_path / "theirs.cs", "wb") as file:
+        np.save(file, records)
+    particles = read_particles(tmp_path / "theirs.cs")
+    disc = half_disc(32)
+    volume, _ = read_map(folder / "volume.mrc")
+    pixels = torch.from_numpy(particles.shifts / particles.voxel_size).float()
+    transfer = ctf(torch.from_numpy(particles.ctf), disc.k, 32 * particles.voxel_size)
+    rendered = slices(padded_transform(volume), particles.rotations, disc) * transfer * shift_phase(pixels, disc)
+    for mine, image in zip(from_half_disc(rendered, disc).numpy(), particles.images, strict=True):
+        assert np.corrcoef(mine.ravel(), image.ravel())[0, 1] > 0.999
+
+
+def _rotation_vector(matrix: np.ndarray) -> np.ndarray:
+    """Axis times angle in radians, from the logarithm of the matrix."""
+    skew = scipy.linalg.logm(matrix).real
+    return np.array([skew[2, 1], skew[0, 2], skew[1, 0]])
+
+
 def test_a_cryosparc_file_without_ctf_or_with_python_objects_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="lacks the field ctf/df1_A"):
-        read_particles(cs_file(tmp_path / "particles.cs", **{"ctf/df1_A": None}))
+        read_particles(cs_file(tmp_path / "particles.cs", without="ctf/df1_A"))
     np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "evil.npy").rename(tmp_path / "evil.cs")
     with pytest.raises(ConfigError, match="not a cryoSPARC"):
