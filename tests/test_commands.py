@@ -116,6 +116,23 @@ def test_symmetry_is_refused_plainly(monkeypatch, capsys, simulated_dataset, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (("rlnNothing", 0, "-"), "lacks the column rlnNothing"),
+        (("rlnDefocusU", "much", "-"), "much is no number"),
+        (("rlnDefocusU", "1e6", "-"), "a half of 0 particles is too few"),
+    ],
+)
+def test_a_selection_that_cannot_be_made_is_refused(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path, limits: tuple, message: str
+) -> None:
+    star = simulated_dataset.folder / "particles.star"
+    assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", "--select", *limits) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_too_few_particles_are_refused_before_anything_is_made(
     monkeypatch, capsys, simulated_dataset, tmp_path: Path
 ) -> None:

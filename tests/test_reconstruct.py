@@ -1,5 +1,6 @@
 """Two half-set runs, each in a frame and hand of its own, joined into one map, its half-maps and one set of poses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,12 +8,15 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import GAUGE, OFFSET, VOXEL, in_other_frame
 
 from equipose import fsc, reconstruct
+from equipose.config import PreparationConfig
 from equipose.metrics import Alignment, paper_scores
-from equipose.particles import read_particles, read_tables, write_star
-from equipose.rotations import random_rotations
+from equipose.noise import filtered, shells
+from equipose.particles import ANGLES, chosen_rows, read_particles, read_tables, write_star
+from equipose.rotations import from_relion_angles, random_rotations
 from equipose.structures import read_map
 
 
@@ -46,6 +50,32 @@ def test_map_and_half_maps_are_the_truth_and_the_map_is_the_best(halves: Path, j
     assert curves["volume"][8:15].mean() > max(curves["half1"][8:15].mean(), curves["half2"][8:15].mean())
     with mrcfile.open(joined / "volume.mrc") as mrc:
         assert float(mrc.voxel_size.x) == VOXEL
+
+
+def test_whitened_images_give_the_map_of_the_images_as_they_were(halves: Path) -> None:
+    particles = read_particles(halves / "half1/particles.star")
+    plain = reconstruct.Half(particles, particles.rotations, particles.shifts, None)
+    factors = 1 / (1 + np.arange(24) / 8)
+    images = filtered(np.array(particles.images), factors[shells(32)])
+    white = dataclasses.replace(plain, particles=dataclasses.replace(particles, images=images), whitening=list(factors))
+    sums = [reconstruct.back_project(half) for half in (plain, white)]
+    torch.testing.assert_close(sums[1].signal, sums[0].signal, rtol=0, atol=1e-3 * float(sums[0].signal.abs().max()))
+    assert torch.equal(sums[1].power, sums[0].power)
+
+
+def test_rows_that_were_left_out_have_no_pose_and_the_others_keep_their_order(halves: Path) -> None:
+    star = halves / "scored.star"
+    optics, table = read_tables(halves / "particles.star")
+    write_star(star, optics, table.assign(rlnMaxValueProbDistribution=np.arange(len(table)) % 3 / 2))
+    settings = {key: None for key in PreparationConfig.__dataclass_fields__}
+    settings |= {"star": str(star), "select": {"rlnMaxValueProbDistribution": [0.1, None]}}
+    config, kept = PreparationConfig(**settings), np.flatnonzero(np.arange(len(table)) % 3)
+    whole = read_particles(halves / "particles.star")
+    rows = [chosen_rows(star, read_tables(star)[1], number, config.limits) for number in (1, 2)]
+    own = [reconstruct.Half(whole, whole.rotations[part], whole.shifts[part], None) for part in rows]
+    _, posed = reconstruct.pose_tables(config, *own)
+    assert list(posed["rlnImageName"]) == list(table["rlnImageName"].iloc[kept])
+    np.testing.assert_allclose(from_relion_angles(posed[list(ANGLES)]), whole.rotations[kept], atol=1e-6)
 
 
 def test_halves_of_different_star_files_are_refused(halves: Path) -> None:

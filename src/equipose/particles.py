@@ -54,6 +54,10 @@ CHUNK_BYTES = 16_000_000
 """Of images that are checked at once."""
 
 
+Selection = tuple[tuple[str, float | None, float | None], ...]
+"""Columns, and the lowest and the highest value of each that is wanted; None: no limit."""
+
+
 @dataclass(frozen=True)
 class Particles:
     """n particles of L × L pixels. Truth or earlier estimates of the pose are None where the star file has none."""
@@ -77,7 +81,7 @@ class Summary:
     """What a star file says before its images are read."""
 
     subsets: dict[int | None, int]
-    """Particles in half 1, in half 2, and (None) in all."""
+    """Particles chosen in half 1, in half 2, and (None) in all."""
     box: int
     voxel_size: float
     """Å"""
@@ -86,15 +90,14 @@ class Summary:
 
 
 @functools.lru_cache(maxsize=8)
-def summarise(star: Path, datadir: Path | None = None) -> Summary:
+def summarise(star: Path, datadir: Path | None = None, select: Selection = ()) -> Summary:
     """Number, box and pixel size of the particles of a star or .cs file. Raises ConfigError like `read_particles`."""
     optics_table, particle_table = read_tables(star)
     voxel_size = _voxel_size(star, optics_table)
     _need(star, "particles", particle_table, ("rlnImageName",))
-    halves = half_of(particle_table)
     _, stack = _image_names(star, particle_table["rlnImageName"].iloc[:1])
     box = open_stack((datadir or star.parent) / stack.iloc[0], voxel_size).shape[-1]
-    counts = {None: len(halves), 1: int((halves == 1).sum()), 2: int((halves == 2).sum())}
+    counts = {subset: len(chosen_rows(star, particle_table, subset, select)) for subset in (None, 1, 2)}
     return Summary(counts, box, voxel_size, hashlib.sha256(star.read_bytes()).hexdigest())
 
 
@@ -117,19 +120,10 @@ def read_particles(star: Path, datadir: Path | None = None) -> Particles:
     optics_table, particle_table = read_tables(star)
     _need(star, "optics", optics_table, ("rlnOpticsGroup", *OPTICS))
     _need(star, "particles", particle_table, ("rlnImageName", "rlnOpticsGroup", *DEFOCUS))
-    group, known = (pd.Series(_numbers(star, table["rlnOpticsGroup"])) for table in (particle_table, optics_table))
-    if unknown := set(group) - set(known):
-        raise ConfigError(
-            f"{star}: particles are in optics group {min(unknown):g}, which the optics table lacks: add it"
-        )
     voxel_size = _voxel_size(star, optics_table)
-    per_group = optics_table.set_index(known)[~known.duplicated().to_numpy()]
     ctf = np.zeros((len(particle_table), len(CTF_LABELS)), np.float32)
     for column, label in enumerate(CTF_LABELS):
-        if label in particle_table:
-            ctf[:, column] = _numbers(star, particle_table[label])
-        elif label in per_group:
-            ctf[:, column] = _numbers(star, group.map(per_group[label]).rename(label))
+        ctf[:, column] = per_particle(star, label, optics_table, particle_table)
     _check_optics(star, ctf)
     _check_defocus(star, ctf[:, :2])
 
@@ -142,6 +136,38 @@ def read_particles(star: Path, datadir: Path | None = None) -> Particles:
 
     images = _read_images(star, datadir or star.parent, particle_table["rlnImageName"], voxel_size, optics_table)
     return Particles(images, ctf, voxel_size, rotations, shifts, optics_table, particle_table)
+
+
+def per_particle(star: Path, label: str, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> np.ndarray:
+    """A column (n,) of numbers, from the particles or from their optics groups; zeros where neither table has it."""
+    if label in particle_table:
+        return _numbers(star, particle_table[label])
+    group, known = (pd.Series(_numbers(star, table["rlnOpticsGroup"])) for table in (particle_table, optics_table))
+    if unknown := set(group) - set(known):
+        raise ConfigError(f"{star}: particles are in optics group {min(unknown):g}, which data_optics lacks: add it")
+    if label not in optics_table:
+        return np.zeros(len(particle_table))
+    values = dict(zip(known, _numbers(star, optics_table[label]), strict=True))
+    return group.map(values).to_numpy()
+
+
+def chosen_rows(star: Path, particle_table: pd.DataFrame, subset: int | None, select: Selection) -> np.ndarray:
+    """Rows (n,) of a half (None: of all) whose columns lie within the limits of `select`, in the table's order.
+
+    The halves are those of all particles: a row that is left out moves no other one to the other half.
+    """
+    chosen = np.ones(len(particle_table), bool) if subset is None else half_of(particle_table) == subset
+    for label, low, high in select:
+        _need(star, "particles", particle_table, (label,))
+        values = _numbers(star, particle_table[label])
+        chosen &= (values >= (-np.inf if low is None else low)) & (values <= (np.inf if high is None else high))
+    return np.flatnonzero(chosen)
+
+
+def check_symmetry(symmetry: str) -> None:
+    """Raises ConfigError for any point group but C1."""
+    if symmetry.upper() != "C1":
+        raise ConfigError(f"symmetry {symmetry} is not modelled: every particle is taken as C1. Leave it out")
 
 
 def check_training_box(box: int) -> None:

@@ -32,8 +32,9 @@ from equipose.files import whole_file
 from equipose.fourier import half_disc, to_half_disc
 from equipose.grid import FourierGrid, empty_grid, grid_values, grid_volume, insert_images
 from equipose.metrics import Alignment, align, squared_distances
+from equipose.noise import on_disc
 from equipose.optics import ctf
-from equipose.particles import ANGLES, ORIGINS, SUBSET, Particles, half_of, read_particles, read_tables, write_star
+from equipose.particles import ANGLES, ORIGINS, SUBSET, Particles, chosen_rows, read_particles, read_tables, write_star
 from equipose.rotations import degrees_from_squared_frobenius, to_relion_angles
 from equipose.structures import write_map
 from equipose.volumes import real_volume
@@ -50,28 +51,32 @@ AGREES = 10.0
 
 @dataclass(frozen=True)
 class Half:
-    """One run's particles with its poses: rotations (n, 3, 3), shifts (n, 2) in Å about pixel L/2."""
+    """One run's particles with its poses: rotations (n, 3, 3), shifts (n, 2) in Å about pixel L/2.
+
+    `whitening` is the filter by shell that its images have been through, if any.
+    """
 
     particles: Particles
     rotations: np.ndarray
     shifts: np.ndarray
+    whitening: list[float] | None
 
 
 def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Callable[[str], None]) -> None:
     """Write poses.star, volume.mrc, half1.mrc, half2.mrc, mask.mrc, fsc.csv and reconstruction.json in `output`."""
     configs = [PreparationConfig.load(dataset / "config.json") for dataset in datasets]
-    if [config.subset for config in configs] != [1, 2] or configs[0].star != configs[1].star:
-        raise ConfigError("a reconstruction wants two datasets of one star file, with subset: 1 and subset: 2")
+    if [config.subset for config in configs] != [1, 2] or len({(config.star, config.limits) for config in configs}) > 1:
+        raise ConfigError("a reconstruction wants two datasets of one star file and `select`, with subset: 1 and 2")
     first, second = (_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True))
     alignment, degrees = bring_together(first, runs[1])
     say(
         f"the two halves agree on {100 * np.mean(degrees < AGREES):.0f} % of images within {AGREES:.0f}°,"
         f" median {np.median(degrees):.2g}°; the second is in the {alignment.hand} hand"
     )
-    moved = Half(
-        second.particles,
-        alignment.rotations(second.rotations),
-        alignment.shifts(second.rotations, second.shifts),
+    moved = dataclasses.replace(
+        second,
+        rotations=alignment.rotations(second.rotations),
+        shifts=alignment.shifts(second.rotations, second.shifts),
     )
     sums = [back_project(half) for half in (first, moved)]
     both = FourierGrid(sums[0].radius, sums[0].signal + sums[1].signal, sums[0].power + sums[1].power)
@@ -90,6 +95,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     summary = {
         "star": configs[0].star,
         "particles": [len(half.rotations) for half in (first, second)],
+        "left_out": len(read_tables(Path(configs[0].star))[1]) - sum(len(half.rotations) for half in (first, second)),
+        "select": configs[0].select,
         "voxel_size": voxel_size,
         "resolution_angstrom": {name: fsc.paper_resolution(curve, 0.143, voxel_size) for name, curve in curves.items()},
         "halves_agree": float(np.mean(degrees < AGREES)),
@@ -122,12 +129,13 @@ def back_project(half: Half) -> FourierGrid:
     """The sums over all images, Σ CTF Î and Σ CTF², of a CTF-weighted back-projection."""
     box = half.particles.images.shape[-1]
     disc, grid = half_disc(box), empty_grid(box // 2, torch.device("cpu"))
+    whitened = 1.0 if half.whitening is None else on_disc(half.whitening, disc)
     for rows in np.array_split(np.arange(len(half.rotations)), max(1, len(half.rotations) // BATCH)):
         images = torch.from_numpy(np.asarray(half.particles.images[rows], np.float32))
         transfer = ctf(torch.from_numpy(half.particles.ctf[rows]), disc.k, box * half.particles.voxel_size)
         shifts = torch.from_numpy(half.shifts[rows] / half.particles.voxel_size).float()
         rotations = torch.from_numpy(half.rotations[rows]).float()
-        insert_images(grid, rotations, shifts, disc, to_half_disc(images, disc), transfer)
+        insert_images(grid, rotations, shifts, disc, to_half_disc(images, disc) / whitened, transfer)
     return grid
 
 
@@ -142,22 +150,29 @@ def solvent_mask(volume: np.ndarray) -> np.ndarray:
 
 
 def pose_tables(config: PreparationConfig, first: Half, second: Half) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The user's own tables, every row and column, with the new poses, and the half that each particle is in."""
-    optics, table = read_tables(Path(config.star))
-    halves = half_of(table)
+    """The user's own tables with the new poses, and the half that each particle is in: every column, and every row in
+    its order but those that `select` left out, which have no pose.
+    """
+    star = Path(config.star)
+    optics, table = read_tables(star)
     rotations, shifts = np.empty((len(table), 3, 3)), np.empty((len(table), 2))
+    halves = np.zeros(len(table), int)
     for number, half in ((1, first), (2, second)):
-        rotations[halves == number], shifts[halves == number] = half.rotations, half.shifts
-    table[list(ANGLES)] = to_relion_angles(rotations)
-    table[list(ORIGINS)] = -shifts  # origins point from the content to the centre
-    table[SUBSET] = halves
+        rows = chosen_rows(star, table, number, config.limits)
+        rotations[rows], shifts[rows], halves[rows] = half.rotations, half.shifts, number
+    posed = halves > 0
+    table = table[posed].reset_index(drop=True)
+    table[list(ANGLES)] = to_relion_angles(rotations[posed])
+    table[list(ORIGINS)] = -shifts[posed]  # origins point from the content to the centre
+    table[SUBSET] = halves[posed]
     return optics, table
 
 
 def _half(run: Path, dataset: Path) -> Half:
     particles, posed = (read_particles(folder) for folder in (dataset / "particles.star", run / "poses.star"))
     assert posed.rotations is not None and posed.shifts is not None
-    return Half(particles, posed.rotations, posed.shifts)
+    preparation = json.loads((dataset / "preparation.json").read_text())
+    return Half(particles, posed.rotations, posed.shifts, preparation["whitening"])
 
 
 def _map(grid: FourierGrid, box: int) -> np.ndarray:
