@@ -68,10 +68,27 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "missing defocus": (lambda star: _drop(star, "rlnDefocusU"), "lacks the column rlnDefocusU"),
     "wrong optics group": (lambda star: _set(star, rlnOpticsGroup=3), "optics group 3"),
-    "NaN defocus": (lambda star: _set(star, rlnDefocusU="nan"), "rlnDefocusU of particle 1"),
+    "NaN defocus": (lambda star: _set(star, rlnDefocusU="nan"), "rlnDefocusU of row 1 is nan"),
     "micrometres for defocus": (lambda star: _set(star, rlnDefocusU=1.8, rlnDefocusV=1.8), "micrometres"),
     "negative defocus": (lambda star: _set(star, rlnDefocusU=-18000.0, rlnDefocusV=-18000.0), "overfocus"),
     "an image beyond the stack": (lambda star: _set(star, rlnImageName="000099@particles.mrcs"), "image 99"),
+    "a NaN image": (lambda star: _image(star.with_name("particles.mrcs"), np.nan), "of particle 3 has .* not finite"),
+    "a constant image": (lambda star: _image(star.with_name("particles.mrcs"), 1.0), "of particle 3 is constant"),
+    "another box than the star file's": (lambda star: _set_optics(star, rlnImageSize=[64]), "rlnImageSize is 64"),
+    "mixed pixel sizes": (
+        lambda star: _set_optics(star, rlnOpticsGroup=[1, 2], rlnImagePixelSize=[17.0, 8.5]),
+        "pixel sizes .8.5, 17.0. Å",
+    ),
+    "a path that leaves the folder": (
+        lambda star: _set(star, rlnImageName="000001@../particles.mrcs"),
+        "outside of the folder",
+    ),
+    "an absolute path": (lambda star: _set(star, rlnImageName="000001@/dev/zero"), "outside of the folder"),
+    "a column twice": (
+        lambda star: star.write_text(star.read_text().replace("_rlnDefocusV", "_rlnDefocusU")),
+        "rlnDefocusU twice",
+    ),
+    "volts for kilovolts": (lambda star: _set_optics(star, rlnVoltage=[3e5]), "particle 1 has rlnVoltage 300000"),
     "a huge header": (lambda star: _header(star.with_name("particles.mrcs"), nsymbt=2**31 - 1), "cut short"),
     "a negative header": (lambda star: _header(star.with_name("particles.mrcs"), nsymbt=-4096), "particles.mrcs"),
 }
@@ -98,6 +115,23 @@ def test_symmetry_is_refused_plainly(monkeypatch, capsys, simulated_dataset, tmp
     star = simulated_dataset.folder / "particles.star"
     assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", "--symmetry", "D2") == 2
     assert "symmetry D2 is not modelled" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (("rlnNothing", 0, "-"), "lacks the column rlnNothing"),
+        (("rlnDefocusU", "much", "-"), "much is no number"),
+        (("rlnDefocusU", "1e6", "-"), "a half of 0 particles is too few"),
+    ],
+)
+def test_a_selection_that_cannot_be_made_is_refused(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path, limits: tuple, message: str
+) -> None:
+    star = simulated_dataset.folder / "particles.star"
+    assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", "--select", *limits) == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -206,6 +240,18 @@ def _set(star: Path, **values: object) -> None:
     for label, value in values.items():
         table[label] = [value] * len(table)
     write_star(star, optics, table)
+
+
+def _set_optics(star: Path, **values: list) -> None:
+    optics, table = read_tables(star)
+    rows = max(map(len, values.values()))
+    write_star(star, pd.concat([optics] * rows, ignore_index=True).assign(**values), table)
+
+
+def _image(path: Path, value: float) -> None:
+    """The third image, all of this value."""
+    with mrcfile.open(path, "r+") as mrc:
+        mrc.data[2] = value
 
 
 def _header(path: Path, **values: int) -> None:

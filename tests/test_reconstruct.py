@@ -1,5 +1,6 @@
 """Two half-set runs, each in a frame and hand of its own, joined into one map, its half-maps and one set of poses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import GAUGE, OFFSET, VOXEL, in_other_frame
 
 from equipose import fsc, reconstruct
@@ -14,7 +16,8 @@ from equipose.fits import correlations
 from equipose.grid import grid_volume
 from equipose.halves import Half, back_project, read_half
 from equipose.metrics import Alignment, paper_scores
-from equipose.particles import ANGLES, ORIGINS, SUBSET, half_of, read_particles, read_tables, write_star
+from equipose.noise import filtered, shells
+from equipose.particles import ANGLES, ORIGINS, SUBSET, chosen_rows, half_of, read_particles, read_tables, write_star
 from equipose.reconstruct import SCORE
 from equipose.rotations import from_relion_angles, random_rotations
 from equipose.structures import read_map
@@ -94,6 +97,29 @@ def test_map_and_half_maps_are_the_truth_and_the_map_is_the_best(halves: Path, j
     assert curves["volume"][8:15].mean() > max(curves["half1"][8:15].mean(), curves["half2"][8:15].mean())
     with mrcfile.open(joined / "volume.mrc") as mrc:
         assert float(mrc.voxel_size.x) == VOXEL
+
+
+def test_whitened_images_give_the_map_of_the_images_as_they_were(halves: Path) -> None:
+    plain = read_half(halves / "run1", halves / "half1")
+    factors = 1 / (1 + np.arange(24) / 8)
+    images = filtered(np.array(plain.particles.images), factors[shells(32)])
+    particles = dataclasses.replace(plain.particles, images=images)
+    sums = [back_project(half) for half in (plain, Half(particles, plain.rotations, plain.shifts, tuple(factors)))]
+    torch.testing.assert_close(sums[1].signal, sums[0].signal, rtol=0, atol=1e-3 * float(sums[0].signal.abs().max()))
+    assert torch.equal(sums[1].power, sums[0].power)
+
+
+def test_rows_that_were_left_out_have_no_pose_and_the_others_keep_their_order(halves: Path, tmp_path: Path) -> None:
+    star, select = tmp_path / "scored.star", (("rlnMaxValueProbDistribution", 0.1, None),)
+    optics, table = read_tables(halves / "particles.star")
+    write_star(star, optics, table.assign(rlnMaxValueProbDistribution=np.arange(len(table)) % 3 / 2))
+    true, kept = read_particles(halves / "particles.star"), np.flatnonzero(np.arange(len(table)) % 3)
+    rows = [chosen_rows(star, read_tables(star)[1], number, select) for number in (1, 2)]
+    parts = [Half(true, true.rotations, true.shifts).some(part) for part in rows]
+    _, posed = reconstruct.pose_tables(star, parts, rows, select)
+    assert list(posed["rlnImageName"]) == list(table["rlnImageName"].iloc[kept])
+    assert list(posed[SCORE]) == list(kept)
+    np.testing.assert_allclose(from_relion_angles(posed[list(ANGLES)]), true.rotations[kept], atol=1e-6)
 
 
 def test_halves_of_different_star_files_are_refused(halves: Path) -> None:

@@ -27,6 +27,8 @@ from equipose.particles import (
     TRAINING_BOXES,
     Particles,
     as_written,
+    check_inside,
+    check_symmetry,
     read_particles,
     read_tables,
     summarise,
@@ -56,7 +58,8 @@ WORK = "work"
 def reconstruct(arguments: argparse.Namespace) -> None:
     """Poses, a map and half-maps; the same command continues what was stopped."""
     star, out = _star(arguments), arguments.out.resolve()
-    found = summarise(star, arguments.datadir)
+    select = {column: [_limit(low), _limit(high)] for column, low, high in arguments.select}
+    found = summarise(star, arguments.datadir, tuple((column, *limits) for column, limits in select.items()))
     box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(found.box, LARGEST_BOX)), default=0)
     if not 0 < box <= found.box:
         raise ConfigError(f"{star}: images of {found.box} pixels are too small; {min(TRAINING_BOXES)} are needed")
@@ -73,6 +76,8 @@ def reconstruct(arguments: argparse.Namespace) -> None:
             "box": box,
             "contrast": arguments.contrast,
             "mask_radius": arguments.mask_radius,
+            "whiten": arguments.whiten,
+            "select": select,
             "shift_std": arguments.shift_std,
         },
         "training": {"search": {"images": min(SEARCHED, half)}},
@@ -170,16 +175,24 @@ def _protein(particles: Particles, star: Path) -> str:
     return f"{'bright' if sign > 0 else 'dark'} ({certainty:.0f} standard errors)"
 
 
+def _limit(text: str) -> float | None:
+    """A limit of --select as a number, None for `-`."""
+    try:
+        return None if text == "-" else float(text)
+    except ValueError:
+        raise ConfigError(f"--select: {text} is no number: give the lowest and highest value, or - for none") from None
+
+
 def _star(arguments: argparse.Namespace) -> Path:
     """The star file, absolute. With no --datadir, images are looked for from its folder, then from the working one."""
     star = arguments.star.resolve()
-    if arguments.symmetry.upper() != "C1":
-        raise ConfigError(f"symmetry {arguments.symmetry} is not modelled: every particle is taken as C1")
-    if arguments.datadir is None and star.is_file():
-        _, table = read_tables(star)
+    check_symmetry(arguments.symmetry)
+    _, table = read_tables(star)
+    if arguments.datadir is None:
         first = str(table["rlnImageName"].iloc[0]).partition("@")[2] if "rlnImageName" in table else ""
-        if first and not (star.parent / first).exists() and Path(first).exists():
+        if first and not os.path.exists(star.parent / first) and os.path.exists(first):
             arguments.datadir = Path.cwd()
+    check_inside(star, arguments.datadir, table)
     return star
 
 
@@ -215,6 +228,17 @@ def parser() -> argparse.ArgumentParser:
             reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
             reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")
             reader.add_argument("--mask-radius", type=float, help="Å, of a circular mask; default: none")
+            reader.add_argument(
+                "--whiten", action="store_true", help="make the noise white, by its spectrum outside the mask"
+            )
+            reader.add_argument(
+                "--select",
+                nargs=3,
+                action="append",
+                default=[],
+                metavar=("COLUMN", "LOW", "HIGH"),
+                help="keep particles by a column, such as rlnMaxValueProbDistribution 0.1 -",
+            )
             reader.add_argument("--shift-std", type=float, default=10.0, help="Å by which particles are off centre")
             reader.add_argument("--cores", type=int, help="CPU cores; default: all")
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")

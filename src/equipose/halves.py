@@ -1,6 +1,7 @@
 """The two halves of a user's particles: each with the poses of its own run, brought into one frame, back-projected."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from equipose.evaluate import Poses, predict
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.grid import FourierGrid, empty_grid, insert_images
 from equipose.metrics import Alignment, align, squared_distances
+from equipose.noise import on_disc
 from equipose.optics import ctf
 from equipose.particles import Particles, read_particles
 from equipose.rotations import degrees_from_squared_frobenius
@@ -32,6 +34,8 @@ class Half:
     particles: Particles
     rotations: np.ndarray
     shifts: np.ndarray
+    whitening: tuple[float, ...] | None = None
+    """The filter by shell that the images have been through, if any."""
 
     @property
     def box(self) -> int:
@@ -40,29 +44,35 @@ class Half:
     def some(self, rows: np.ndarray | slice) -> "Half":
         """Some of the particles, in the order of `rows`."""
         shown = {"images": self.particles.images[rows], "ctf": self.particles.ctf[rows]}
-        return Half(dataclasses.replace(self.particles, **shown), self.rotations[rows], self.shifts[rows])
+        particles = dataclasses.replace(self.particles, **shown)
+        return Half(particles, self.rotations[rows], self.shifts[rows], self.whitening)
 
     def moved(self, alignment: Alignment) -> "Half":
         """The same particles, their poses in another frame."""
         shifts = alignment.shifts(self.rotations, self.shifts)
-        return Half(self.particles, alignment.rotations(self.rotations), shifts)
+        return Half(self.particles, alignment.rotations(self.rotations), shifts, self.whitening)
 
     def batches(self, disc: HalfDisc) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Rotations (b, 3, 3), shifts (b, 2) in pixels, coefficients and CTFs (b, n) of all images, in order."""
+        """Rotations (b, 3, 3), shifts (b, 2) in pixels, coefficients and CTFs (b, n) of all images, in order.
+
+        Coefficients are those before whitening, so that maps are the molecule's.
+        """
         voxel_size = self.particles.voxel_size
+        filtered = 1.0 if self.whitening is None else on_disc(self.whitening, disc)
         for rows in torch.arange(len(self.rotations)).split(BATCH):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             images = torch.from_numpy(np.array(self.particles.images[part], np.float32))
             transfer = ctf(torch.from_numpy(self.particles.ctf[part]), disc.k, self.box * voxel_size)
             rotations = torch.from_numpy(self.rotations[part]).float()
             shifts = torch.from_numpy(self.shifts[part] / voxel_size).float()
-            yield rotations, shifts, to_half_disc(images, disc), transfer
+            yield rotations, shifts, to_half_disc(images, disc) / filtered, transfer
 
 
 def read_half(run: Path, dataset: Path) -> Half:
     particles, posed = (read_particles(folder) for folder in (dataset / "particles.star", run / "poses.star"))
     assert posed.rotations is not None and posed.shifts is not None
-    return Half(particles, posed.rotations, posed.shifts)
+    factors = json.loads((dataset / "preparation.json").read_text())["whitening"]
+    return Half(particles, posed.rotations, posed.shifts, factors and tuple(factors))
 
 
 def bring_together(halves: list[Half], runs: list[Path]) -> tuple[list[Half], Alignment, list[np.ndarray]]:

@@ -30,7 +30,7 @@ from equipose.fits import correlations, examples
 from equipose.grid import FourierGrid, grid_values, grid_volume
 from equipose.halves import Half, back_project, bring_together, read_half
 from equipose.local_resolution import local_resolution
-from equipose.particles import ANGLES, ORIGINS, SUBSET, as_written, half_of, read_tables, write_star
+from equipose.particles import ANGLES, ORIGINS, SUBSET, Selection, as_written, chosen_rows, read_tables, write_star
 from equipose.refinement import JUDGED
 from equipose.rotations import to_relion_angles
 from equipose.structures import write_map
@@ -53,8 +53,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     examples.npz and reconstruction.json.
     """
     configs = [PreparationConfig.load(dataset / "config.json") for dataset in datasets]
-    if [config.subset for config in configs] != [1, 2] or configs[0].star != configs[1].star:
-        raise ConfigError("a reconstruction wants two datasets of one star file, with subset: 1 and subset: 2")
+    if [config.subset for config in configs] != [1, 2] or len({(config.star, config.limits) for config in configs}) > 1:
+        raise ConfigError("a reconstruction wants two datasets of one star file and `select`, with subset: 1 and 2")
     own = [read_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
     halves, alignment, degrees = bring_together(own, runs)
     for number, apart in enumerate(degrees, start=1):
@@ -87,11 +87,13 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     _write_csv(output / "agreement.csv", pd.concat(agreement))
     with whole_file(output / "examples.npz") as path, open(path, "wb") as file:
         np.savez(file, **examples(halves[0], grids[0], shells, scores[0]))
-    write_star(output / "poses.star", *pose_tables(Path(configs[0].star), halves, scores))
+    write_star(output / "poses.star", *pose_tables(Path(configs[0].star), halves, scores, configs[0].limits))
     judged = [json.loads((run / "metrics.json").read_text()) for run in runs]
     summary = {
         "star": configs[0].star,
         "particles": [len(half.rotations) for half in halves],
+        "left_out": len(read_tables(Path(configs[0].star))[1]) - sum(len(half.rotations) for half in halves),
+        "select": configs[0].select,
         "box": box,
         "voxel_size": voxel_size,
         "resolution_angstrom": resolution,
@@ -124,17 +126,21 @@ def solvent_mask(volume: np.ndarray) -> np.ndarray:
     return (0.5 + 0.5 * np.cos(np.pi * np.clip((distance - 2) / 3, 0, 1))).astype(np.float32)
 
 
-def pose_tables(star: Path, halves: list[Half], scores: list[np.ndarray]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The user's own tables, every row and column, with the new poses, each particle's half and its score."""
-    number = half_of(read_tables(star)[1])
+def pose_tables(
+    star: Path, halves: list[Half], scores: list[np.ndarray], select: Selection = ()
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The user's own tables with the new poses, each particle's half and its score: every column, and in their order
+    every row but those that `select` left out, which have no pose.
+    """
     optics, table = as_written(star)
-    rotations, shifts, score = np.empty((len(table), 3, 3)), np.empty((len(table), 2)), np.empty(len(table))
-    for rows, half, found in zip((number == 1, number == 2), halves, scores, strict=True):
-        rotations[rows], shifts[rows], score[rows] = half.rotations, half.shifts, found
-    table[list(ANGLES)] = to_relion_angles(rotations)
-    table[list(ORIGINS)] = -shifts  # origins point from the content to the centre
-    table[SUBSET] = number
-    table[SCORE] = score
+    rows = [chosen_rows(star, read_tables(star)[1], number, select) for number in (1, 2)]
+    order = np.argsort(np.concatenate(rows))
+    table = table.iloc[np.concatenate(rows)[order]].reset_index(drop=True)
+    table[list(ANGLES)] = to_relion_angles(np.concatenate([half.rotations for half in halves])[order])
+    # Origins point from the content to the centre.
+    table[list(ORIGINS)] = -np.concatenate([half.shifts for half in halves])[order]
+    table[SUBSET] = np.repeat([1, 2], [len(part) for part in rows])[order]
+    table[SCORE] = np.concatenate(scores)[order]
     return optics, table
 
 
