@@ -3,6 +3,7 @@
 #   PYTHON       the Python that .venv is made with
 #   PIP_OPTIONS  for pip: `--extra-index-url https://download.pytorch.org/whl/cpu` leaves out the CUDA libraries
 #   CONFIG       for `make plan`: presets laid over config.yaml
+#   CASES        for `make fuzz`: broken files that each of its six tests reads
 #   BENCH        for `make bench`: its options, such as --quick
 
 SHELL := /bin/bash
@@ -11,9 +12,10 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
 	done || echo python3)
 PIP_OPTIONS ?=
 CONFIG ?=
+CASES ?= 2000
 BIN := .venv/bin
 
-.PHONY: demo ablation test lint unit-test workflow-test test-interop plan bench format clean
+.PHONY: demo ablation test lint unit-test workflow-test test-interop fuzz plan bench format clean
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores all --rerun-incomplete --quiet host rules --configfile workflow/presets/demo.yaml
@@ -41,6 +43,9 @@ test-interop: .venv/installed .venv-interop/installed
 	@command -v relion_reconstruct > /dev/null || \
 		{ echo "error: RELION is not installed; on Debian and Ubuntu: apt install relion" >&2; exit 1; }
 	$(BIN)/pytest tests/interop
+
+fuzz: .venv/installed
+	FUZZ_CASES=$(CASES) $(BIN)/pytest tests/test_fuzz.py
 
 plan: .venv/installed
 	$(BIN)/python -m equipose.plan config.yaml $(CONFIG)

@@ -94,7 +94,10 @@ def halves(paper_config: dict, tmp_path_factory: pytest.TempPathFactory) -> Path
     write_map(folder / "truth.mrc", density(atoms, BOX, VOXEL, 2.0), VOXEL)
     simulate(config, folder / "truth.mrc", folder, threads=1, progress=lambda *_: None)
     optics, table = read_tables(folder / "particles.star")
-    table = table.assign(rlnRandomSubset=1 + np.arange(len(table)) % 2, rlnTheirs="kept")
+    table = table.assign(
+        rlnRandomSubset=1 + np.arange(len(table)) % 2,
+        rlnTheirs=["0071", "None", "1.25e-09"] * (len(table) // 3) + ["nan"],
+    )
     write_star(folder / "particles.star", optics, table)
     for half in (1, 2):
         dataset, run = folder / f"half{half}", folder / f"run{half}"
@@ -102,7 +105,9 @@ def halves(paper_config: dict, tmp_path_factory: pytest.TempPathFactory) -> Path
         part["rlnImageName"] = [name.replace("@", "@../") for name in part["rlnImageName"]]
         write_star(dataset / "particles.star", optics, part)
         settings = {key: None for key in PreparationConfig.__dataclass_fields__}
-        asked = PreparationConfig(**(settings | {"name": "x", "star": str(folder / "particles.star"), "subset": half}))
+        settings |= {"name": "x", "star": str(folder / "particles.star"), "subset": half, "select": {}}
+        asked = PreparationConfig(**settings)
+        (dataset / "preparation.json").write_text(json.dumps({"whitening": None}))
         (dataset / "config.json").write_text(asked.to_json())
         true = read_particles(dataset / "particles.star")
         rotations, shifts = true.rotations, true.shifts
@@ -117,11 +122,15 @@ def halves(paper_config: dict, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def joined(halves: Path) -> Path:
-    """What `reconstruct` makes of them; the second run's encoder knows the first half's poses, in its own frame."""
-    true = read_particles(halves / "half1/particles.star")
+    """What `reconstruct` makes of them; each run's encoder knows the other half's poses, in its own frame."""
+    true = {half: read_particles(halves / f"half{half}/particles.star") for half in (1, 2)}
+    answers = {  # of a run about the images of the half that it has not seen
+        "run1": Poses(true[2].rotations, true[2].shifts),
+        "run2": Poses(*in_other_frame(true[1].rotations, true[1].shifts)),
+    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconstruct, "load_model", lambda path: None)
-        patch.setattr(reconstruct, "predict", lambda *_: (Poses(*in_other_frame(true.rotations, true.shifts)), None))
+        patch.setattr("equipose.halves.load_model", lambda path: path.parent.name)
+        patch.setattr("equipose.halves.predict", lambda run, _: (answers[run], None))
         runs, datasets = [halves / "run1", halves / "run2"], [halves / "half1", halves / "half2"]
         reconstruct.reconstruct(runs, datasets, halves / "out", lambda _: None)
     return halves / "out"

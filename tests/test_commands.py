@@ -1,6 +1,8 @@
 """The command `equipose`: what it says of sound particles and of broken ones, and the other hand."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import pandas as pd
 import pytest
 
 from equipose import commands
-from equipose.particles import read_tables, write_star
+from equipose.particles import ANGLES, read_tables, write_star
 from equipose.rotations import from_relion_angles, other_hand, random_rotations, to_relion_angles
 from equipose.structures import read_map, write_map
 
@@ -66,10 +68,27 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "missing defocus": (lambda star: _drop(star, "rlnDefocusU"), "lacks the column rlnDefocusU"),
     "wrong optics group": (lambda star: _set(star, rlnOpticsGroup=3), "optics group 3"),
-    "NaN defocus": (lambda star: _set(star, rlnDefocusU="nan"), "rlnDefocusU of particle 1"),
+    "NaN defocus": (lambda star: _set(star, rlnDefocusU="nan"), "rlnDefocusU of row 1 is nan"),
     "micrometres for defocus": (lambda star: _set(star, rlnDefocusU=1.8, rlnDefocusV=1.8), "micrometres"),
     "negative defocus": (lambda star: _set(star, rlnDefocusU=-18000.0, rlnDefocusV=-18000.0), "overfocus"),
     "an image beyond the stack": (lambda star: _set(star, rlnImageName="000099@particles.mrcs"), "image 99"),
+    "a NaN image": (lambda star: _image(star.with_name("particles.mrcs"), np.nan), "of particle 3 has .* not finite"),
+    "a constant image": (lambda star: _image(star.with_name("particles.mrcs"), 1.0), "of particle 3 is constant"),
+    "another box than the star file's": (lambda star: _set_optics(star, rlnImageSize=[64]), "rlnImageSize is 64"),
+    "mixed pixel sizes": (
+        lambda star: _set_optics(star, rlnOpticsGroup=[1, 2], rlnImagePixelSize=[17.0, 8.5]),
+        "pixel sizes .8.5, 17.0. Å",
+    ),
+    "a path that leaves the folder": (
+        lambda star: _set(star, rlnImageName="000001@../particles.mrcs"),
+        "outside of the folder",
+    ),
+    "an absolute path": (lambda star: _set(star, rlnImageName="000001@/dev/zero"), "outside of the folder"),
+    "a column twice": (
+        lambda star: star.write_text(star.read_text().replace("_rlnDefocusV", "_rlnDefocusU")),
+        "rlnDefocusU twice",
+    ),
+    "volts for kilovolts": (lambda star: _set_optics(star, rlnVoltage=[3e5]), "particle 1 has rlnVoltage 300000"),
     "a huge header": (lambda star: _header(star.with_name("particles.mrcs"), nsymbt=2**31 - 1), "cut short"),
     "a negative header": (lambda star: _header(star.with_name("particles.mrcs"), nsymbt=-4096), "particles.mrcs"),
 }
@@ -96,6 +115,23 @@ def test_symmetry_is_refused_plainly(monkeypatch, capsys, simulated_dataset, tmp
     star = simulated_dataset.folder / "particles.star"
     assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", "--symmetry", "D2") == 2
     assert "symmetry D2 is not modelled" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (("rlnNothing", 0, "-"), "lacks the column rlnNothing"),
+        (("rlnDefocusU", "much", "-"), "much is no number"),
+        (("rlnDefocusU", "1e6", "-"), "a half of 0 particles is too few"),
+    ],
+)
+def test_a_selection_that_cannot_be_made_is_refused(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path, limits: tuple, message: str
+) -> None:
+    star = simulated_dataset.folder / "particles.star"
+    assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", "--select", *limits) == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -128,6 +164,63 @@ def test_the_other_hand_is_the_mirrored_map_and_the_poses_that_project_it_alike(
     np.testing.assert_array_equal(mirrored[16 + 5], volume[16 - 5])  # V'(x, y, z) = V(x, y, -z) about voxel L/2
 
 
+def test_flipping_twice_gives_the_same_files_and_nothing_that_has_a_hand_is_left_out(
+    monkeypatch, joined: Path, tmp_path: Path
+) -> None:
+    assert equipose(monkeypatch, "flip-hand", joined, "--out", tmp_path / "once") == 0
+    assert equipose(monkeypatch, "flip-hand", tmp_path / "once", "--out", tmp_path / "twice") == 0
+    assert {path.name for path in (tmp_path / "once").iterdir()} == {path.name for path in joined.iterdir()}
+    for name in commands.MAPS:
+        once, twice, before = (read_map(folder / name)[0] for folder in (tmp_path / "once", tmp_path / "twice", joined))
+        assert not np.array_equal(once, before)
+        np.testing.assert_array_equal(twice, before)
+    for name in commands.EITHER_HAND:
+        assert (tmp_path / "twice" / name).read_bytes() == (joined / name).read_bytes()
+    (_, twice), (_, before) = (read_tables(folder / "poses.star") for folder in (tmp_path / "twice", joined))
+    poses = [from_relion_angles(table[list(ANGLES)].to_numpy(float)) for table in (twice, before)]
+    np.testing.assert_allclose(*poses, atol=1e-7)
+    pd.testing.assert_frame_equal(twice.drop(columns=list(ANGLES)), before.drop(columns=list(ANGLES)))
+
+
+def test_a_flip_that_is_interrupted_leaves_nothing_and_one_that_is_done_is_not_overwritten(
+    monkeypatch, capsys, joined: Path, tmp_path: Path
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "write_star", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            equipose(monkeypatch, "flip-hand", joined, "--out", tmp_path / "flipped")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".partial-flipped").mkdir()  # of one that was killed
+    (tmp_path / ".partial-flipped/volume.mrc").write_text("half")
+    assert equipose(monkeypatch, "flip-hand", joined, "--out", tmp_path / "flipped") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["flipped"]
+    assert equipose(monkeypatch, "flip-hand", joined, "--out", tmp_path / "flipped") == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_it_to_the_workflow_to_stop_in_good_order(tmp_path: Path) -> None:
+    """The command waits for its child, which the terminal has told to stop too, rather than kill it."""
+    child = "import signal, sys, time; signal.signal(2, lambda *_: (time.sleep(1), sys.exit(7))); print(1, flush=True);"
+    child = f"[sys.executable, '-c', {child + 'time.sleep(60)'!r}]"
+    code = f"import sys; from equipose.commands import _run; sys.exit(_run({child}))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 7
+
+
+@pytest.mark.parametrize("name", ["reconstruct", "validate", "info", "flip-hand"])
+def test_every_command_helps_with_examples(monkeypatch, capsys, name: str) -> None:
+    assert equipose(monkeypatch, name, "--help") == 0
+    shown = capsys.readouterr().out
+    assert f"examples:\n  equipose {name} " in shown
+    for example in re.findall(r"^  equipose (.*)$", shown, re.MULTILINE):
+        commands.parser().parse_args(example.split())  # as it stands there, it is understood
+
+
 def test_help_runs_and_shows_examples() -> None:
     done = subprocess.run([sys.executable, "-m", "equipose.commands", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "equipose reconstruct particles.star --out DIR" in done.stdout
@@ -147,6 +240,18 @@ def _set(star: Path, **values: object) -> None:
     for label, value in values.items():
         table[label] = [value] * len(table)
     write_star(star, optics, table)
+
+
+def _set_optics(star: Path, **values: list) -> None:
+    optics, table = read_tables(star)
+    rows = max(map(len, values.values()))
+    write_star(star, pd.concat([optics] * rows, ignore_index=True).assign(**values), table)
+
+
+def _image(path: Path, value: float) -> None:
+    """The third image, all of this value."""
+    with mrcfile.open(path, "r+") as mrc:
+        mrc.data[2] = value
 
 
 def _header(path: Path, **values: int) -> None:

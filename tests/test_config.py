@@ -97,6 +97,11 @@ MISTAKES = {
     "too few images to score": ({"datasets": {"80s_snr1": {"held_out": 10}}}, "`evaluation.images` is 1000, more than"),
     "too few images for a batch": ({"training": {"batch": 200000}}, "lower `training.batch`"),
     "a name that is no file name": ({"models": {"a/b": {"encoder": "d4", "loss": "l2"}}}, "holds the name 'a/b'"),
+    "another symmetry": ({"datasets": {"own": {"star": "a.star", "symmetry": "D2"}}}, "symmetry D2 is not modelled"),
+    "a limit that is missing": (
+        {"datasets": {"own": {"star": "a.star", "select": {"rlnClassNumber": [1]}}}},
+        "`datasets.own.select.rlnClassNumber` is [1]; wanted: the lowest and the highest value",
+    ),
     "a list instead of a map": ({"datasets": []}, "`datasets` is empty; wanted"),
 }
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import pyplot
 from test_symmetry import NORMAL, blobs, symmetric
 
 from equipose.autoencoder import Autoencoder, save_model
@@ -21,7 +22,7 @@ from equipose.figures.examples import plot_examples
 from equipose.figures.mirror import edge_on_view, plot_mirror
 from equipose.figures.mixture import Mixture, most_mixed, read_mixture
 from equipose.figures.orbit import orbit, orbit_poses, plot_orbit
-from equipose.figures.sphere import equal_area, plot_sphere
+from equipose.figures.sphere import draw_density, equal_area, plot_sphere
 from equipose.figures.style import degrees_text
 from equipose.figures.subsets import plot_subsets
 from equipose.figures.twins import plot_twins
@@ -124,6 +125,19 @@ def test_opposite_directions_fold_onto_one_point_and_one_colour():
     rim = np.stack([np.cos([0.3, 1.9]), np.sin([0.3, 1.9])], axis=1)
     assert np.allclose(direction_colours(rim), direction_colours(-rim))
     assert not np.allclose(direction_colours(rim)[0], direction_colours(rim)[1])
+
+
+def test_an_even_spread_is_even_up_to_the_rim_of_the_disc_and_a_direction_is_counted_where_it_is():
+    directions = viewing_directions(random_rotations(20_000, np.random.default_rng(0)))
+    figure, (even, one) = pyplot.subplots(1, 2)
+    density = draw_density(even, directions).get_array()
+    assert density.mean() == pytest.approx(1) and density.std() < 0.15  # 82 a cell: 0.11 by chance
+    assert density[-51:].mean() == pytest.approx(1, abs=0.05)  # the outermost ring
+    for direction in directions[:5]:
+        cells = draw_density(one, np.repeat(direction[None], 1000, axis=0))
+        path = cells.get_paths()[int(np.argmax(cells.get_array()))]
+        assert path.contains_point(equal_area(direction[None])[0])
+    pyplot.close(figure)
 
 
 def test_the_disc_of_errors_is_as_dense_as_the_sphere():

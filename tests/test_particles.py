@@ -1,5 +1,7 @@
 """Star files and stacks: order, signs, what is kept, and one clear message for each thing that can be wrong."""
 
+import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,11 +9,17 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.linalg
+import torch
 
 from equipose.errors import ConfigError
-from equipose.optics import CTF_COLUMNS
+from equipose.fourier import from_half_disc, half_disc, shift_phase
+from equipose.optics import CTF_COLUMNS, ctf
 from equipose.particles import CTF_LABELS, check_training_box, half_of, read_particles, summarise, write_star
 from equipose.rotations import from_relion_angles
+from equipose.simulate import padded_transform, slices
+from equipose.stacks import HEADER
+from equipose.structures import read_map
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -143,10 +151,55 @@ def test_images_of_several_stacks_in_subfolders_keep_the_order_of_the_rows(
     np.testing.assert_array_equal(particles.images, images)
 
 
+def test_images_in_another_order_are_read_as_they_are_asked_for(
+    tmp_path: Path, tables: tuple, images: np.ndarray
+) -> None:
+    write_stack(tmp_path / "stack.mrcs", images)
+    write_star(tmp_path / "particles.star", tables[0], tables[1].iloc[[4, 2, 0, 1, 3]])
+    lazy = read_particles(tmp_path / "particles.star").images
+    assert lazy.shape == (COUNT, BOX, BOX) and not isinstance(lazy, np.ndarray)
+    np.testing.assert_array_equal(lazy[1:3], images[[2, 0]])
+    np.testing.assert_array_equal(lazy[np.array([3, 0])], images[[1, 4]])
+
+
+def test_a_process_may_have_fewer_open_files_than_a_dataset_stacks(
+    tmp_path: Path, star: Callable, images: np.ndarray
+) -> None:
+    for number, image in enumerate(images):
+        write_stack(tmp_path / f"{number}.mrcs", image[None])
+    path = star(rlnImageName=[f"1@{number}.mrcs" for number in range(COUNT)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, hard))
+    try:
+        np.testing.assert_array_equal(read_particles(path).images, images)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_stack_of_a_machine_with_the_other_byte_order_is_read(
+    tmp_path: Path, star: Callable, images: np.ndarray
+) -> None:
+    path = star()
+    whole = (tmp_path / "stack.mrcs").read_bytes()
+    header = np.frombuffer(whole[:1024], HEADER).astype(HEADER.newbyteorder(">"))
+    (tmp_path / "stack.mrcs").write_bytes(header.tobytes() + images.astype(">f4").tobytes())
+    np.testing.assert_array_equal(read_particles(path).images, images)
+
+
+def test_a_mended_star_file_is_read_anew(star: Callable) -> None:
+    path = star()
+    sound = path.read_text()
+    path.write_text(sound.replace("loop_", "", 1))
+    with pytest.raises(ConfigError):
+        read_particles(path)
+    path.write_text(sound)
+    assert len(read_particles(path).images) == COUNT
+
+
 def test_integer_and_half_precision_stacks_become_float32(tmp_path: Path, star: Callable) -> None:
-    for kind in (np.int16, np.float16):
+    for kind in (np.int16, np.uint16, np.float16):
         write_stack(tmp_path / "stack.mrcs", np.arange(COUNT * BOX * BOX, dtype=kind).reshape(COUNT, BOX, BOX))
-        images = read_particles(star()).images
+        images = np.asarray(read_particles(star()).images)
         assert images.dtype == np.float32
         np.testing.assert_array_equal(images.ravel(), np.arange(COUNT * BOX * BOX))
 
@@ -182,8 +235,21 @@ def test_a_missing_optics_column_is_named(star: Callable, label: str) -> None:
         read_particles(star(optics={label: None}))
 
 
+def test_a_column_that_is_there_twice_is_refused(star: Callable) -> None:
+    path = star()
+    path.write_text(path.read_text().replace("_rlnDefocusV", "_rlnDefocusU"))
+    with pytest.raises(ConfigError, match="has the column rlnDefocusU twice"):
+        read_particles(path)
+
+
+@pytest.mark.parametrize(("label", "value"), [("rlnVoltage", 300000.0), ("rlnAmplitudeContrast", 10.0)])
+def test_optics_in_another_unit_are_refused(star: Callable, label: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"particle 1 has {label} {value:g}; it is"):
+        read_particles(star(optics={label: value}))
+
+
 def test_a_value_that_is_no_number_is_named_with_its_row(star: Callable) -> None:
-    with pytest.raises(ConfigError, match="rlnDefocusV of particle 3 is unknown"):
+    with pytest.raises(ConfigError, match="rlnDefocusV of row 3 is unknown"):
         read_particles(star(rlnDefocusV=[1.0, 2.0, "unknown", 4.0, 5.0]))
 
 
@@ -218,7 +284,7 @@ def test_a_truncated_stack_is_told_by_its_size(tmp_path: Path, star: Callable) -
 
 @pytest.mark.parametrize("name", ["6@stack.mrcs", "0@stack.mrcs"])
 def test_an_image_number_outside_the_stack_is_refused(star: Callable, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"asks for image [06] of stack\.mrcs, which holds images 1 to 5"):
+    with pytest.raises(ConfigError, match=r"asks for image [06] of stack\.mrcs in row 5, .* 1 to 5"):
         read_particles(star(rlnImageName=["1@stack.mrcs"] * 4 + [name]))
 
 
@@ -311,21 +377,26 @@ def test_a_star_file_of_relion_3_0_reads_as_the_same_particles(
     assert list(old.particle_table["rlnSomethingOfTheirs"]) == list(new.particle_table["rlnSomethingOfTheirs"])
 
 
-def cs_file(path: Path, **changes: object) -> Path:
+def cs_kinds(poses: bool = False) -> list[tuple]:
+    """Fields of a .cs file of particles, as cryoSPARC names and stores them."""
+    names = ("df1_A", "df2_A", "df_angle_rad", "phase_shift_rad", "accel_kv", "cs_mm", "amp_contrast")
     kinds = [
         ("blob/path", "S64"),
         ("blob/idx", "<u4"),
         ("blob/psize_A", "<f4"),
-        ("ctf/df1_A", "<f4"),
-        ("ctf/df2_A", "<f4"),
+        *((f"ctf/{name}", "<f4") for name in names),
     ]
-    kinds += [
-        (f"ctf/{name}", "<f4") for name in ("df_angle_rad", "phase_shift_rad", "accel_kv", "cs_mm", "amp_contrast")
-    ]
-    records = np.zeros(3, [kind for kind in kinds if kind[0] not in changes])
+    aligned = {"pose": ("<f4", (3,)), "shift": ("<f4", (2,)), "psize_A": ("<f4",), "split": ("<u4",)}
+    return kinds + [(f"alignments3D/{name}", *kind) for name, kind in aligned.items() if poses]
+
+
+def cs_file(path: Path, poses: bool = False, without: str = "") -> Path:
+    records = np.zeros(3, [kind for kind in cs_kinds(poses) if kind[0] != without])
     values = {"blob/path": b">stack.mrcs", "blob/idx": [4, 0, 2], "blob/psize_A": PIXEL, "ctf/df1_A": 2e4}
     values |= {"ctf/df2_A": 1.9e4, "ctf/df_angle_rad": np.pi / 6, "ctf/phase_shift_rad": np.pi / 2}
     values |= {"ctf/accel_kv": 300, "ctf/cs_mm": 2.7, "ctf/amp_contrast": 0.1}
+    values |= {"alignments3D/pose": [0, 0, np.pi / 2], "alignments3D/shift": [2, -1]}
+    values |= {"alignments3D/psize_A": 5.0, "alignments3D/split": [0, 1, 0]}
     for name in records.dtype.names:
         records[name] = values[name]
     with open(path, "wb") as file:
@@ -341,9 +412,50 @@ def test_a_cryosparc_file_gives_images_and_ctf_in_relions_units(tmp_path: Path, 
     assert particles.rotations is None
 
 
+def test_poses_of_a_cryosparc_file_are_transposed_rotation_vectors_and_pixels_of_their_own(
+    tmp_path: Path, images: np.ndarray
+) -> None:
+    """As cryoDRGN and pyem read them (tests/interop asks cryoDRGN)."""
+    write_stack(tmp_path / "stack.mrcs", images)
+    particles = read_particles(cs_file(tmp_path / "particles.cs", poses=True))
+    np.testing.assert_allclose(particles.rotations[0], [[0, 1, 0], [-1, 0, 0], [0, 0, 1]], atol=1e-6)
+    np.testing.assert_allclose(particles.shifts[0], [-2 * 5.0, 1 * 5.0], rtol=1e-6)
+    assert list(half_of(particles.particle_table)) == [1, 2, 1]
+
+
+def test_images_rendered_from_a_cryosparc_files_poses_are_its_images(simulated_dataset, tmp_path: Path) -> None:
+    folder = simulated_dataset.folder
+    true = read_particles(folder / "particles.star")
+    (tmp_path / "stack.mrcs").symlink_to(folder / "particles.mrcs")
+    records = np.zeros(len(true.images), cs_kinds(poses=True))
+    records["blob/path"], records["blob/idx"] = b">stack.mrcs", np.arange(len(records))
+    records["blob/psize_A"] = records["alignments3D/psize_A"] = true.voxel_size
+    names = ("df1_A", "df2_A", "df_angle_rad", "accel_kv", "cs_mm", "amp_contrast", "phase_shift_rad")
+    for name, values in zip(names, true.ctf.T, strict=True):
+        records[f"ctf/{name}"] = np.deg2rad(values) if "rad" in name else values
+    records["alignments3D/pose"] = [_rotation_vector(rotation.T) for rotation in true.rotations]
+    records["alignments3D/shift"] = -true.shifts / true.voxel_size
+    with open(tmp_path / "theirs.cs", "wb") as file:
+        np.save(file, records)
+    particles = read_particles(tmp_path / "theirs.cs")
+    disc = half_disc(32)
+    volume, _ = read_map(folder / "volume.mrc")
+    pixels = torch.from_numpy(particles.shifts / particles.voxel_size).float()
+    transfer = ctf(torch.from_numpy(particles.ctf), disc.k, 32 * particles.voxel_size)
+    rendered = slices(padded_transform(volume), particles.rotations, disc) * transfer * shift_phase(pixels, disc)
+    for mine, image in zip(from_half_disc(rendered, disc).numpy(), particles.images, strict=True):
+        assert np.corrcoef(mine.ravel(), image.ravel())[0, 1] > 0.999
+
+
+def _rotation_vector(matrix: np.ndarray) -> np.ndarray:
+    """Axis times angle in radians, from the logarithm of the matrix."""
+    skew = scipy.linalg.logm(matrix).real
+    return np.array([skew[2, 1], skew[0, 2], skew[1, 0]])
+
+
 def test_a_cryosparc_file_without_ctf_or_with_python_objects_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="lacks the field ctf/df1_A"):
-        read_particles(cs_file(tmp_path / "particles.cs", **{"ctf/df1_A": None}))
+        read_particles(cs_file(tmp_path / "particles.cs", without="ctf/df1_A"))
     np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "evil.npy").rename(tmp_path / "evil.cs")
     with pytest.raises(ConfigError, match="not a cryoSPARC"):

@@ -7,11 +7,16 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from equipose import cache
+from equipose import prepare as preparation
 from equipose.config import PreparationConfig, dataset_config, merge, preparation_config
 from equipose.errors import ConfigError
-from equipose.particles import ANGLES, half_of, read_particles, read_tables, write_star
+from equipose.noise import filtered, shells
+from equipose.optics import ctf
+from equipose.particles import ANGLES, half_of, read_particles, read_tables, summarise, write_star
 from equipose.prepare import fourier_crop, prepare
 
 ROOT = Path(__file__).parents[1]
@@ -100,9 +105,83 @@ def test_training_is_told_the_pixel_size_and_number_that_the_star_file_gives(use
     assert (dataset.images, dataset.box, dataset.voxel_size) == (25, 32, simulated_dataset.config.voxel_size)
 
 
+def test_selected_rows_are_those_within_the_limits_in_their_order_and_halves(
+    settings, user: Path, tmp_path: Path
+) -> None:
+    halves = half_of(read_tables(user)[1])
+    asked = dataclasses.replace(settings, select={"rlnTheirs": [10, None], "rlnDefocusU": [None, 1e6]}, subset=2)
+    prepare(asked, tmp_path / "out", quiet)
+    rows = list(read_tables(tmp_path / "out/particles.star")[1]["rlnTheirs"])
+    assert rows == [row for row in range(10, 50) if halves[row] == 2]
+    assert summarise(user, None, asked.limits).subsets[2] == len(rows)
+    summary = json.loads((tmp_path / "out/preparation.json").read_text())
+    assert (summary["particles"], summary["particles_in_star"]) == (len(rows), 50)
+
+
+@pytest.mark.parametrize("what", ["flipped", "multiplied"])
+def test_what_was_done_to_images_with_their_ctf_is_undone(settings, user: Path, tmp_path: Path, what: str) -> None:
+    """Beside astigmatism, by which the CTF is no function of the shell."""
+    optics, table = read_tables(user)
+    table = table.assign(rlnDefocusV=table["rlnDefocusU"] - 3000, rlnDefocusAngle=30.0)
+    write_star(user, optics, table)
+    prepare(settings, tmp_path / "plain", quiet)
+    particles = read_particles(user)
+    row, column = np.meshgrid(np.fft.fftfreq(32, 1 / 32), np.arange(17), indexing="ij")
+    k = torch.from_numpy(np.stack([column.ravel(), row.ravel()], -1)).float()
+    transfer = ctf(torch.from_numpy(particles.ctf), k, 544.0).numpy().reshape(-1, 32, 17)
+    changed = filtered(np.asarray(particles.images), np.where(transfer < 0, -1, 1) if what == "flipped" else transfer)
+    with mrcfile.new(user.with_name("theirs.mrcs"), overwrite=True) as mrc:
+        mrc.set_data(changed)
+        mrc.set_image_stack()
+    label = {"flipped": "rlnCtfDataArePhaseFlipped", "multiplied": "rlnCtfDataAreCtfPremultiplied"}[what]
+    write_star(user, optics.assign(**{label: 1}), table)
+    prepare(settings, tmp_path / "undone", quiet)
+    plain, undone = (read_particles(tmp_path / name / "particles.star") for name in ("plain", "undone"))
+    if what == "flipped":
+        np.testing.assert_allclose(undone.images, plain.images, atol=2e-3)
+    for one, other in zip(plain.images, undone.images, strict=True):
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.99
+    assert list(undone.optics_table[label]) == [0]
+
+
+def test_whitened_images_are_the_others_with_the_filter_that_is_written_down(settings, tmp_path: Path) -> None:
+    """So that a map of them, divided by it, is a map of the others."""
+    prepare(settings, tmp_path / "plain", quiet)
+    prepare(dataclasses.replace(settings, whiten=True), tmp_path / "white", quiet)
+    plain, white = (read_particles(tmp_path / name / "particles.star").images for name in ("plain", "white"))
+    factors = json.loads((tmp_path / "white/preparation.json").read_text())["whitening"]
+    expected = filtered(np.array(plain), np.array(factors)[shells(32)])
+    for one, other in zip(expected, white, strict=True):
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9999  # scaled and moved to a background of 0 and 1
+    assert json.loads((tmp_path / "plain/preparation.json").read_text())["whitening"] is None
+
+
+def test_an_interrupted_preparation_goes_on_to_the_same_files(settings, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cache, "PART", 8)
+    prepare(settings, tmp_path / "whole", quiet)
+    done, made = preparation.prepared, []
+
+    def interrupted(images: np.ndarray, *rest: object) -> np.ndarray:
+        made.append(len(images))
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return done(images, *rest)
+
+    monkeypatch.setattr(preparation, "prepared", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings, tmp_path / "again", quiet)
+    assert not (tmp_path / "again/particles.mrcs").exists()
+    prepare(settings, tmp_path / "again", quiet)
+    assert made == [8, 8, 8, 8, 8, 8, 8, 8, 2][:4] + [8, 8, 8, 2]  # three parts were kept
+    for name in ("particles.mrcs", "particles.star", "preparation.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"select": {"rlnNothing": [0, 1]}}, "lacks the column rlnNothing"),
+        ({"select": {"rlnTheirs": [1000, None]}}, "no particle is within the limits"),
         ({"box": 64}, "images of 32 pixels are smaller than the box of 64"),
         ({"mask_radius": 400.0}, "does not fit into images of 544 Å"),
     ],
@@ -116,8 +195,19 @@ def test_what_does_not_fit_is_refused_in_one_line(settings, tmp_path: Path, chan
 def test_a_constant_image_is_named_and_nothing_is_half_written(settings, user: Path, tmp_path: Path) -> None:
     with mrcfile.open(user.with_name("theirs.mrcs"), "r+") as mrc:
         mrc.data[3] = 1.0
-    with pytest.raises(ConfigError, match="000004@theirs.mrcs is constant"):
+    with pytest.raises(ConfigError, match="000004@theirs.mrcs of particle 4 is constant"):
         prepare(settings, tmp_path / "out", quiet)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_images_that_are_masked_already_are_refused(settings, user: Path, tmp_path: Path, whiten: bool) -> None:
+    with mrcfile.open(user.with_name("theirs.mrcs"), "r+") as mrc:
+        axis = np.arange(32) - 16
+        mrc.data[7] *= np.hypot(axis[:, None], axis) < 12
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConfigError, match="000008@theirs.mrcs is constant outside of the particle"):
+        prepare(dataclasses.replace(settings, contrast="dark", whiten=whiten), tmp_path / "out", quiet)
     assert list((tmp_path / "out").iterdir()) == []
 
 

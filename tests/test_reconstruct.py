@@ -1,5 +1,6 @@
 """Two half-set runs, each in a frame and hand of its own, joined into one map, its half-maps and one set of poses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,18 +8,24 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import GAUGE, OFFSET, VOXEL, in_other_frame
 
 from equipose import fsc, reconstruct
+from equipose.fits import correlations
+from equipose.grid import grid_volume
+from equipose.halves import Half, back_project, read_half
 from equipose.metrics import Alignment, paper_scores
-from equipose.particles import read_particles, read_tables, write_star
-from equipose.rotations import random_rotations
+from equipose.noise import filtered, shells
+from equipose.particles import ANGLES, ORIGINS, SUBSET, chosen_rows, half_of, read_particles, read_tables, write_star
+from equipose.reconstruct import SCORE
+from equipose.rotations import from_relion_angles, random_rotations
 from equipose.structures import read_map
 
 
 def test_the_second_half_is_moved_into_the_frame_and_hand_of_the_first(halves: Path, joined: Path) -> None:
     summary = json.loads((joined / "reconstruction.json").read_text())
-    assert summary["second_half_was_in_hand"] == "mirror" and summary["halves_agree"] == 1.0
+    assert summary["second_half_was_in_hand"] == "mirror" and summary["halves_agree"] == [1.0, 1.0]
     true = read_particles(halves / "particles.star")
     write_star(halves / "check.star", *read_tables(joined / "poses.star"))
     posed = read_particles(halves / "check.star")
@@ -26,13 +33,57 @@ def test_the_second_half_is_moved_into_the_frame_and_hand_of_the_first(halves: P
     np.testing.assert_allclose(posed.shifts, true.shifts, atol=0.05)
 
 
-def test_the_star_file_keeps_what_was_the_users_and_says_each_particles_half(halves: Path, joined: Path) -> None:
-    (optics, table), (new_optics, new_table) = (
-        read_tables(path) for path in (halves / "particles.star", joined / "poses.star")
+def test_the_star_file_keeps_what_was_the_users_to_the_letter(halves: Path, joined: Path) -> None:
+    """Names that look like numbers, numbers that six decimals do not hold, and what is no number at all."""
+    ours = {*ANGLES, *ORIGINS, SUBSET, SCORE}
+    before, after = ((path / name).read_text() for path, name in ((halves, "particles.star"), (joined, "poses.star")))
+    before, after = (_columns(text) for text in (before, after))
+    assert list(before) == [label for label in after if label != SCORE], "columns keep their order"
+    for label in before.keys() - ours:
+        assert after[label] == before[label], label
+    assert after["rlnTheirs"][:3] == ["0071", "None", "1.25e-09"]
+
+
+def test_a_star_file_without_halves_gets_them_in_a_fixed_way(halves: Path, tmp_path: Path) -> None:
+    optics, table = read_tables(halves / "particles.star")
+    write_star(tmp_path / "particles.star", optics, table.drop(columns=SUBSET))
+    number = half_of(read_tables(tmp_path / "particles.star")[1])
+    true = read_particles(halves / "particles.star")
+    parts = [Half(true, true.rotations, true.shifts).some(np.flatnonzero(number == half)) for half in (1, 2)]
+    _, written = reconstruct.pose_tables(
+        tmp_path / "particles.star", parts, [np.full(len(part.shifts), 0.5) for part in parts]
     )
-    pd.testing.assert_frame_equal(new_optics, optics)
-    kept = ["rlnImageName", "rlnDefocusU", "rlnTheirs", "rlnRandomSubset"]
-    pd.testing.assert_frame_equal(new_table[kept], table[kept])
+    np.testing.assert_array_equal(written[SUBSET], number)
+    assert list(written["rlnImageName"]) == list(table["rlnImageName"])
+    np.testing.assert_allclose(from_relion_angles(written[list(ANGLES)].to_numpy(float)), true.rotations, atol=1e-9)
+
+
+def test_each_image_has_the_correlation_that_its_noise_allows(halves: Path, joined: Path) -> None:
+    """At SNR 1 half of an image's variance is noise, √½ of it correlates; with its pose lost, next to nothing does."""
+    scores = read_tables(joined / "poses.star")[1][SCORE]
+    assert scores.median() == pytest.approx(0.5**0.5, abs=0.04) and scores.min() > 0.5
+    half = read_half(halves / "run1", halves / "half1")
+    volume = grid_volume(back_project(half))
+    lost = Half(half.particles, random_rotations(len(half.shifts), np.random.default_rng(0)), half.shifts)
+    right, wrong = (correlations(part, volume, 16) for part in (half, lost))
+    assert np.median(right) > np.median(wrong) + 0.1
+    np.testing.assert_allclose(correlations(half.some(slice(5, 9)), volume, 16), right[5:9], atol=1e-6)
+
+
+def test_examples_go_from_the_worst_to_the_best_and_leave_noise(joined: Path) -> None:
+    shown = np.load(joined / "examples.npz")
+    assert (np.diff(shown["scores"]) > 0).all()
+    residual = shown["images"] - shown["projections"]
+    assert (residual.var(axis=(1, 2)) < shown["images"].var(axis=(1, 2))).all()
+    np.testing.assert_allclose(np.corrcoef(residual[-1].ravel(), shown["projections"][-1].ravel())[0, 1], 0, atol=0.02)
+
+
+def test_the_summary_says_how_far_the_runs_agree_and_how_sure_that_is(joined: Path) -> None:
+    summary = json.loads((joined / "reconstruction.json").read_text())
+    assert summary["halves_compared"] == [601, 600] and max(summary["halves_median_degrees"]) < 1e-3
+    assert summary["hand"] == "undetermined" and summary["fsc"].startswith("gold standard: two runs")
+    table = pd.read_csv(joined / "agreement.csv")
+    assert list(table.groupby("half").size()) == [601, 600]
 
 
 def test_map_and_half_maps_are_the_truth_and_the_map_is_the_best(halves: Path, joined: Path) -> None:
@@ -46,6 +97,29 @@ def test_map_and_half_maps_are_the_truth_and_the_map_is_the_best(halves: Path, j
     assert curves["volume"][8:15].mean() > max(curves["half1"][8:15].mean(), curves["half2"][8:15].mean())
     with mrcfile.open(joined / "volume.mrc") as mrc:
         assert float(mrc.voxel_size.x) == VOXEL
+
+
+def test_whitened_images_give_the_map_of_the_images_as_they_were(halves: Path) -> None:
+    plain = read_half(halves / "run1", halves / "half1")
+    factors = 1 / (1 + np.arange(24) / 8)
+    images = filtered(np.array(plain.particles.images), factors[shells(32)])
+    particles = dataclasses.replace(plain.particles, images=images)
+    sums = [back_project(half) for half in (plain, Half(particles, plain.rotations, plain.shifts, tuple(factors)))]
+    torch.testing.assert_close(sums[1].signal, sums[0].signal, rtol=0, atol=1e-3 * float(sums[0].signal.abs().max()))
+    assert torch.equal(sums[1].power, sums[0].power)
+
+
+def test_rows_that_were_left_out_have_no_pose_and_the_others_keep_their_order(halves: Path, tmp_path: Path) -> None:
+    star, select = tmp_path / "scored.star", (("rlnMaxValueProbDistribution", 0.1, None),)
+    optics, table = read_tables(halves / "particles.star")
+    write_star(star, optics, table.assign(rlnMaxValueProbDistribution=np.arange(len(table)) % 3 / 2))
+    true, kept = read_particles(halves / "particles.star"), np.flatnonzero(np.arange(len(table)) % 3)
+    rows = [chosen_rows(star, read_tables(star)[1], number, select) for number in (1, 2)]
+    parts = [Half(true, true.rotations, true.shifts).some(part) for part in rows]
+    _, posed = reconstruct.pose_tables(star, parts, rows, select)
+    assert list(posed["rlnImageName"]) == list(table["rlnImageName"].iloc[kept])
+    assert list(posed[SCORE]) == list(kept)
+    np.testing.assert_allclose(from_relion_angles(posed[list(ANGLES)]), true.rotations[kept], atol=1e-6)
 
 
 def test_halves_of_different_star_files_are_refused(halves: Path) -> None:
@@ -86,3 +160,11 @@ def test_an_alignment_is_as_a_run_in_another_frame_defines_it() -> None:
     alignment = Alignment(GAUGE, "mirror", OFFSET)
     np.testing.assert_allclose(alignment.rotations(turned), rotations, atol=1e-12)
     np.testing.assert_allclose(alignment.shifts(turned, moved), shifts, atol=1e-12)
+
+
+def _columns(star: str) -> dict[str, list[str]]:
+    """The columns of the last table of a star file, as they are written there."""
+    lines = star[star.index("data_particles") :].splitlines()
+    labels = [line.split()[0][1:] for line in lines if line.startswith("_")]
+    rows = [line.split() for line in lines if line and not line.startswith(("_", "data_", "loop_"))]
+    return dict(zip(labels, map(list, zip(*rows, strict=True)), strict=True))

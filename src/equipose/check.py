@@ -12,8 +12,9 @@ from typing import Any
 import jsonschema
 import yaml
 
-from equipose.config import dataset_config, is_simulated, model_config, run_budgets
+from equipose.config import dataset_config, is_simulated, model_config, preparation_config, run_budgets
 from equipose.errors import ConfigError
+from equipose.particles import check_symmetry
 
 
 def check_config(
@@ -121,7 +122,9 @@ def _check_datasets(config: dict[str, Any]) -> None:
             )
         if foreign := sorted(dataset.keys() - needed - config[section].keys()):
             raise ConfigError(f"`datasets.{name}.{foreign[0]}`: a dataset {kind} has the keys of `{section}`.")
-        if simulated:
+        if not simulated:
+            check_symmetry(preparation_config(config, name).symmetry)
+        else:
             _known(f"datasets.{name}.structure", [dataset["structure"]], config["structures"], "structures")
 
 

@@ -2,7 +2,7 @@
 
     equipose validate particles.star                   is everything there that a reconstruction needs?
     equipose info particles.star                       how many, how large, which optics, bright or dark
-    equipose reconstruct particles.star --out DIR      poses.star, volume.mrc, half-maps, FSC
+    equipose reconstruct particles.star --out DIR      poses.star, volume.mrc, half-maps, FSC, report.html
     equipose flip-hand DIR                             poses and maps of a reconstruction in the other hand
 
 RELION's star files name images from the project's folder: run there, or say `--datadir`.
@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,14 @@ import yaml
 
 from equipose.config import merge, preparation_config
 from equipose.errors import ConfigError
-from equipose.files import whole_file
+from equipose.files import whole_file, whole_folder
 from equipose.particles import (
     ANGLES,
     TRAINING_BOXES,
     Particles,
+    as_written,
+    check_inside,
+    check_symmetry,
     read_particles,
     read_tables,
     summarise,
@@ -43,13 +47,19 @@ LARGEST_BOX = 32
 FEWEST, SEARCHED = 500, 3000
 """Particles of a half: the fewest that a search can start from, and those whose poses it refines."""
 
-MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc")
+MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "local_resolution.mrc")
+EITHER_HAND = ("fsc.csv", "agreement.csv", "examples.npz", "reconstruction.json")
+"""What of a reconstruction's files has a hand, and what is the same in both."""
+
+WORK = "work"
+"""Folder of a reconstruction, in that of its results, where the workflow runs."""
 
 
 def reconstruct(arguments: argparse.Namespace) -> None:
     """Poses, a map and half-maps; the same command continues what was stopped."""
     star, out = _star(arguments), arguments.out.resolve()
-    found = summarise(star, arguments.datadir)
+    select = {column: [_limit(low), _limit(high)] for column, low, high in arguments.select}
+    found = summarise(star, arguments.datadir, tuple((column, *limits) for column, limits in select.items()))
     box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(found.box, LARGEST_BOX)), default=0)
     if not 0 < box <= found.box:
         raise ConfigError(f"{star}: images of {found.box} pixels are too small; {min(TRAINING_BOXES)} are needed")
@@ -60,12 +70,14 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"no Snakefile in {CHECKOUT}: install equipose in place, `pip install -e` in its repository")
     out.mkdir(parents=True, exist_ok=True)
     own = {
-        "pathvars": {"results": str(out)},
+        "pathvars": {"results": WORK},  # relative, so that shell commands never see the spaces of a user's folder
         "preparation": {
             "datadir": str(arguments.datadir.resolve()) if arguments.datadir else None,
             "box": box,
             "contrast": arguments.contrast,
             "mask_radius": arguments.mask_radius,
+            "whiten": arguments.whiten,
+            "select": select,
             "shift_std": arguments.shift_std,
         },
         "training": {"search": {"images": min(SEARCHED, half)}},
@@ -78,12 +90,22 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "snakemake", "reconstruct", "--snakefile", str(CHECKOUT / "Snakefile")]
     command += ["--directory", str(out), "--cores", str(arguments.cores or "all"), "--rerun-incomplete"]
     command += ["--quiet", "host", "rules", "--configfile", *presets]
-    done = subprocess.run(command)
-    if done.returncode:
-        sys.exit(done.returncode)
-    for path in sorted((out / "maps/particles").iterdir()):
-        shutil.copy2(path, out / path.name)
-    print(f"{out}: poses.star, volume.mrc, half1.mrc, half2.mrc, reconstruction.png")
+    if code := _run(command):
+        sys.exit(code)
+    for path in sorted((out / WORK / "maps/particles").iterdir()):
+        with whole_file(out / path.name) as partial:
+            shutil.copy2(path, partial)
+    print(f"{out}: poses.star, volume.mrc, half1.mrc, half2.mrc; open {out / 'report.html'} in a browser")
+
+
+def _run(command: list[str]) -> int:
+    """The exit code of a command, which stops by itself on Ctrl-C: killed while it does, Snakemake leaves its locks."""
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            pass
 
 
 def validate(arguments: argparse.Namespace) -> None:
@@ -110,18 +132,25 @@ def info(arguments: argparse.Namespace) -> None:
 
 def flip_hand(arguments: argparse.Namespace) -> None:
     """Maps mirrored along z, and the poses that go with them: every projection stays as it was."""
-    folder = arguments.folder
+    folder = arguments.folder.resolve()
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
         raise ConfigError(f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction")
-    optics, table = read_tables(folder / "poses.star")
-    rotations = from_relion_angles(table[list(ANGLES)].to_numpy(np.float64))
+    angles = read_tables(folder / "poses.star")[1][list(ANGLES)]
+    optics, table = as_written(folder / "poses.star")
+    rotations = from_relion_angles(angles.to_numpy(np.float64))
     table[list(ANGLES)] = to_relion_angles(other_hand(rotations))
-    out = arguments.out or folder.with_name(folder.name + "_flipped")
-    for name in MAPS:
-        if (folder / name).is_file():
-            volume, voxel_size = read_map(folder / name)
-            write_map(out / name, mirrored(volume), voxel_size)
-    write_star(out / "poses.star", optics, table)
+    out = (arguments.out or folder.with_name(folder.name + "_flipped")).resolve()
+    if out.exists():
+        raise ConfigError(f"{out} exists already: remove it, or name another folder with --out")
+    with whole_folder(out) as partial:
+        for name in MAPS:
+            if (folder / name).is_file():
+                volume, voxel_size = read_map(folder / name)
+                write_map(partial / name, mirrored(volume), voxel_size)
+        for name in EITHER_HAND:
+            if (folder / name).is_file():
+                shutil.copy2(folder / name, partial)
+        write_star(partial / "poses.star", optics, table)
     print(f"{out}: the other hand of {folder}")
 
 
@@ -146,16 +175,24 @@ def _protein(particles: Particles, star: Path) -> str:
     return f"{'bright' if sign > 0 else 'dark'} ({certainty:.0f} standard errors)"
 
 
+def _limit(text: str) -> float | None:
+    """A limit of --select as a number, None for `-`."""
+    try:
+        return None if text == "-" else float(text)
+    except ValueError:
+        raise ConfigError(f"--select: {text} is no number: give the lowest and highest value, or - for none") from None
+
+
 def _star(arguments: argparse.Namespace) -> Path:
     """The star file, absolute. With no --datadir, images are looked for from its folder, then from the working one."""
     star = arguments.star.resolve()
-    if arguments.symmetry.upper() != "C1":
-        raise ConfigError(f"symmetry {arguments.symmetry} is not modelled: every particle is taken as C1")
-    if arguments.datadir is None and star.is_file():
-        _, table = read_tables(star)
+    check_symmetry(arguments.symmetry)
+    _, table = read_tables(star)
+    if arguments.datadir is None:
         first = str(table["rlnImageName"].iloc[0]).partition("@")[2] if "rlnImageName" in table else ""
-        if first and not (star.parent / first).exists() and Path(first).exists():
+        if first and not os.path.exists(star.parent / first) and os.path.exists(first):
             arguments.datadir = Path.cwd()
+    check_inside(star, arguments.datadir, table)
     return star
 
 
@@ -163,19 +200,25 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="equipose", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: object, example: str) -> argparse.ArgumentParser:
-        text = (run.__doc__ or "").splitlines()[0]
-        made = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+    def command(run: Callable, *examples: str) -> argparse.ArgumentParser:
+        name, text = run.__name__.replace("_", "-"), (run.__doc__ or "").splitlines()[0]
+        shown = "examples:\n" + "".join(f"  equipose {name} {example}\n" for example in examples)
+        style = argparse.RawDescriptionHelpFormatter
+        made = commands.add_parser(name, help=text, description=text, epilog=shown, formatter_class=style)
         made.set_defaults(run=run)
         return made
 
     readers = {
-        "reconstruct": (reconstruct, "equipose reconstruct Extract/job007/particles.star --out abinitio --minutes 10"),
-        "validate": (validate, "equipose validate particles.star --datadir /data/project"),
-        "info": (info, "equipose info J12_particles.cs --datadir /data/cs"),
+        reconstruct: (
+            "particles.star --out abinitio",
+            "Extract/job007/particles.star --out abinitio --box 64 --minutes 20 --cores 2",
+            "J12_particles.cs --datadir /data/cs --out abinitio --contrast dark",
+        ),
+        validate: ("particles.star", "Extract/job007/particles.star --datadir /data/project"),
+        info: ("particles.star", "J12_particles.cs --datadir /data/cs"),
     }
-    for name, (run, example) in readers.items():
-        reader = command(name, run, example)
+    for run, examples in readers.items():
+        reader = command(run, *examples)
         reader.add_argument("star", type=Path, help="star file of RELION 3.0 to 5, or cryoSPARC .cs file")
         reader.add_argument("--datadir", type=Path, help="folder that image names are relative to")
         reader.add_argument("--symmetry", default="C1", help="C1 is all there is")
@@ -185,9 +228,20 @@ def parser() -> argparse.ArgumentParser:
             reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
             reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")
             reader.add_argument("--mask-radius", type=float, help="Å, of a circular mask; default: none")
+            reader.add_argument(
+                "--whiten", action="store_true", help="make the noise white, by its spectrum outside the mask"
+            )
+            reader.add_argument(
+                "--select",
+                nargs=3,
+                action="append",
+                default=[],
+                metavar=("COLUMN", "LOW", "HIGH"),
+                help="keep particles by a column, such as rlnMaxValueProbDistribution 0.1 -",
+            )
             reader.add_argument("--shift-std", type=float, default=10.0, help="Å by which particles are off centre")
             reader.add_argument("--cores", type=int, help="CPU cores; default: all")
-    flip = command("flip-hand", flip_hand, "equipose flip-hand abinitio --out abinitio_flipped")
+    flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
     flip.add_argument("--out", type=Path, help="folder of the flipped ones; default: FOLDER_flipped")
     return top

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from equipose.errors import ConfigError
-from equipose.particles import summarise
+from equipose.particles import Selection, summarise
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -98,7 +98,15 @@ class PreparationConfig(Config):
     subset: int | None  # 1 or 2: half of the particles; None: all
     contrast: Literal["detect", "bright", "dark"]
     mask_radius: float | None
+    whiten: bool
+    select: dict[str, list[float | None]]  # columns, and the lowest and highest values that are wanted
+    symmetry: str  # C1
     truth: bool  # the star file's poses are the truth
+
+    @property
+    def limits(self) -> Selection:
+        """`select` as `particles` wants it."""
+        return tuple((label, low, high) for label, (low, high) in self.select.items())
 
 
 @dataclass(frozen=True)
@@ -234,12 +242,12 @@ def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
     else:
         source = preparation_config(config, name)
         star = Path(source.star)
-        found = summarise(star, source.datadir and Path(source.datadir))
+        found = summarise(star, source.datadir and Path(source.datadir), source.limits)
         images = found.subsets[source.subset] - source.held_out
         if images < 1:
             raise ConfigError(
                 f"`datasets.{name}`: {source.held_out} images are to be held out, and {star} has"
-                f" {found.subsets[source.subset]}: lower `held_out`."
+                f" {found.subsets[source.subset]} to choose from: lower `held_out`, or `select` more."
             )
         voxel_size, made_from = found.box * found.voxel_size / source.box, source.to_json() + found.digest
     return DatasetConfig(

@@ -2,4 +2,10 @@
 
 
 class ConfigError(ValueError):
-    """Something the user can mend: the message names the key or the file, and the remedy."""
+    """Something the user can mend: the message names the key or the file, and the remedy.
+
+    It is one line that any terminal can show, whatever a broken file has put into it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(letter if letter.isprintable() else " " for letter in message))

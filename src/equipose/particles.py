@@ -3,23 +3,25 @@
 Rows keep the file's order, whatever the order of the images in the stacks: `index@stack` is honoured, with stacks
 relative to the star file's folder, or to another (`datadir`). All columns are kept, known or not. RELION moves an
 image's content by *minus* its origin; `shifts` here are the displacement itself. Older star files and .cs files are
-read into the tables that RELION 3.1 would have; of a .cs file the stack, the index and the CTF, not its poses.
+read into the tables that RELION 3.1 would have.
 """
 
 import functools
 import hashlib
-import warnings
+import linecache
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 import pandas as pd
 import starfile
 
+from equipose.cryosparc import read_cryosparc
 from equipose.errors import ConfigError
 from equipose.files import whole_file
 from equipose.rotations import from_relion_angles
+from equipose.stacks import Images, open_stack
 
 TRAINING_BOXES = (32, 64, 128, 256)
 
@@ -35,30 +37,33 @@ SUBSET = "rlnRandomSubset"
 OLD_OPTICS = (*OPTICS[:3], "rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize")
 """Columns of RELION 3.0 that stand in the optics table since 3.1, or make up what stands there."""
 
-CRYOSPARC = {
-    "ctf/df1_A": ("rlnDefocusU", 1.0),
-    "ctf/df2_A": ("rlnDefocusV", 1.0),
-    "ctf/df_angle_rad": ("rlnDefocusAngle", 180 / np.pi),
-    "ctf/phase_shift_rad": ("rlnPhaseShift", 180 / np.pi),
-    "ctf/accel_kv": ("rlnVoltage", 1.0),
-    "ctf/cs_mm": ("rlnSphericalAberration", 1.0),
-    "ctf/amp_contrast": ("rlnAmplitudeContrast", 1.0),
-    "blob/psize_A": ("rlnPixelSize", 1.0),
-}
-"""Fields of a .cs file: RELION's name, and RELION's unit in theirs."""
-
 LEAST_DEFOCUS = 100.0
 """Å; a typical defocus below this is one in micrometres."""
 
-CHUNK_BYTES = 64_000_000
+OPTICS_LIMITS = {
+    "rlnVoltage": (10, 1000, "kV"),
+    "rlnSphericalAberration": (-100, 100, "mm"),
+    "rlnAmplitudeContrast": (0, 1, "a fraction"),
+}
+"""What these can be, and in what unit."""
+
+LARGEST = 1e30
+"""No number in a star file is larger, and single precision holds it."""
+
+CHUNK_BYTES = 16_000_000
+"""Of images that are checked at once."""
+
+
+Selection = tuple[tuple[str, float | None, float | None], ...]
+"""Columns, and the lowest and the highest value of each that is wanted; None: no limit."""
 
 
 @dataclass(frozen=True)
 class Particles:
     """n particles of L × L pixels. Truth or earlier estimates of the pose are None where the star file has none."""
 
-    images: np.ndarray
-    """(n, L, L) float32, memory-mapped where they are one stack's images in order."""
+    images: np.ndarray | Images
+    """(n, L, L) float32, memory-mapped where they are one stack's images in order, else read as they are asked for."""
     ctf: np.ndarray
     """(n, 7) float32 in the order of optics.CTF_COLUMNS."""
     voxel_size: float
@@ -76,7 +81,7 @@ class Summary:
     """What a star file says before its images are read."""
 
     subsets: dict[int | None, int]
-    """Particles in half 1, in half 2, and (None) in all."""
+    """Particles chosen in half 1, in half 2, and (None) in all."""
     box: int
     voxel_size: float
     """Å"""
@@ -85,15 +90,14 @@ class Summary:
 
 
 @functools.lru_cache(maxsize=8)
-def summarise(star: Path, datadir: Path | None = None) -> Summary:
+def summarise(star: Path, datadir: Path | None = None, select: Selection = ()) -> Summary:
     """Number, box and pixel size of the particles of a star or .cs file. Raises ConfigError like `read_particles`."""
     optics_table, particle_table = read_tables(star)
     voxel_size = _voxel_size(star, optics_table)
     _need(star, "particles", particle_table, ("rlnImageName",))
-    halves = half_of(particle_table)
     _, stack = _image_names(star, particle_table["rlnImageName"].iloc[:1])
-    box = _open_stack((datadir or star.parent) / stack.iloc[0], voxel_size).shape[-1]
-    counts = {None: len(halves), 1: int((halves == 1).sum()), 2: int((halves == 2).sum())}
+    box = open_stack((datadir or star.parent) / stack.iloc[0], voxel_size).shape[-1]
+    counts = {subset: len(chosen_rows(star, particle_table, subset, select)) for subset in (None, 1, 2)}
     return Summary(counts, box, voxel_size, hashlib.sha256(star.read_bytes()).hexdigest())
 
 
@@ -116,18 +120,11 @@ def read_particles(star: Path, datadir: Path | None = None) -> Particles:
     optics_table, particle_table = read_tables(star)
     _need(star, "optics", optics_table, ("rlnOpticsGroup", *OPTICS))
     _need(star, "particles", particle_table, ("rlnImageName", "rlnOpticsGroup", *DEFOCUS))
-    if unknown := set(particle_table["rlnOpticsGroup"]) - set(optics_table["rlnOpticsGroup"]):
-        raise ConfigError(f"{star}: particles are in optics group {min(unknown)}, which the optics table lacks: add it")
     voxel_size = _voxel_size(star, optics_table)
-    group = particle_table["rlnOpticsGroup"]
-    per_group = optics_table.drop_duplicates("rlnOpticsGroup").set_index("rlnOpticsGroup")
     ctf = np.zeros((len(particle_table), len(CTF_LABELS)), np.float32)
     for column, label in enumerate(CTF_LABELS):
-        if label in particle_table:
-            ctf[:, column] = _numbers(star, particle_table[label])
-        elif label in per_group:
-            ctf[:, column] = _numbers(star, group.map(per_group[label]))
-
+        ctf[:, column] = per_particle(star, label, optics_table, particle_table)
+    _check_optics(star, ctf)
     _check_defocus(star, ctf[:, :2])
 
     rotations = shifts = None
@@ -137,8 +134,40 @@ def read_particles(star: Path, datadir: Path | None = None) -> Particles:
     if all(label in particle_table for label in ORIGINS):
         shifts = -np.stack([_numbers(star, particle_table[label]) for label in ORIGINS], axis=1)
 
-    images = _read_images(star, datadir or star.parent, particle_table["rlnImageName"], voxel_size)
+    images = _read_images(star, datadir or star.parent, particle_table["rlnImageName"], voxel_size, optics_table)
     return Particles(images, ctf, voxel_size, rotations, shifts, optics_table, particle_table)
+
+
+def per_particle(star: Path, label: str, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> np.ndarray:
+    """A column (n,) of numbers, from the particles or from their optics groups; zeros where neither table has it."""
+    if label in particle_table:
+        return _numbers(star, particle_table[label])
+    group, known = (pd.Series(_numbers(star, table["rlnOpticsGroup"])) for table in (particle_table, optics_table))
+    if unknown := set(group) - set(known):
+        raise ConfigError(f"{star}: particles are in optics group {min(unknown):g}, which data_optics lacks: add it")
+    if label not in optics_table:
+        return np.zeros(len(particle_table))
+    values = dict(zip(known, _numbers(star, optics_table[label]), strict=True))
+    return group.map(values).to_numpy()
+
+
+def chosen_rows(star: Path, particle_table: pd.DataFrame, subset: int | None, select: Selection) -> np.ndarray:
+    """Rows (n,) of a half (None: of all) whose columns lie within the limits of `select`, in the table's order.
+
+    The halves are those of all particles: a row that is left out moves no other one to the other half.
+    """
+    chosen = np.ones(len(particle_table), bool) if subset is None else half_of(particle_table) == subset
+    for label, low, high in select:
+        _need(star, "particles", particle_table, (label,))
+        values = _numbers(star, particle_table[label])
+        chosen &= (values >= (-np.inf if low is None else low)) & (values <= (np.inf if high is None else high))
+    return np.flatnonzero(chosen)
+
+
+def check_symmetry(symmetry: str) -> None:
+    """Raises ConfigError for any point group but C1."""
+    if symmetry.upper() != "C1":
+        raise ConfigError(f"symmetry {symmetry} is not modelled: every particle is taken as C1. Leave it out")
 
 
 def check_training_box(box: int) -> None:
@@ -164,7 +193,8 @@ def read_tables(star: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if not star.is_file():
         raise ConfigError(f"star file {star} does not exist")
     if star.suffix == ".cs":
-        return _with_optics(star, _read_cryosparc(star))
+        return _with_optics(star, read_cryosparc(star))
+    linecache.clearcache()  # starfile reads through it, and it would give what a file of this name once held
     try:
         star.read_bytes().decode()
     except UnicodeDecodeError as error:
@@ -175,20 +205,41 @@ def read_tables(star: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     except Exception as error:  # starfile has no error class of its own: a broken file raises whatever it hits first
         raise ConfigError(f"star file {star} cannot be read ({error})") from error
     if "optics" not in tables and len(tables) == 1 and "rlnImageName" in (only := next(iter(tables.values()))):
-        return _with_optics(star, only if isinstance(only, pd.DataFrame) else pd.DataFrame([only]))
+        return _with_optics(star, _frame(star, "", only))
     if "optics" not in tables or "particles" not in tables:
         raise ConfigError(
             f"star file {star} must have the tables data_optics and data_particles of RELION 3.1 or later, or one table"
             f" of particles of RELION 3.0, found {', '.join(f'data_{name}' for name in tables) or 'none'}: is it"
             " the star file of another job?"
         )
-    optics, particles = (
-        table if isinstance(table, pd.DataFrame) else pd.DataFrame([table])
-        for table in (tables["optics"], tables["particles"])
-    )
-    if particles.empty:
-        raise ConfigError(f"star file {star} lists no particles")
-    return optics, particles
+    return _frame(star, "optics", tables["optics"]), _frame(star, "particles", tables["particles"])
+
+
+def _frame(star: Path, name: str, table: pd.DataFrame | dict) -> pd.DataFrame:
+    frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame([table])
+    if frame.empty:
+        raise ConfigError(f"star file {star} lists no particles: table data_{name} is empty")
+    if frame.columns.has_duplicates:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise ConfigError(f"star file {star}: table data_{name} has the column {twice} twice: remove one")
+    return frame
+
+
+def as_written(star: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of `read_tables`, but the file's own columns as the text that stands there: nothing of it is rounded.
+
+    RELION has columns whose numbers six decimals do not hold, and names that look like numbers.
+    """
+    tables = read_tables(star)
+    if star.suffix == ".cs":
+        return tables
+    text = starfile.read(star, always_dict=True, parse_as_string=[label for table in tables for label in table])
+    own = text.get("optics", {}), text["particles" if "optics" in text else next(iter(text))]
+    for table, written in zip(tables, own, strict=True):
+        written = written if isinstance(written, pd.DataFrame) else pd.DataFrame([written])
+        for label in table.columns.intersection(written.columns):
+            table[label] = written[label].fillna("nan").to_numpy()
+    return tables
 
 
 def _with_optics(star: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -199,8 +250,9 @@ def _with_optics(star: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
     else:
         _need(star, "particles", table, ("rlnDetectorPixelSize", "rlnMagnification"))
         micrometres, magnification = (_numbers(star, table[label]) for label in OLD_OPTICS[3:5])
-        pixel = 1e4 * micrometres / magnification
-    optics = table[list(OPTICS[:3])].assign(rlnImagePixelSize=pixel.round(6))
+        pixel = 1e4 * micrometres / np.where(magnification > 0, magnification, np.nan)
+    optics = pd.DataFrame({label: _numbers(star, table[label]) for label in OPTICS[:3]})
+    optics["rlnImagePixelSize"] = pixel.round(6)
     groups = optics.drop_duplicates().reset_index(drop=True)
     groups.insert(0, "rlnOpticsGroup", np.arange(1, len(groups) + 1))
     number = optics.merge(groups, on=list(OPTICS), how="left")["rlnOpticsGroup"].to_numpy()
@@ -211,30 +263,10 @@ def _with_optics(star: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
     return groups, particles
 
 
-def _read_cryosparc(path: Path) -> pd.DataFrame:
-    """A .cs file (a NumPy array of records; nothing in it is executed) as RELION 3.0's table."""
-    try:
-        with open(path, "rb") as file:
-            records = np.load(file, allow_pickle=False)
-        names = records.dtype.names or ()
-    except (ValueError, OSError, EOFError, AttributeError) as error:
-        raise ConfigError(f"{path} is not a cryoSPARC .cs file ({error})") from error
-    if missing := {"blob/path", "blob/idx", *CRYOSPARC} - {"ctf/phase_shift_rad"} - set(names):
-        raise ConfigError(
-            f"{path} lacks the field {', '.join(sorted(missing))}: export particles with their blobs and CTFs"
-        )
-    stacks = [stack.decode(errors="replace").lstrip(">") for stack in records["blob/path"]]
-    table = {
-        "rlnImageName": [f"{index + 1:06d}@{stack}" for index, stack in zip(records["blob/idx"], stacks, strict=True)]
-    }
-    table |= {label: records[field] * unit for field, (label, unit) in CRYOSPARC.items() if field in names}
-    return pd.DataFrame(table)
-
-
 def _voxel_size(star: Path, optics_table: pd.DataFrame) -> float:
     _need(star, "optics", optics_table, ("rlnImagePixelSize",))
     sizes = np.unique(_numbers(star, optics_table["rlnImagePixelSize"]))
-    if len(sizes) != 1 or sizes[0] <= 0:
+    if len(sizes) != 1 or not sizes[0] > 0:
         raise ConfigError(f"{star}: pixel sizes {sizes.tolist()} Å in one particle set: rescale to one size first")
     return float(sizes[0])
 
@@ -247,11 +279,22 @@ def _need(star: Path, table: str, frame: pd.DataFrame, labels: tuple[str, ...]) 
 def _numbers(star: Path, column: pd.Series) -> np.ndarray:
     """A column as float64 (n,). Raises ConfigError, naming the first row (from 1) that is not a finite number."""
     values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
+    bad = np.flatnonzero(~(np.abs(values) < LARGEST))
     if len(bad):
         row = bad[0]
-        raise ConfigError(f"star file {star}: {column.name} of particle {row + 1} is {column.iloc[row]}, not a number")
+        raise ConfigError(f"star file {star}: {column.name} of row {row + 1} is {column.iloc[row]}, not a number")
     return values
+
+
+def _check_optics(star: Path, ctf: np.ndarray) -> None:
+    """Raises ConfigError where CTF parameters (n, 7) are outside of `OPTICS_LIMITS`."""
+    for label, (low, high, unit) in OPTICS_LIMITS.items():
+        values = ctf[:, CTF_LABELS.index(label)]
+        bad = np.flatnonzero((values < low) | (values > high))
+        if len(bad):
+            raise ConfigError(
+                f"star file {star}: particle {bad[0] + 1} has {label} {values[bad[0]]:g}; it is {unit}, {low} to {high}"
+            )
 
 
 def _check_defocus(star: Path, defocus: np.ndarray) -> None:
@@ -270,6 +313,20 @@ def _check_defocus(star: Path, defocus: np.ndarray) -> None:
         )
 
 
+def check_inside(star: Path, datadir: Path | None, particle_table: pd.DataFrame) -> None:
+    """Raises ConfigError where an image's stack is outside of the folder that names are relative to."""
+    _need(star, "particles", particle_table, ("rlnImageName",))
+    _, stacks = _image_names(star, particle_table["rlnImageName"])
+    folder = os.path.abspath(datadir or star.parent)
+    for stack in stacks.unique():
+        if os.path.commonpath([folder, os.path.abspath(os.path.join(folder, stack))]) != folder:
+            row = int(np.argmax(stacks == stack))
+            raise ConfigError(
+                f"star file {star}: the image of particle {row + 1} is in {stack}, outside of the folder {folder}: name"
+                " stacks from a folder that holds them all (--datadir; / for absolute names)"
+            )
+
+
 def _image_names(star: Path, names: pd.Series) -> tuple[np.ndarray, pd.Series]:
     """Indices from 0 (n,) and stacks (n,) of `index@stack`."""
     parts = names.astype(str).str.extract(r"^(\d{1,9})@(.+)$")
@@ -280,74 +337,50 @@ def _image_names(star: Path, names: pd.Series) -> tuple[np.ndarray, pd.Series]:
     return parts[0].to_numpy(np.int64) - 1, parts[1]
 
 
-def _read_images(star: Path, datadir: Path, names: pd.Series, voxel_size: float) -> np.ndarray:
+def _read_images(
+    star: Path, datadir: Path, names: pd.Series, voxel_size: float, optics_table: pd.DataFrame
+) -> np.ndarray | Images:
     index, stack_names = _image_names(star, names)
-    stacks = {name: _open_stack(datadir / name, voxel_size) for name in stack_names.unique()}
-    for name, stack in stacks.items():
-        asked = index[stack_names == name]
-        if asked.min() < 0 or asked.max() >= len(stack):
-            raise ConfigError(
-                f"star file {star} asks for image {asked.max() + 1 if asked.min() >= 0 else 0} of {name}, which holds"
-                f" images 1 to {len(stack)}: the star file and the stack do not belong together"
-            )
-    boxes = {stack.shape[1:] for stack in stacks.values()}
+    number, unique = pd.factorize(stack_names)
+    stacks = tuple(open_stack(datadir / name, voxel_size) for name in unique)
+    lengths = np.array([stack.shape[0] for stack in stacks])[number]
+    bad = np.flatnonzero((index < 0) | (index >= lengths))
+    if len(bad):
+        row = bad[0]
+        raise ConfigError(
+            f"star file {star} asks for image {index[row] + 1} of {stack_names.iloc[row]} in row {row + 1}, which holds"
+            f" images 1 to {lengths[row]}: the star file and the stack do not belong together"
+        )
+    boxes = {stack.shape[1:] for stack in stacks}
     if len(boxes) != 1 or len(set(*boxes)) != 1:
         raise ConfigError(f"star file {star}: images must be square and of one size, found {sorted(boxes)} pixels")
+    if "rlnImageSize" in optics_table and set(optics_table["rlnImageSize"]) != set(*boxes):
+        raise ConfigError(
+            f"star file {star}: rlnImageSize is {optics_table['rlnImageSize'].iloc[0]}, but the images have"
+            f" {boxes.pop()[0]} pixels: correct it, or name the right stacks"
+        )
 
-    if len(stacks) == 1:
-        (images,) = stacks.values()
-        in_order = np.array_equal(index, np.arange(index[0], index[0] + len(index)))
-        images = images[index[0] : index[0] + len(index)] if in_order else images[index]
-    else:
-        images = np.empty((len(index), *boxes.pop()), np.float32)
-        for name, stack in stacks.items():
-            rows = np.flatnonzero(stack_names == name)
-            images[rows] = stack[index[rows]]
-    _check_finite(star, images, names)
+    images = Images(stacks, number, index)
+    in_order = len(stacks) == 1 and np.array_equal(index, np.arange(index[0], index[0] + len(index)))
+    if in_order and stacks[0].kind == np.float32:
+        images = stacks[0].map()[index[0] : index[0] + len(index)]
+    _check_images(star, images, names)
     return images
 
 
-def _open_stack(path: Path, voxel_size: float) -> np.ndarray:
-    """Images (n, L, L) of a stack, memory-mapped if they are native float32."""
-    if not path.is_file():
-        raise ConfigError(
-            f"image stack {path} does not exist: rlnImageName is relative to the star file's folder, or to `datadir`"
-            " (--datadir), for RELION the project's folder"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # old programs leave the MAP stamp out: harmless
-            with mrcfile.open(path, header_only=True, permissive=True) as mrc:
-                header = mrc.header
-                shape = (int(header.nz), int(header.ny), int(header.nx))
-                kind = mrcfile.utils.data_dtype_from_header(header)
-                offset = 1024 + int(header.nsymbt)
-                header_size = float(header.cella.x) / max(shape[2], 1)
-    except ValueError as error:
-        raise ConfigError(f"image stack {path} is not an MRC file ({error})") from error
-    needed, found = offset + int(np.prod(shape)) * kind.itemsize, path.stat().st_size
-    if min(shape) < 1 or found < needed:
-        raise ConfigError(
-            f"image stack {path} is cut short: its header says {shape[0]} images of {shape[1]} × {shape[2]}, {needed}"
-            f" bytes, and it has {found}. Copy or make it again"
-        )
-    # 0 and 1 are what programs write that do not know the pixel size.
-    if header_size not in (0.0, 1.0) and abs(header_size - voxel_size) > 0.01 * voxel_size:
-        raise ConfigError(
-            f"image stack {path} has pixels of {header_size:.4g} Å by its header and {voxel_size:.4g} Å by the star"
-            " file's rlnImagePixelSize: correct the wrong one"
-        )
-    images = np.memmap(path, kind, "r", offset, shape)
-    return images if kind == np.dtype(np.float32) else images.astype(np.float32)
-
-
-def _check_finite(star: Path, images: np.ndarray, names: pd.Series) -> None:
-    chunk = max(1, CHUNK_BYTES // images[0].nbytes)
+def _check_images(star: Path, images: np.ndarray | Images, names: pd.Series) -> None:
+    """Raises ConfigError, naming the first row whose image has values that are not finite, or all the same."""
+    chunk = max(1, CHUNK_BYTES // (4 * images.shape[-1] ** 2))
     for start in range(0, len(images), chunk):
-        finite = np.isfinite(images[start : start + chunk]).all(axis=(1, 2))
-        if not finite.all():
-            row = start + int(np.argmin(finite))
-            raise ConfigError(
-                f"star file {star}: image {names.iloc[row]} of particle {row + 1} has values that are not finite (NaN):"
-                " remove the row or make the image again"
-            )
+        part = images[start : start + chunk]
+        low, high = part.min(axis=(1, 2)), part.max(axis=(1, 2))
+        for fault, found in (
+            (~np.isfinite(high) | ~np.isfinite(low), "has values that are not finite (NaN)"),
+            (low == high, "is constant"),
+        ):
+            if fault.any():
+                row = start + int(np.argmax(fault))
+                raise ConfigError(
+                    f"star file {star}: image {names.iloc[row]} of particle {row + 1} {found}: remove the row or make"
+                    " the image again"
+                )

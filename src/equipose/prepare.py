@@ -3,31 +3,45 @@
     python -m equipose.prepare --config config.json --output DIR
 
 Images are Fourier-cropped to the box, made bright where the protein is (half of all programs store it dark), normalised
-so that the background outside of the particle has mean 0 and standard deviation 1, and masked if asked. The star file
-keeps every row and column of the particles chosen, in their order; poses stay only where they are to be the truth.
+so that the background outside of the particle has mean 0 and standard deviation 1, and whitened and masked if asked.
+Where their phases were flipped or their CTF was multiplied in, that is undone: training's decoder applies the CTF. The
+star file keeps every row and column of the particles chosen, in their order; poses stay only where they are to be the
+truth. An interrupted call continues where it was (cache.py).
 """
 
 import argparse
+import dataclasses
 import json
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 import scipy.fft
+import scipy.ndimage
 import torch
 
+from equipose.cache import sha256, write_stack
 from equipose.cli import run_main
 from equipose.config import PreparationConfig
 from equipose.errors import ConfigError
 from equipose.files import whole_file
 from equipose.fourier import half_disc, to_half_disc
+from equipose.noise import filtered, noise_power, shells, whitening
 from equipose.optics import ctf
-from equipose.particles import ANGLES, ORIGINS, Particles, half_of, read_particles, write_star
+from equipose.particles import (
+    ANGLES,
+    ORIGINS,
+    Particles,
+    check_inside,
+    chosen_rows,
+    per_particle,
+    read_particles,
+    write_star,
+)
 
 CHUNK = 256
-"""Images that are prepared at once."""
+"""Images that are looked at at once."""
 
 SAMPLE = 5000
 """Images by which the contrast is judged."""
@@ -41,7 +55,35 @@ CERTAIN = 5.0
 EDGE = 0.05
 """Width of the mask's soft edge, as a part of the box."""
 
-SECONDS_BETWEEN_REPORTS = 5.0
+CONSTANT = 1e-4
+"""Standard deviation of a background, as a part of the image's, below which there is only what rounding makes."""
+
+SOFT = 1.5
+"""Pixels over which the window onto the background is softened, lest one shell's power leak into others."""
+
+APPLIED = {"rlnCtfDataArePhaseFlipped": "flipped", "rlnCtfDataAreCtfPremultiplied": "multiplied"}
+"""What a program may have done to images with their CTF. It is undone: the decoder applies the CTF itself."""
+
+NEAR_ZERO = 1e-3
+"""A squared CTF so small that multiplying by it is not undone."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How one image after the other is prepared."""
+
+    sign: int
+    """-1 where protein is dark"""
+    voxel_size: float
+    """Å, of the prepared images"""
+    background: np.ndarray
+    """(L, L) bool, where there is no particle"""
+    mask: np.ndarray | None
+    """(L, L), 0 to 1"""
+    applied: np.ndarray
+    """(n,) what was done to each image with its CTF: one of `APPLIED`"""
+    whitening: np.ndarray | None
+    """Factors by shell"""
 
 
 def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None]) -> None:
@@ -50,15 +92,17 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
     Raises ConfigError where they cannot be read, are smaller than the box, or do not tell their contrast.
     """
     star = Path(config.star)
-    particles = read_particles(star, config.datadir and Path(config.datadir))
+    datadir = config.datadir and Path(config.datadir)
+    particles = read_particles(star, datadir)
+    check_inside(star, datadir, particles.particle_table)
     size = particles.images.shape[-1]
     if size < config.box:
         raise ConfigError(
             f"{star}: images of {size} pixels are smaller than the box of {config.box}: choose a box ≤ {size}"
         )
-    rows = np.arange(len(particles.images))
-    if config.subset:
-        rows = rows[half_of(particles.particle_table) == config.subset]
+    rows = chosen_rows(star, particles.particle_table, config.subset, config.limits)
+    if not len(rows):
+        raise ConfigError(f"{star}: no particle is within the limits of `select`: widen them")
     voxel_size = particles.voxel_size * size / config.box
     radius = (config.mask_radius or size * particles.voxel_size / 2) / voxel_size  # pixels
     if radius > config.box / 2:
@@ -68,16 +112,20 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
         )
 
     sign, certainty = contrast(particles, rows, config, voxel_size)
+    how = _preparation(particles, rows, config, sign, voxel_size, radius)
     say(
-        f"{star}: {len(rows)} particles, {size} → {config.box} pixels of {voxel_size:.4g} Å, protein is"
-        f" {'bright' if sign > 0 else 'dark: inverted'}" + (f" ({certainty:.0f} standard errors)" if certainty else "")
+        f"{star}: {len(rows)} of {len(particles.images)} particles, {size} → {config.box} pixels of {voxel_size:.4g} Å,"
+        f" protein is {'bright' if sign > 0 else 'dark: inverted'}"
+        + (f" ({certainty:.0f} standard errors)" if certainty else "")
+        + "".join(f", CTF {what}: undone" for what in APPLIED.values() if (how.applied[rows] == what).any())
     )
-    with whole_file(output / "particles.mrcs") as partial:
-        _write_stack(partial, particles, rows, config, voxel_size, radius, sign, say)
-    write_star(output / "particles.star", *_tables(particles, rows, config, voxel_size))
+    tables = _tables(particles, rows, config, voxel_size)
+    _write_stack(output / "particles.mrcs", particles, rows, how, config, say)
+    write_star(output / "particles.star", *tables)
     summary = {
         "star": config.star,
         "particles": len(rows),
+        "particles_in_star": len(particles.images),
         "original_box": size,
         "original_voxel_size": particles.voxel_size,
         "box": config.box,
@@ -86,9 +134,21 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
         "contrast_standard_errors": certainty,
         "background_radius_angstrom": radius * voxel_size,
         "masked": config.mask_radius is not None,
+        "whitening": None if how.whitening is None else how.whitening.tolist(),
     }
     with whole_file(output / "preparation.json") as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _preparation(
+    particles: Particles, rows: np.ndarray, config: PreparationConfig, sign: int, voxel_size: float, radius: float
+) -> Preparation:
+    axis = np.arange(config.box) - config.box // 2
+    distance = np.hypot(axis[:, None], axis)
+    inside = np.clip((radius - distance) / (EDGE * config.box), 0, 1)
+    mask = 0.5 - 0.5 * np.cos(np.pi * inside) if config.mask_radius else None
+    how = Preparation(sign, voxel_size, distance > radius - 1, mask, _applied(Path(config.star), particles), None)
+    return dataclasses.replace(how, whitening=_whitening(particles, rows, how)) if config.whiten else how
 
 
 def fourier_crop(images: np.ndarray, box: int) -> np.ndarray:
@@ -136,40 +196,90 @@ def contrast(
     return (1 if values.mean() > 0 else -1), certainty
 
 
+def prepared(images: np.ndarray, ctf_parameters: np.ndarray, applied: np.ndarray, how: Preparation) -> np.ndarray:
+    """Images (n, size, size) as training wants them, (n, L, L); where the background is constant, not a number."""
+    box = len(how.background)
+    images = how.sign * fourier_crop(images, box)
+    constant = images[:, how.background].std(axis=1) < CONSTANT * images.std(axis=(1, 2))
+    if (applied != "").any():
+        images = filtered(images, _undoing(ctf_parameters, applied, box, how.voxel_size))
+    if how.whitening is not None:
+        images = filtered(images, how.whitening[shells(box)])
+    outside = images[:, how.background]
+    deviation = np.where(constant, np.nan, outside.std(axis=1))
+    images = (images - outside.mean(axis=1)[:, None, None]) / deviation[:, None, None]
+    return images if how.mask is None else images * how.mask
+
+
+def _undoing(ctf_parameters: np.ndarray, applied: np.ndarray, box: int, voxel_size: float) -> np.ndarray:
+    """Factors (n, L, L/2 + 1) that give back images before their phases were flipped or their CTF was multiplied in.
+
+    A flip undoes itself. Dividing by the CTF does nothing useful where that is near zero: there the image stays weak.
+    """
+    row, column = np.meshgrid(np.fft.fftfreq(box, 1 / box), np.arange(box // 2 + 1), indexing="ij")
+    k = torch.from_numpy(np.stack([column, row], -1).reshape(-1, 2)).float()
+    transfer = ctf(torch.from_numpy(ctf_parameters), k, box * voxel_size).numpy().reshape(len(applied), *row.shape)
+    how = applied[:, None, None]
+    flipped, multiplied = np.where(transfer < 0, -1, 1), transfer / (transfer**2 + NEAR_ZERO)
+    return np.where(how == "flipped", flipped, np.where(how == "multiplied", multiplied, 1))
+
+
+def _applied(star: Path, particles: Particles) -> np.ndarray:
+    """What the star file says was done to each image with its CTF, (n,): nothing (""), or one of `APPLIED`."""
+    applied = np.full(len(particles.ctf), "", "U10")
+    for label, what in APPLIED.items():
+        done = per_particle(star, label, particles.optics_table, particles.particle_table)
+        if not np.isin(done, (0, 1)).all():
+            raise ConfigError(f"{star}: {label} is {done[~np.isin(done, (0, 1))][0]:g}; it is 0 or 1")
+        applied[done == 1] = what
+    return applied
+
+
+def _whitening(particles: Particles, rows: np.ndarray, how: Preparation) -> np.ndarray:
+    """The filter by shell that makes the background of a sample of the images white."""
+    sample = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
+    window = scipy.ndimage.gaussian_filter(how.background.astype(float), SOFT, mode="wrap") * how.background
+    unmasked, spectra = dataclasses.replace(how, mask=None), []
+    for part in np.array_split(sample, max(1, len(sample) // CHUNK)):
+        images = prepared(_images(particles, part), particles.ctf[part], how.applied[part], unmasked)
+        spectra.append(
+            noise_power(images[np.isfinite(images).all(axis=(1, 2))], window)
+        )  # the others are refused later
+    return whitening(np.nanmean(spectra, axis=0))
+
+
+def _images(particles: Particles, rows: np.ndarray) -> np.ndarray:
+    return np.asarray(particles.images[rows], np.float32)
+
+
 def _write_stack(
     path: Path,
     particles: Particles,
     rows: np.ndarray,
+    how: Preparation,
     config: PreparationConfig,
-    voxel_size: float,
-    radius: float,
-    sign: int,
     say: Callable[[str], None],
 ) -> None:
-    axis = np.arange(config.box) - config.box // 2
-    distance = np.hypot(axis[:, None], axis)
-    background = distance > radius - 1
-    inside = np.clip((radius - distance) / (EDGE * config.box), 0, 1)
-    mask = 0.5 - 0.5 * np.cos(np.pi * inside)
-    started = reported = time.perf_counter()
-    shape = (len(rows), config.box, config.box)
-    with mrcfile.new_mmap(path, shape, mrc_mode=2, overwrite=True) as mrc:
-        for start in range(0, len(rows), CHUNK):
-            part = rows[start : start + CHUNK]
-            images = sign * fourier_crop(np.asarray(particles.images[part], np.float32), config.box)
-            outside = images[:, background]
-            deviation = outside.std(axis=1)
-            if (deviation == 0).any():
-                name = particles.particle_table["rlnImageName"].iloc[part[int(np.argmin(deviation))]]
-                raise ConfigError(f"{config.star}: image {name} is constant: remove its row")
-            images = (images - outside.mean(axis=1)[:, None, None]) / deviation[:, None, None]
-            mrc.data[start : start + len(part)] = images * mask if config.mask_radius else images
-            if time.perf_counter() - reported > SECONDS_BETWEEN_REPORTS:
-                reported, done = time.perf_counter(), start + len(part)
-                say(f"prepared {done} of {len(rows)}, {(reported - started) * (len(rows) / done - 1):.0f} s left")
-        mrc.set_image_stack()
-        mrc.voxel_size = voxel_size
-        mrc.update_header_stats()
+    """Write the prepared images of `rows`, in order."""
+
+    def source(place: slice) -> np.ndarray:
+        return _images(particles, rows[place])
+
+    def result(images: np.ndarray, place: slice) -> np.ndarray:
+        part = rows[place]
+        images = prepared(images, particles.ctf[part], how.applied[part], how)
+        finite = np.isfinite(images).all(axis=(1, 2))
+        if not finite.all():
+            name = particles.particle_table["rlnImageName"].iloc[part[int(np.argmin(finite))]]
+            raise ConfigError(
+                f"{config.star}: image {name} is constant outside of the particle: it has a mask; give images without"
+            )
+        return images
+
+    settings = sha256(
+        repr((config, how.sign, how.voxel_size)).encode(), how.applied[rows], how.whitening, particles.ctf[rows]
+    )
+    write_stack(path, (len(rows), config.box, config.box), how.voxel_size, settings, source, result, say)
 
 
 def _tables(particles: Particles, rows: np.ndarray, config: PreparationConfig, voxel_size: float) -> tuple:
@@ -180,6 +290,8 @@ def _tables(particles: Particles, rows: np.ndarray, config: PreparationConfig, v
         raise ConfigError(f"`truth: true` wants poses, and {config.star} has none: leave it out")
     table["rlnImageName"] = [f"{number:06d}@particles.mrcs" for number in range(1, len(table) + 1)]
     optics = particles.optics_table.assign(rlnImagePixelSize=voxel_size, rlnImageSize=config.box)
+    for part in (optics, table):
+        part[[label for label in APPLIED if label in part]] = 0
     return optics, table
 
 

@@ -47,8 +47,7 @@ def build(
     """The page, from the preset's configuration and what lies in its results folder."""
     asked = {name: config["experiments"][name] for name in experiments}
     runs = list(run_budgets(config | {"experiments": asked, "run": experiments}))
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template.read_text()).render(
+    return read_template(template).render(
         title=results.name,
         summary=summary(runs, results),
         missing=[run for run in runs if not (_folder(results, run) / "metrics.json").exists()],
@@ -62,6 +61,14 @@ def build(
         versions=package_versions(),
         hardware=hardware(),
         times=wall_times(results),
+    )
+
+
+def read_template(path: Path) -> jinja2.Template:
+    """A page's template; the one that it extends lies beside it."""
+    loader = jinja2.FileSystemLoader(path.parent)
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(
+        path.name
     )
 
 
@@ -95,7 +102,7 @@ def figures_of(results: Path, experiment: str) -> list[dict[str, str]]:
         {
             "name": path.stem.replace("_", " "),
             "caption": caption(figure),
-            "picture": _data_uri(path.read_bytes(), "image/png"),
+            "picture": data_uri(path.read_bytes(), "image/png"),
         }
         for figure in EVERY
         for path in sorted([*folder.glob(f"{figure}.png"), *folder.glob(f"{figure}_*.png")])
@@ -203,7 +210,7 @@ def _read_map(path: Path) -> np.ndarray:
         return np.array(file.data, np.float32)
 
 
-def _data_uri(content: bytes, kind: str) -> str:
+def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from equipose import commands, fsc
 from equipose.particles import read_particles, read_tables, write_star
+from equipose.reconstruct import SCORE
 from equipose.structures import read_map
 
 pytestmark = pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="relion is not installed")
@@ -58,20 +59,14 @@ def test_astigmatic_projections_by_relion_read_as_the_particles_they_were(halves
     assert read.images.shape == (40, 32, 32)
 
 
-def test_star_handler_passes_our_poses_through(halves: Path, joined: Path) -> None:
+def test_star_handler_passes_our_poses_through_and_selects_by_their_score(halves: Path, joined: Path) -> None:
     shutil.copy2(joined / "poses.star", halves / "ours.star")
-    relion(
-        "star_handler",
-        "--i",
-        "ours.star",
-        "--o",
-        "handled.star",
-        "--select",
-        "rlnRandomSubset",
-        "--minval",
-        1,
-        cwd=halves,
-    )
+    selections = {"handled": ("rlnRandomSubset", 1), "best": (SCORE, 0.75)}
+    for name, (label, least) in selections.items():
+        select = ("--select", label, "--minval", least)
+        relion("star_handler", "--i", "ours.star", "--o", f"{name}.star", *select, cwd=halves)
+    scores = read_tables(halves / "ours.star")[1][SCORE]
+    np.testing.assert_array_equal(read_tables(halves / "best.star")[1][SCORE], scores[scores >= 0.75])
     ours, handled = (read_particles(halves / f"{name}.star") for name in ("ours", "handled"))
     np.testing.assert_allclose(handled.rotations, ours.rotations, atol=1e-5)
     np.testing.assert_allclose(handled.ctf, ours.ctf, rtol=1e-6)
@@ -102,13 +97,12 @@ def test_old_star_files_mean_to_us_what_relions_own_converter_makes_of_them(halv
     assert abs(ours.voxel_size - theirs.voxel_size) < 1e-4
 
 
-def test_relion_opens_our_maps_with_their_voxel_size(joined: Path) -> None:
-    relion(
-        "image_handler", "--i", joined / "volume.mrc", "--o", joined / "again.mrc", "--multiply_constant", 1, cwd=joined
-    )
-    with mrcfile.open(joined / "again.mrc") as again, mrcfile.open(joined / "volume.mrc") as ours:
-        np.testing.assert_allclose(again.data, ours.data, atol=1e-6)
-        np.testing.assert_allclose(float(again.voxel_size.x), float(ours.voxel_size.x), rtol=1e-5)
+def test_relion_opens_our_maps_with_their_voxel_size(joined: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.mrc"
+    relion("image_handler", "--i", joined / "volume.mrc", "--o", again, "--multiply_constant", 1, cwd=tmp_path)
+    with mrcfile.open(again) as theirs, mrcfile.open(joined / "volume.mrc") as ours:
+        np.testing.assert_allclose(theirs.data, ours.data, atol=1e-6)
+        np.testing.assert_allclose(float(theirs.voxel_size.x), float(ours.voxel_size.x), rtol=1e-5)
 
 
 def _write_old(path: Path, table: pd.DataFrame) -> None:

@@ -202,30 +202,41 @@ def test_the_encoder_of_the_readme_runs(tmp_path: Path) -> None:
     assert pd.read_csv(repository / "results/mine/tables/mine.csv")["model"].tolist() == ["tiny"]
 
 
-def test_a_users_particles_become_one_set_of_poses_a_map_and_half_maps(finished: tuple[Path, str]) -> None:
-    """The simulated particles stand for a user's: two half-set runs, joined by the target `reconstruct`."""
-    repository, _ = finished
-    star = RESULTS / "datasets/smoke_noiseless/particles.star"
-    own = {
-        "pathvars": {"results": "results/mine"},
-        "run": ["mine"],
-        "datasets": {f"half{half}": {"star": str(star), "box": 32, "subset": half} for half in (1, 2)},
-        "experiments": {
-            "mine": {
-                "datasets": ["half1", "half2"],
-                "models": ["d4_search"],
-                "seeds": [0],
-                "budget": {"steps": 12},
-                "table": "best",
-            }
-        },
-        "reconstructions": {"mine": {"halves": ["half1", "half2"], "model": "d4_search", "seed": 0}},
-    }
-    (repository / "mine.yaml").write_text(yaml.safe_dump(own))
-    result = snakemake(repository, "reconstruct", "--cores", "2", "--configfile", SMOKE, "mine.yaml")
-    assert result.returncode == 0, result.stdout
-    folder = repository / "results/mine/maps/mine"
-    for name in ("poses.star", "volume.mrc", "half1.mrc", "half2.mrc", "fsc.csv", "reconstruction.png"):
-        assert (folder / name).stat().st_size > 0, name
-    again = snakemake(repository, "reconstruct", "--cores", "2", "--configfile", SMOKE, "mine.yaml")
-    assert "Nothing to be done" in again.stdout, again.stdout
+def test_a_users_particles_become_poses_maps_and_a_page_from_any_folder_and_with_spaces_everywhere(
+    halves: Path, tmp_path: Path
+) -> None:
+    """`equipose reconstruct`, too short to learn anything, as a user in a folder of their own calls it, twice."""
+    (tmp_path / "check out").mkdir()
+    repository = copy_repository(tmp_path / "check out")
+    preset = repository / "workflow/presets/particles.yaml"
+    smoke = yaml.safe_load((ROOT / SMOKE).read_text())
+    training = smoke["training"] | {"widths": [32, 64, 128]}  # of few features all may be dead: no pose then
+    quick = yaml.safe_load(preset.read_text()) | {"training": training, "evaluation": smoke["evaluation"]}
+    preset.write_text(yaml.safe_dump(quick))
+    (tmp_path / "my project/Extract 1").mkdir(parents=True)
+    for name in ("particles.star", "particles.mrcs"):
+        shutil.copy2(halves / name, tmp_path / "my project/Extract 1")
+    command = [sys.executable, "-m", "equipose.commands", "reconstruct", "Extract 1/particles.star"]
+    command += ["--out", "ab initio", "--minutes", "0.05", "--cores", "2"]
+    environment = os.environ | {"PYTHONPATH": str(repository / "src"), "CUDA_VISIBLE_DEVICES": ""}
+
+    def call() -> str:
+        done = subprocess.run(command, cwd=tmp_path / "my project", env=environment, text=True, capture_output=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    shown, out = call(), tmp_path / "my project/ab initio"
+    assert f"open {out}/report.html in a browser" in shown
+    for name in (
+        "poses.star",
+        "volume.mrc",
+        "half1.mrc",
+        "half2.mrc",
+        "local_resolution.mrc",
+        "fsc.csv",
+        "reconstruction.png",
+        "report.html",
+    ):
+        assert (out / name).stat().st_size > 0, name
+    assert "Has it converged?" in (out / "report.html").read_text()
+    assert "Nothing to be done" in call()

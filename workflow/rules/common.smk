@@ -189,21 +189,18 @@ def names_of(simulated: bool) -> str:
 
 
 def reconstruction_files() -> list[str]:
-    names = ("poses.star", "volume.mrc", "half1.mrc", "half2.mrc", "reconstruction.png")
+    names = ("poses.star", "volume.mrc", "half1.mrc", "half2.mrc", "reconstruction.png", "report.html")
     return [f"{RESULTS}/maps/{name}/{file}" for name in config["reconstructions"] for file in names]
 
 
-def half_runs(wildcards, name: str) -> list[str]:
-    """The file `name` of the two runs of a reconstruction."""
-    spec = config["reconstructions"][wildcards.reconstruction]
-    return [f"{RESULTS}/runs/{half}/{spec['model']}/seed{spec['seed']}/{name}" for half in spec["halves"]]
+def of_halves(pattern: str):
+    """An input function: `pattern` in the results folder, for each of the two halves of a reconstruction."""
 
+    def files(wildcards) -> list[str]:
+        spec = config["reconstructions"][wildcards.reconstruction]
+        return [f"{RESULTS}/{pattern.format(half=half, **spec)}" for half in spec["halves"]]
 
-def half_datasets(wildcards, name: str) -> list[str]:
-    """The file `name` of the two datasets of a reconstruction."""
-    return [
-        f"{RESULTS}/datasets/{half}/{name}" for half in config["reconstructions"][wildcards.reconstruction]["halves"]
-    ]
+    return files
 
 
 def train_minutes(wildcards) -> int:

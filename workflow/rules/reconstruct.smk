@@ -1,13 +1,13 @@
-# Runs on the two halves of a user's particles → one set of poses, a map and half-maps, and a picture.
+# Runs on the two halves of a user's particles → one set of poses, a map and half-maps, a picture and a page.
 
 
 rule join_halves:
     input:
-        models=lambda wildcards: half_runs(wildcards, "model.pt"),
-        poses=lambda wildcards: half_runs(wildcards, "poses.star"),
-        metrics=lambda wildcards: half_runs(wildcards, "metrics.json"),
-        particles=lambda wildcards: half_datasets(wildcards, "particles.star"),
-        stacks=lambda wildcards: half_datasets(wildcards, "particles.mrcs"),
+        models=of_halves("runs/{half}/{model}/seed{seed}/model.pt"),
+        poses=of_halves("runs/{half}/{model}/seed{seed}/poses.star"),
+        metrics=of_halves("runs/{half}/{model}/seed{seed}/metrics.json"),
+        particles=of_halves("datasets/{half}/particles.star"),
+        stacks=of_halves("datasets/{half}/particles.mrcs"),
         code=code("reconstruct"),
     output:
         "<results>/maps/{reconstruction}/poses.star",
@@ -15,7 +15,10 @@ rule join_halves:
         "<results>/maps/{reconstruction}/half1.mrc",
         "<results>/maps/{reconstruction}/half2.mrc",
         "<results>/maps/{reconstruction}/mask.mrc",
+        "<results>/maps/{reconstruction}/local_resolution.mrc",
         "<results>/maps/{reconstruction}/fsc.csv",
+        "<results>/maps/{reconstruction}/agreement.csv",
+        "<results>/maps/{reconstruction}/examples.npz",
         "<results>/maps/{reconstruction}/reconstruction.json",
     log:
         "<results>/logs/join_halves/{reconstruction}.log",
@@ -27,8 +30,8 @@ rule join_halves:
         mem_mb=job("evaluate", "memory_mb"),
         runtime=config["resources"]["runtime_slack_minutes"],
     params:
-        runs=lambda wildcards: half_runs(wildcards, ""),
-        datasets=lambda wildcards: half_datasets(wildcards, ""),
+        runs=of_halves("runs/{half}/{model}/seed{seed}"),
+        datasets=of_halves("datasets/{half}"),
         folder=subpath(output[0], parent=True),
     shell:
         "python -u -m equipose.reconstruct --runs {params.runs} --datasets {params.datasets} --output {params.folder}"
@@ -55,3 +58,26 @@ rule reconstruction_figure:
         folder=subpath(input.volume, parent=True),
     shell:
         "python -u -m equipose.figures.reconstruction --folder {params.folder} --output {output.png} 2>&1 | tee {log}"
+
+
+rule reconstruction_report:
+    input:
+        rules.join_halves.output,
+        volume="<results>/maps/{reconstruction}/volume.mrc",
+        template=here(HERE / "workflow/report/reconstruction.html.jinja"),
+        base=here(HERE / "workflow/report/base.html.jinja"),
+        code=code("reconstruction_report"),
+    output:
+        "<results>/maps/{reconstruction}/report.html",
+    log:
+        "<results>/logs/reconstruction_report/{reconstruction}.log",
+    benchmark:
+        "<results>/benchmarks/reconstruction_report/{reconstruction}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        folder=subpath(input.volume, parent=True),
+        results=RESULTS,
+    shell:
+        "python -u -m equipose.reconstruction_report --folder {params.folder} --results {params.results}"
+        " --template {input.template:q} --title {wildcards.reconstruction} --output {output} 2>&1 | tee {log}"

@@ -35,6 +35,7 @@ rule report:
         claims="<results>/claims.csv",
         config="<results>/tables/config.json",
         template=here(HERE / "workflow/report/report.html.jinja"),
+        base=here(HERE / "workflow/report/base.html.jinja"),
         code=code("report"),
     output:
         "<results>/report.html",

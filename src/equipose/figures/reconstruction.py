@@ -8,12 +8,14 @@ import matplotlib.pyplot as pyplot
 import numpy as np
 import pandas as pd
 import scipy.spatial.transform
+from matplotlib.axes import Axes
 
 from equipose.cli import run_main
 from equipose.figures.maps import VIEW, enclosing_level, molecule_extent, molecule_fraction, render
-from equipose.figures.sphere import equal_area
+from equipose.figures.sphere import draw_density
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
 from equipose.particles import ANGLES, read_tables
+from equipose.reconstruct import THRESHOLD
 from equipose.rotations import from_relion_angles, viewing_directions
 from equipose.structures import read_map
 
@@ -21,12 +23,32 @@ LINES = (("unmasked", PALETTE[1], 1.0), ("masked", PALETTE[5], 1.0), ("corrected
 """Curves of fsc.csv, their colours and widths."""
 
 
+def draw_fsc(axes: Axes, folder: Path) -> None:
+    """The FSC of the half-maps, and where it falls below 0.143."""
+    curves = pd.read_csv(folder / "fsc.csv")
+    summary = json.loads((folder / "reconstruction.json").read_text())
+    inside = curves["shell"] > 0
+    for name, colour, width in LINES:
+        axes.plot(curves["frequency_per_angstrom"][inside], curves[name][inside], color=colour, lw=width, label=name)
+    axes.axhline(THRESHOLD, **GUIDE)
+    found = summary["resolution_angstrom"]["corrected"]
+    beyond = "at the last shell, " if summary["resolved_to_the_last_shell"] else ""
+    axes.set_title(f"{beyond or f'{THRESHOLD} at '}{found:.3g} Å" if found else f"below {THRESHOLD}")
+    axes.set_xlabel("Spatial frequency (1/Å)")
+    axes.set_ylabel("FSC of half-maps")
+    axes.set_ylim(-0.1, 1.02)
+    axes.legend(loc="lower left")
+
+
+def directions_seen(folder: Path) -> np.ndarray:
+    """Viewing directions (n, 3) of all particles."""
+    particles = read_tables(folder / "poses.star")[1]
+    return viewing_directions(from_relion_angles(particles[list(ANGLES)].to_numpy(np.float64)))
+
+
 def plot_reconstruction(folder: Path, output: Path) -> None:
     """What `equipose.reconstruct` wrote in `folder`, as one picture."""
     volume, _ = read_map(folder / "volume.mrc")
-    curves = pd.read_csv(folder / "fsc.csv")
-    summary = json.loads((folder / "reconstruction.json").read_text())
-    particles = read_tables(folder / "poses.star")[1]
     with paper_style():
         figure, (front, side, correlation, directions) = pyplot.subplots(
             1, 4, figsize=(PAGE, 2.1), width_ratios=[1, 1, 1.35, 1.1], layout="constrained"
@@ -39,24 +61,9 @@ def plot_reconstruction(folder: Path, output: Path) -> None:
             axes.set_title(title)
             axes.set_axis_off()
 
-        inside = curves["shell"] > 0
-        frequency = curves["frequency_per_angstrom"][inside]
-        for name, colour, width in LINES:
-            correlation.plot(frequency, curves[name][inside], color=colour, lw=width, label=name)
-        correlation.axhline(0.143, **GUIDE)
-        found = summary["resolution_angstrom"]["corrected"]
-        correlation.set_title(f"0.143 at {found:.3g} Å" if found else "below 0.143")
-        correlation.set_xlabel("Spatial frequency (1/Å)")
-        correlation.set_ylabel("FSC of half-maps")
-        correlation.set_ylim(-0.1, 1.02)
-        correlation.legend(loc="lower left")
-
-        seen = viewing_directions(from_relion_angles(particles[list(ANGLES)].to_numpy(np.float64)))
-        points = equal_area(seen)
-        directions.hexbin(*points.T, gridsize=18, extent=(-1, 1, -1, 1), cmap="viridis", mincnt=1, lw=0.1)
+        draw_fsc(correlation, folder)
+        draw_density(directions, directions_seen(folder))
         directions.set_title("Viewing directions")
-        directions.set_aspect("equal")
-        directions.set_axis_off()
         save(figure, output)
 
 

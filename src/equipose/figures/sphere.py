@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colors, pyplot
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
-from matplotlib.patches import Circle
+from matplotlib.collections import PatchCollection, PathCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Wedge
 
 from equipose.cli import run_main
 from equipose.figures.runs import Run, best_runs, dataset_command_line, load_runs
-from equipose.figures.style import PAGE, degrees_text, paper_style, save
+from equipose.figures.style import COLUMN, PAGE, degrees_text, paper_style, save
 from equipose.metrics import squared_distances
 from equipose.rotations import degrees_from_squared_frobenius, viewing_directions
 from equipose.symmetry import alignment_of_most
@@ -25,11 +26,47 @@ from equipose.tables import dataset_title
 RANGE = (0.3, 180.0)
 """Degrees at the ends of the colour scale."""
 
+PER_CELL, MOST_RINGS = 25, 9
+"""Directions that a cell of a density holds on average, and rings of cells at most."""
+
 
 def equal_area(directions: np.ndarray) -> np.ndarray:
     """Points (n, 2) of the unit disc for directions (n, 3), opposite ones alike (Lambert's projection)."""
     upper = np.where(directions[:, 2:] < 0, -1, 1) * directions
     return upper[:, :2] / np.sqrt(1 + upper[:, 2:])
+
+
+def draw_density(axes: Axes, directions: np.ndarray) -> PatchCollection:
+    """How often directions (n, 3) are seen, relative to an even spread: cells of one area that fill the disc.
+
+    Ring i has 3 (2i + 1) cells, so that all have the same area, and none is cut by the rim.
+    """
+    rings = int(np.clip(np.sqrt(len(directions) / PER_CELL / 3), 2, MOST_RINGS))
+    x, y = equal_area(directions).T
+    ring = np.minimum(rings * np.hypot(x, y), rings - 1).astype(int)
+    sector = ((np.arctan2(y, x) / (2 * np.pi)) % 1 * 3 * (2 * ring + 1)).astype(int)
+    counts = np.bincount(3 * ring**2 + sector, minlength=3 * rings**2)
+    wedges = [
+        Wedge((0, 0), (number + 1) / rings, start, start + 120 / (2 * number + 1), width=1 / rings)
+        for number in range(rings)
+        for start in np.arange(3 * (2 * number + 1)) * 120 / (2 * number + 1)
+    ]
+    drawn = PatchCollection(wedges, cmap="viridis", lw=0.2, edgecolor="face")
+    drawn.set_array(counts / counts.mean())
+    drawn.set_clim(0, max(2.0, float(np.quantile(counts / counts.mean(), 0.98))))
+    axes.add_collection(drawn)
+    axes.set_xlim(-1.02, 1.02)
+    axes.set_ylim(-1.02, 1.02)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    return drawn
+
+
+def plot_density(directions: np.ndarray) -> Figure:
+    """The density of directions (n, 3), with its scale."""
+    figure, axes = pyplot.subplots(figsize=(COLUMN, 2.6), layout="constrained")
+    figure.colorbar(draw_density(axes, directions), label="Particles, relative to an even spread", shrink=0.8)
+    return figure
 
 
 def draw_sphere(axes: Axes, run: Run) -> PathCollection:

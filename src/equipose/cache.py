@@ -1,0 +1,96 @@
+"""A stack that is made part by part, and whose making goes on where it was interrupted, to the same bytes.
+
+Beside the unfinished stack stands a journal: first the SHA-256 of all settings, then, for each part, that of its source
+and that of its result. A part is made again where either is no longer what the journal says, and all are where the
+settings are others.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+
+from equipose.errors import ConfigError
+from equipose.stacks import HEADER
+
+PART = 256
+"""Images that are made at once."""
+
+SECONDS_BETWEEN_REPORTS = 5.0
+
+
+def write_stack(
+    path: Path,
+    shape: tuple[int, int, int],
+    voxel_size: float,
+    settings: str,
+    source: Callable[[slice], np.ndarray],
+    result: Callable[[np.ndarray, slice], np.ndarray],
+    say: Callable[[str], None],
+) -> None:
+    """Write images `shape` (n, L, L), float32: `result` of what `source` reads for each slice of them.
+
+    `settings` is the SHA-256 of all else that they depend on. Where `result` raises ConfigError nothing is left.
+    """
+    partial, journal = path.with_name(f".partial-{path.name}"), path.with_name(f".partial-{path.stem}.sums")
+    made = _read_journal(partial, journal, settings)
+    if made:
+        say(f"continuing: {len(made)} parts of {PART} images were made before; they are checked, not made again")
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _start(partial, journal, shape, voxel_size, settings)
+    stack = np.memmap(partial, np.float32, "r+", HEADER.itemsize, shape)
+    started = reported = time.perf_counter()
+    with open(journal, "a") as lines:
+        for start in range(0, len(stack), PART):
+            place = slice(start, min(start + PART, len(stack)))
+            images = source(place)
+            if made.get(start) != (sha256(images), sha256(stack[place])):
+                try:
+                    stack[place] = result(images, place)
+                except ConfigError:
+                    partial.unlink()
+                    journal.unlink()
+                    raise
+                stack.flush()
+                print(start, sha256(images), sha256(stack[place]), file=lines, flush=True)
+            now = time.perf_counter()
+            if now - reported > SECONDS_BETWEEN_REPORTS:
+                reported, left = now, (now - started) * (len(stack) / place.stop - 1)
+                say(f"prepared {place.stop} of {len(stack)}, {left:.0f} s left")
+    del stack
+    with mrcfile.mmap(partial, "r+") as mrc:
+        mrc.update_header_stats()
+    os.replace(partial, path)
+    journal.unlink()
+
+
+def sha256(*parts: bytes | np.ndarray | None) -> str:
+    """Of bytes and arrays, one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).view(np.uint8) if isinstance(part, np.ndarray) else part or b"")
+    return digest.hexdigest()
+
+
+def _start(partial: Path, journal: Path, shape: tuple[int, int, int], voxel_size: float, settings: str) -> None:
+    """A stack of full size without images, and a journal without parts."""
+    journal.unlink(missing_ok=True)
+    with mrcfile.new_mmap(partial, shape, mrc_mode=2, overwrite=True) as mrc:
+        mrc.set_image_stack()
+        mrc.voxel_size = voxel_size
+        mrc.header.label[0] = "Prepared by equipose"  # in place of mrcfile's, which holds the time of day
+    journal.write_text(settings + "\n")
+
+
+def _read_journal(partial: Path, journal: Path, settings: str) -> dict[int, tuple[str, str]]:
+    """Sums of the source and of the result of each part that was made with the same settings, by its first image."""
+    if not (partial.is_file() and journal.is_file()):
+        return {}
+    first, *lines = journal.read_text().split("\n")
+    words = [line.split() for line in lines] if first == settings else []
+    return {int(start): (source, result) for start, source, result in filter(lambda line: len(line) == 3, words)}

@@ -1,0 +1,101 @@
+"""How good a reconstruction is, without a truth: agreement of the halves, scores, local resolution, example fits."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as pyplot
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from equipose.figures.style import COLUMN, GUIDE, PAGE, PALETTE, degrees_text
+from equipose.particles import SUBSET, read_tables
+from equipose.reconstruct import SCORE
+from equipose.structures import read_map
+
+HALVES = ((1, PALETTE[0]), (2, PALETTE[1]))
+
+SMALLEST, LARGEST = 0.1, 180.0
+"""Degrees at the ends of the histogram."""
+
+
+def draw_agreement(axes: Axes, folder: Path) -> None:
+    """How far apart the two runs' poses are, image by image."""
+    apart = pd.read_csv(folder / "agreement.csv")
+    within = json.loads((folder / "reconstruction.json").read_text())["agree_within_degrees"]
+    bins = np.geomspace(SMALLEST, LARGEST, 45)
+    for half, colour in HALVES:
+        degrees = apart["degrees"][apart["half"] == half]
+        label = f"half {half}: median {degrees_text(float(degrees.median()))}"
+        axes.hist(degrees.clip(SMALLEST, LARGEST), bins, histtype="step", color=colour, label=label)
+    axes.axvline(within, **GUIDE)
+    axes.set_xscale("log")
+    axes.set_xticks([0.1, 1, 10, 100], labels=["0.1°", "1°", "10°", "100°"])
+    axes.set_xlabel("Between the poses of the two runs")
+    axes.set_ylabel("Images")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def draw_scores(axes: Axes, folder: Path) -> None:
+    """The correlation of every image with its projection, half by half."""
+    particles = read_tables(folder / "poses.star")[1]
+    bins = np.linspace(*np.quantile(particles[SCORE], [0, 1]), 45)
+    for half, colour in HALVES:
+        scores = particles[SCORE][particles[SUBSET] == half]
+        axes.hist(scores, bins, histtype="step", color=colour, label=f"half {half}: median {scores.median():.2f}")
+    axes.set_xlabel("Correlation with the other half's projection")
+    axes.set_ylabel("Images")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def plot_local_resolution(folder: Path) -> Figure:
+    """Three sections through the centre of the map; colours where the mask is."""
+    volume, local, mask = (read_map(folder / f"{name}.mrc")[0] for name in ("volume", "local_resolution", "mask"))
+    low, high = np.quantile(local[mask > 0.5], [0.02, 0.98])
+    figure, row = pyplot.subplots(1, 3, figsize=(PAGE, PAGE / 3 + 0.1), layout="constrained")
+    for axis, (axes, across) in enumerate(zip(row, ("xy", "xz", "yz"), strict=True)):
+        density, shown, inside = (part.take(len(volume) // 2, axis) for part in (volume, local, mask > 0.5))
+        axes.imshow(density, cmap="gray", origin="lower")
+        drawn = axes.imshow(
+            np.where(inside, shown, np.nan),
+            cmap="viridis_r",
+            vmin=low,
+            vmax=max(high, 1.05 * low),
+            alpha=0.65,
+            origin="lower",
+            interpolation="nearest",
+        )
+        axes.set_title(f"{across} section")
+        axes.set_axis_off()
+    figure.colorbar(drawn, ax=row, shrink=0.8, label="Local FSC = 0.5 at (Å)")
+    return figure
+
+
+def plot_examples(folder: Path) -> Figure:
+    """Particles, their projections, and what is left; one grey scale a particle, none of its own for the residual."""
+    shown = np.load(folder / "examples.npz")
+    images, projections = shown["images"], shown["projections"]
+    count = len(images)
+    figure, rows = pyplot.subplots(
+        3, count, figsize=(PAGE, PAGE / count * 3 + 0.3), squeeze=False, layout="constrained"
+    )
+    for column, score in enumerate(shown["scores"]):
+        low, high = np.quantile(images[column], [0.005, 0.995])
+        parts = images[column], projections[column], images[column] - projections[column]
+        for axes, part in zip(rows[:, column], parts, strict=True):
+            axes.imshow(part - part.mean() + images[column].mean(), cmap="gray", vmin=low, vmax=high)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        rows[0, column].set_title(f"{score:.2f}")
+    for axes, label in zip(rows[:, 0], ("particle", "projection", "residual"), strict=True):
+        axes.set_ylabel(label)
+    return figure
+
+
+def single(draw: object, *arguments: object) -> Figure:
+    """A figure of one column with what `draw` draws."""
+    figure, axes = pyplot.subplots(figsize=(COLUMN, 2.6), layout="constrained")
+    draw(axes, *arguments)
+    return figure

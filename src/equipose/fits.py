@@ -1,0 +1,56 @@
+"""How well a map explains each image: its projection at the image's pose, through the image's CTF.
+
+Every image is compared with the map of the *other* half, which has not seen it, over the shells that are resolved.
+The number of an image is the correlation of the two, 1 at best and 0 where they have nothing in common: its noise
+lowers it, so that images of one dataset are to be compared with one another, and not with another dataset's.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipose.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
+from equipose.grid import grid_slices
+from equipose.halves import Half
+
+EXAMPLES = 6
+"""Particles shown beside their projections, from the worst to the best."""
+
+
+@torch.no_grad()
+def correlations(half: Half, volume: Tensor, shells: float) -> np.ndarray:
+    """Correlation (n,) of each image with its projection of `volume`, the points of a grid, below so many shells."""
+    disc = _without_mean(half_disc(half.box, shells))
+    found = []
+    for rotations, shifts, images, transfer in half.batches(disc):
+        projections = transfer * shift_phase(shifts, disc) * grid_slices(volume, half.box // 2, rotations, disc)
+        size = (_dot(images, images, disc) * _dot(projections, projections, disc)).sqrt()
+        found.append(_dot(images, projections, disc) / size.clamp_min(1e-12))
+    return torch.cat(found).numpy()
+
+
+@torch.no_grad()
+def examples(half: Half, volume: Tensor, shells: float, scores: np.ndarray) -> dict[str, np.ndarray]:
+    """Some images and their projections, (m, L, L), in the order of their scores (m,), `row` of the half (m,).
+
+    They are spread evenly over all images by score. Both are cut to `shells`, and projections have the scale that
+    leaves the smallest residual.
+    """
+    rows = np.argsort(scores)[np.linspace(0, len(scores) - 1, min(EXAMPLES, len(scores))).round().astype(int)]
+    disc = half_disc(half.box, shells)
+    weighed = _without_mean(disc)
+    ((rotations, shifts, images, transfer),) = half.some(rows).batches(disc)
+    projections = transfer * shift_phase(shifts, disc) * grid_slices(volume, half.box // 2, rotations, disc)
+    scale = _dot(images, projections, weighed) / _dot(projections, projections, weighed).clamp_min(1e-12)
+    shown = [from_half_disc(part, disc).numpy() for part in (images, scale[:, None] * projections)]
+    return {"images": shown[0], "projections": shown[1], "scores": scores[rows], "row": rows}
+
+
+def _dot(a: Tensor, b: Tensor, disc: HalfDisc) -> Tensor:
+    """Products (b,) of real images with coefficients (b, n), summed over their pixels."""
+    return (a * b.conj()).real @ disc.weights
+
+
+def _without_mean(disc: HalfDisc) -> HalfDisc:
+    """The disc with no weight at k = 0: the background's level is no part of a fit."""
+    return HalfDisc(disc.box, disc.k, disc.weights * (disc.k != 0).any(-1))

@@ -1,0 +1,109 @@
+"""The two halves of a user's particles: each with the poses of its own run, brought into one frame, back-projected."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipose.autoencoder import load_model
+from equipose.evaluate import Poses, predict
+from equipose.fourier import HalfDisc, half_disc, to_half_disc
+from equipose.grid import FourierGrid, empty_grid, insert_images
+from equipose.metrics import Alignment, align, squared_distances
+from equipose.noise import on_disc
+from equipose.optics import ctf
+from equipose.particles import Particles, read_particles
+from equipose.rotations import degrees_from_squared_frobenius
+
+BATCH = 500
+"""Images read at once."""
+
+COMPARED = 5000
+"""Images of each half about which the other half's run is asked."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """One run's particles with its poses: rotations (n, 3, 3), shifts (n, 2) in Å about pixel L/2."""
+
+    particles: Particles
+    rotations: np.ndarray
+    shifts: np.ndarray
+    whitening: tuple[float, ...] | None = None
+    """The filter by shell that the images have been through, if any."""
+
+    @property
+    def box(self) -> int:
+        return self.particles.images.shape[-1]
+
+    def some(self, rows: np.ndarray | slice) -> "Half":
+        """Some of the particles, in the order of `rows`."""
+        shown = {"images": self.particles.images[rows], "ctf": self.particles.ctf[rows]}
+        particles = dataclasses.replace(self.particles, **shown)
+        return Half(particles, self.rotations[rows], self.shifts[rows], self.whitening)
+
+    def moved(self, alignment: Alignment) -> "Half":
+        """The same particles, their poses in another frame."""
+        shifts = alignment.shifts(self.rotations, self.shifts)
+        return Half(self.particles, alignment.rotations(self.rotations), shifts, self.whitening)
+
+    def batches(self, disc: HalfDisc) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Rotations (b, 3, 3), shifts (b, 2) in pixels, coefficients and CTFs (b, n) of all images, in order.
+
+        Coefficients are those before whitening, so that maps are the molecule's.
+        """
+        voxel_size = self.particles.voxel_size
+        filtered = 1.0 if self.whitening is None else on_disc(self.whitening, disc)
+        for rows in torch.arange(len(self.rotations)).split(BATCH):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            images = torch.from_numpy(np.array(self.particles.images[part], np.float32))
+            transfer = ctf(torch.from_numpy(self.particles.ctf[part]), disc.k, self.box * voxel_size)
+            rotations = torch.from_numpy(self.rotations[part]).float()
+            shifts = torch.from_numpy(self.shifts[part] / voxel_size).float()
+            yield rotations, shifts, to_half_disc(images, disc) / filtered, transfer
+
+
+def read_half(run: Path, dataset: Path) -> Half:
+    particles, posed = (read_particles(folder) for folder in (dataset / "particles.star", run / "poses.star"))
+    assert posed.rotations is not None and posed.shifts is not None
+    factors = json.loads((dataset / "preparation.json").read_text())["whitening"]
+    return Half(particles, posed.rotations, posed.shifts, factors and tuple(factors))
+
+
+def bring_together(halves: list[Half], runs: list[Path]) -> tuple[list[Half], Alignment, list[np.ndarray]]:
+    """Both halves in the first one's frame, what moved the second, and how far its own run and the other one are apart.
+
+    Each run is asked about images that it never saw, those of the other half. The first half's images give the
+    rotation, hand and translation between the runs; (n,) degrees of both halves are measured with these.
+    """
+    first, second = halves
+    theirs = _asked(runs[1], first)
+    few = slice(len(theirs.rotations))
+    alignment = align(theirs.rotations, first.rotations[few], theirs.shifts, first.shifts[few])
+    moved = second.moved(alignment)
+    answers = alignment.rotations(theirs.rotations), _asked(runs[0], moved).rotations
+    apart = [
+        degrees_from_squared_frobenius(squared_distances(answer, half.rotations[: len(answer)]))
+        for answer, half in zip(answers, (first, moved), strict=True)
+    ]
+    return [first, moved], alignment, apart
+
+
+@torch.no_grad()
+def back_project(half: Half) -> FourierGrid:
+    """The sums over all images, Σ CTF Î and Σ CTF², of a CTF-weighted back-projection."""
+    disc, grid = half_disc(half.box), empty_grid(half.box // 2, torch.device("cpu"))
+    for rotations, shifts, coefficients, transfer in half.batches(disc):
+        insert_images(grid, rotations, shifts, disc, coefficients, transfer)
+    return grid
+
+
+def _asked(run: Path, half: Half) -> Poses:
+    """What the encoder of `run` says of the half's first images."""
+    with torch.no_grad():
+        return predict(load_model(run / "model.pt"), half.some(slice(COMPARED)).particles)[0]

@@ -1,0 +1,57 @@
+"""The noise of a dataset: its power spectrum where no particle is, and the filter that makes it white.
+
+The filter depends on the shell alone, and is one for all images: what whitened images show is the filtered volume, at
+the same poses and with the same CTF, so that training and search need to know nothing of it. Only the final map is
+divided by it again. It turns and flips with no image, hence nothing of the encoders' equivariance is lost.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.fft
+import torch
+from torch import Tensor
+
+from equipose.fourier import HalfDisc
+
+LOWEST = 2
+"""Shells below are taken as this one: the background's mean, which was subtracted, is part of them."""
+
+FLOOR = 0.01
+"""Of the median power: shells with less hold no noise (images were filtered), and are not raised any further."""
+
+
+def shells(box: int) -> np.ndarray:
+    """Shell of each coefficient of a real transform, (L, L/2 + 1), in cycles per box."""
+    row, column = np.fft.fftfreq(box, 1 / box), np.arange(box // 2 + 1)
+    return np.rint(np.hypot(row[:, None], column)).astype(int)
+
+
+def noise_power(images: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """Mean noise power a pixel, by shell, of images (n, L, L) with mean 0, seen through a `window` (L, L) onto it."""
+    box = images.shape[-1]
+    power = (np.abs(scipy.fft.rfft2(images * window, norm="ortho")) ** 2).mean(axis=0) * box**2 / (window**2).sum()
+    shell, paired = shells(box), np.ones_like(power, bool)
+    paired[box // 2], paired[:, box // 2] = False, False  # cropping leaves them out
+    counts = np.bincount(shell[paired], minlength=shell.max() + 1)
+    sums = np.bincount(shell[paired], power[paired], minlength=len(counts))
+    known = np.flatnonzero(counts)
+    spectrum = np.interp(np.arange(len(counts)), known, sums[known] / counts[known])
+    spectrum[:LOWEST] = spectrum[LOWEST]
+    return spectrum
+
+
+def whitening(spectrum: np.ndarray) -> np.ndarray:
+    """The filter's values by shell, about 1, for a noise power `spectrum` by shell."""
+    return np.sqrt(np.median(spectrum) / np.maximum(spectrum, FLOOR * np.median(spectrum)))
+
+
+def filtered(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Images (n, L, L) with coefficients multiplied by real `factors`, (L, L/2 + 1) or (n, L, L/2 + 1)."""
+    spectrum = scipy.fft.rfft2(images) * factors
+    return scipy.fft.irfft2(spectrum, s=images.shape[1:]).astype(np.float32)
+
+
+def on_disc(values: Sequence[float], disc: HalfDisc) -> Tensor:
+    """Values by shell at the frequencies of a disc, (n,)."""
+    return torch.tensor(values, dtype=torch.float32)[disc.k.norm(dim=-1).round().long()]

@@ -1,0 +1,85 @@
+"""The page of a reconstruction of a user's particles, of which no truth is known; it needs nothing else.
+
+    python -m equipose.reconstruction_report --folder DIR --results DIR --template FILE --title NAME --output FILE
+
+`folder` holds what `equipose.reconstruct` wrote, `results` the benchmarks of the rules that led there.
+"""
+
+import argparse
+import io
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as pyplot
+from matplotlib.figure import Figure
+
+from equipose.cli import run_main
+from equipose.figures.maps import molecule_fraction
+from equipose.figures.quality import draw_agreement, draw_scores, plot_examples, plot_local_resolution, single
+from equipose.figures.reconstruction import directions_seen, draw_fsc
+from equipose.figures.sphere import plot_density
+from equipose.figures.style import paper_style
+from equipose.files import whole_file
+from equipose.report import data_uri, hardware, mesh, package_versions, read_template, wall_times
+from equipose.structures import read_map
+from equipose.verdict import verdict
+
+DPI = 200
+
+MAPS = {"volume": "all particles", "half1": "half 1", "half2": "half 2"}
+
+
+def build(folder: Path, results: Path, template: Path, title: str) -> str:
+    summary = json.loads((folder / "reconstruction.json").read_text())
+    volumes = {label: read_map(folder / f"{name}.mrc")[0] for name, label in MAPS.items()}
+    fraction = molecule_fraction(volumes["all particles"])
+    return read_template(template).render(
+        title=title,
+        summary=summary,
+        verdict=verdict(summary),
+        maps=[{"label": label} | mesh(volume, fraction) for label, volume in volumes.items()],
+        pictures=pictures(folder),
+        versions=package_versions(),
+        hardware=hardware(),
+        times=wall_times(results),
+    )
+
+
+def pictures(folder: Path) -> dict[str, str]:
+    """The page's pictures as data URIs."""
+    with paper_style():
+        figures = {
+            "fsc": single(draw_fsc, folder),
+            "directions": plot_density(directions_seen(folder)),
+            "local_resolution": plot_local_resolution(folder),
+            "agreement": single(draw_agreement, folder),
+            "scores": single(draw_scores, folder),
+            "examples": plot_examples(folder),
+        }
+        return {name: _picture(figure) for name, figure in figures.items()}
+
+
+def _picture(figure: Figure) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI)
+    pyplot.close(figure)
+    return data_uri(file.getvalue(), "image/png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m equipose.reconstruction_report", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="what equipose.reconstruct wrote")
+    parser.add_argument("--results", type=Path, required=True, help="folder with the benchmarks")
+    parser.add_argument("--template", type=Path, required=True, help="reconstruction.html.jinja")
+    parser.add_argument("--title", required=True, help="of the page")
+    parser.add_argument("--output", type=Path, required=True, help="the page")
+    arguments = parser.parse_args()
+    page = build(arguments.folder, arguments.results, arguments.template, arguments.title)
+    with whole_file(arguments.output) as path:
+        path.write_text(page)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,102 @@
+"""A stack made part by part: interrupted anywhere, it goes on to the same bytes, and nothing that changed is kept."""
+
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from equipose import cache
+from equipose.errors import ConfigError
+
+COUNT, BOX = 10, 4
+
+
+class Maker:
+    """Doubles images, counts the parts that it has made, and stops before the part that `stop_at` says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "particles.mrcs"
+        self.images = np.random.default_rng(0).normal(size=(COUNT, BOX, BOX)).astype(np.float32)
+        self.made: list[int] = []
+        self.said: list[str] = []
+
+    def __call__(self, settings: str = "a", stop_at: int | None = None, error: type = KeyboardInterrupt) -> bytes:
+        self.made.clear()
+
+        def double(images: np.ndarray, place: slice) -> np.ndarray:
+            if place.start == stop_at:
+                raise error("stopped")
+            self.made.append(place.start)
+            return 2 * images
+
+        shape = (COUNT, BOX, BOX)
+        cache.write_stack(self.path, shape, 2.5, settings, lambda place: self.images[place], double, self.said.append)
+        return self.path.read_bytes()
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
+    monkeypatch.setattr(cache, "PART", 3)
+    return Maker(tmp_path)
+
+
+def test_the_stack_holds_every_image_and_nothing_else_is_left(make: Maker) -> None:
+    make()
+    np.testing.assert_array_equal(mrcfile.read(make.path), 2 * make.images)
+    with mrcfile.open(make.path) as mrc:
+        assert float(mrc.voxel_size.x) == 2.5 and mrc.is_image_stack()
+    assert list(make.path.parent.iterdir()) == [make.path]
+
+
+def test_an_interrupted_call_goes_on_where_it_was_to_the_same_bytes(make: Maker) -> None:
+    whole = make()
+    make.path.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        make(stop_at=6)
+    assert not make.path.exists() and make.made == [0, 3]
+    assert make() == whole
+    assert make.made == [6, 9] and "2 parts" in make.said[-1]
+
+
+def test_a_part_whose_source_has_changed_is_made_again(make: Maker) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make(stop_at=9)
+    make.images[4] += 1
+    make()
+    assert make.made == [3, 9]
+    np.testing.assert_array_equal(mrcfile.read(make.path), 2 * make.images)
+
+
+def test_a_part_that_was_spoilt_on_the_disk_is_made_again(make: Maker) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make(stop_at=9)
+    partial = make.path.with_name(".partial-particles.mrcs")
+    spoilt = bytearray(partial.read_bytes())
+    spoilt[1024 + 5] ^= 1
+    partial.write_bytes(spoilt)
+    make()
+    assert make.made == [0, 9]
+    np.testing.assert_array_equal(mrcfile.read(make.path), 2 * make.images)
+
+
+def test_other_settings_begin_anew(make: Maker) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make(stop_at=9)
+    make(settings="b")
+    assert make.made == [0, 3, 6, 9]
+
+
+def test_a_journal_that_was_cut_short_is_believed_as_far_as_it_goes(make: Maker) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make(stop_at=9)
+    journal = make.path.with_name(".partial-particles.sums")
+    journal.write_text(journal.read_text()[:-30])
+    make()
+    assert make.made == [6, 9]
+
+
+def test_an_image_that_is_refused_leaves_nothing_behind(make: Maker) -> None:
+    with pytest.raises(ConfigError):
+        make(stop_at=6, error=ConfigError)
+    assert list(make.path.parent.iterdir()) == []
