@@ -88,12 +88,22 @@ def test_pyramid_channels_have_the_published_mean_and_deviation():
     assert torch.allclose(channels.std((2, 3)), torch.tensor(0.226), atol=1e-4)
 
 
-def test_pyramid_filters_are_gaussians_of_the_published_variances():
-    filters = GaussianPyramid("float32").filters[:, 0]
+def test_pyramid_profiles_are_gaussians_of_the_published_variances():
+    profile = GaussianPyramid("float32").profile
     offset = torch.arange(-5.0, 6.0)
-    assert torch.allclose(filters.sum((1, 2)), torch.ones(5))
+    assert torch.allclose(profile.sum(1), torch.ones(5))
     # A variance well inside the window survives sampling: 1 px² is the third filter.
-    assert (filters[2].sum(0) * offset**2).sum() == pytest.approx(1.0, abs=1e-3)
+    assert (profile[2] * offset**2).sum() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_pyramid_is_an_11_by_11_convolution_with_mirrored_borders():
+    pyramid, images = GaussianPyramid("float32").double(), torch.randn(3, 32, 32, dtype=torch.float64)
+    filters = (pyramid.profile[:, :, None] * pyramid.profile[:, None])[:, None]
+    mirrored = torch.nn.functional.pad(images[:, None], (5, 5, 5, 5), mode="reflect")
+    filtered = torch.nn.functional.conv2d(mirrored, filters)
+    deviation, mean = torch.std_mean(filtered, dim=(2, 3), keepdim=True)
+    expected = 0.45 + 0.226 * (filtered - mean) / (deviation + 1e-6)
+    assert torch.allclose(pyramid(images), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("box", "blocks"), [(32, 3), (64, 4), (128, 5), (256, 6)])

@@ -30,7 +30,8 @@ def pair(small_run, orthogonalize: str, **choices: object) -> tuple[Autoencoder,
     ours = Autoencoder(small_run("standard_sym", BOX), image_scale=1.0).double().train()
     published = reference.Published(ours, getattr(reference, orthogonalize), **choices).double().train()
     # Both make the filters in float32, and a rounding there would show in the comparison below.
-    filters = ours.encoder.features[0].filters
+    profile = ours.encoder.features[0].profile
+    filters = (profile[:, :, None] * profile[:, None])[:, None]
     assert torch.allclose(filters, published.encoder.filters, atol=1e-7)
     published.encoder.filters.copy_(filters)
     return ours, published
