@@ -1,13 +1,15 @@
 """How close training, simulation and metrics come to what the machine can do: `python tests/benchmarks/bench.py`.
 
-Writes bench.json and bench.md into the folder given by --output. Times are compared within this one process, on one
-thread: the repeats of all cases are interleaved, so that what else the machine does meets them alike, and a ratio is
-the median of the repeats' ratios, given with their range. Peak memories come from child processes. tests/benchmarks/
-README.md says what the numbers mean and what is not measured.
+Writes bench.json and bench.md into the folder given by --output. Every case runs in a process of its own, so that its
+memory goes back, and is written when it is measured: the same command goes on where it was interrupted, and measures
+anew what was measured on another machine or of other code. Times are compared within one process, on one thread: the
+repeats of what is compared are interleaved, so that what else the machine does meets them alike, and a ratio is the
+median of the repeats' ratios, given with their range. README.md says what the numbers mean and what is not measured.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import platform
 import re
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +33,10 @@ import yaml
 from equipose import train
 from equipose.autoencoder import Autoencoder
 from equipose.config import RunConfig, run_config, simulation_config
-from equipose.devices import keep_freed_memory
+from equipose.devices import keep_freed_memory, usable_precision
 from equipose.encoders import ENCODERS, GroupConv
+from equipose.files import whole_file
+from equipose.forecast import measure, peak_bytes
 from equipose.metrics import paper_scores
 from equipose.optimizers import make_optimizers
 from equipose.rotations import random_rotations
@@ -41,6 +46,9 @@ from equipose.structures import density, write_map
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 CTF = torch.tensor([2e4, 2e4, 0.0, 300.0, 2.7, 0.1, 0.0])
+
+MOST_SECONDS, MOST_GIB = 45, 12
+"""Of a training step: what is expected to take more is not run."""
 
 TARGETS = {
     "step_ratio_128": {"float32": 1.6, "bfloat16": 3.0},
@@ -53,9 +61,9 @@ TARGETS = {
 
 def machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = re.search(r"model name\s*: (.*)", cpuinfo)
+    name, family, model = (re.search(rf"{key}\s*: (.*)", cpuinfo) for key in ("model name", "cpu family", "model"))
     return {
-        "processor": name[1] if name else platform.processor(),
+        "processor": f"{name[1]}, family {family[1]} model {model[1]}" if name else platform.processor(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "bfloat16_instructions": sorted(set(re.findall(r"\b(avx512_bf16|amx_bf16)\b", cpuinfo))),
         "threads": torch.get_num_threads(),
@@ -63,8 +71,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def code() -> str:
+    """A digest of the package's source: numbers of other code are not ours."""
+    sources = sorted((ROOT / "src/equipose").glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+
+
 def precisions() -> list[str]:
-    return ["float32"] + ["bfloat16"] * bool(machine()["bfloat16_instructions"])
+    """float32, and bfloat16 where training uses it."""
+    return list(dict.fromkeys(["float32", usable_precision("bfloat16")]))
 
 
 def run_of(model: str, box: int, batch: int, precision: str) -> RunConfig:
@@ -110,7 +125,7 @@ def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
 
 def bench_steps(quick: bool) -> dict[str, Any]:
     """Items 1 to 3: the published step over ours, and the floor of counted operations over our time."""
-    box, batch, repeats = 128, 4 if quick else 8, 3 if quick else 7
+    box, batch, repeats = 128, 2 if quick else 4, 3 if quick else 7
     cases = {"reference": reference_step(box, batch)}
     cases |= {
         f"{model} {precision}": our_step(model, box, batch, precision)
@@ -121,13 +136,13 @@ def bench_steps(quick: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"box": box, "batch": batch, "repeats": repeats, "seconds": seconds}
     for name, model in (("step_ratio_128", "standard_sym"), ("step_ratio_d4_128", "d4_l2")):
         result[name] = {p: ratio(seconds["reference"], seconds[f"{model} {p}"]) for p in precisions()}
-    result["rates"] = {
+    rates = {
         p: {"products": counting.product_rates(getattr(torch, p)), "sines": counting.sine_rate(getattr(torch, p))}
-        for p in precisions()
+        for p in ("float32", "bfloat16")  # both: what training does not use was measured to be slower
     }
+    result["rates"] = rates
     result["floor_fraction_128"] = {
-        name: floor(counting.count(work), statistics.median(seconds[name]), result["rates"])
-        for name, work in cases.items()
+        name: floor(counting.count(work), statistics.median(seconds[name]), rates) for name, work in cases.items()
     }
     result["seconds_by_part"] = {name: counting.seconds_by_part(work) for name, work in cases.items()}
     return result
@@ -147,28 +162,23 @@ def floor(counted: counting.Count, seconds: float, rates: dict[str, Any]) -> dic
     }
 
 
-def bench_escnn(quick: bool) -> dict[str, Any]:
+def bench_escnn(group: str, box: int, batch: int, quick: bool) -> dict[str, Any]:
     """Item 4: escnn's own layers, forward and backward, over ours at equal total channels; and `bound`, what the ratio
     would be if our convolutions were all that we did.
     """
-    result: dict[str, Any] = {"escnn_ratio": {}, "seconds": {}}
-    for group in ("c4", "d4"):
-        for box, batch in ((32, 16), (128, 2 if quick else 4)):
-            pyramid = torch.randn(batch, 5, box, box)
-            cases = {"escnn": escnn_stack(group, box, pyramid)}
-            for precision in precisions():
-                encoder = ENCODERS[group](run_of(f"{group}_l2", box, batch, precision).model, box)
-                layers = encoder.features[1:-2]  # without the pyramid, and what follows the blocks
-                inputs = pyramid.to(getattr(torch, precision), memory_format=torch.channels_last)
-                cases[precision] = lambda layers=layers, inputs=inputs: layers(inputs).float().sum().backward()
-                cases[f"convolutions {precision}"] = convolutions_alone(layers, inputs)
-            seconds = interleaved(cases, 3 if quick else 7)
-            ratios = {p: ratio(seconds["escnn"], seconds[p]) for p in precisions()}
-            for p, entry in ratios.items():
-                entry["bound"] = ratio(seconds["escnn"], seconds[f"convolutions {p}"])["median"]
-            result["escnn_ratio"][f"{group} {box} px"] = ratios
-            result["seconds"][f"{group} {box} px"] = seconds
-    return result
+    pyramid = torch.randn(batch, 5, box, box)
+    cases = {"escnn": escnn_stack(group, box, pyramid)}
+    for precision in precisions():
+        encoder = ENCODERS[group](run_of(f"{group}_l2", box, batch, precision).model, box)
+        layers = encoder.features[1:-2]  # without the pyramid, and what follows the blocks
+        inputs = pyramid.to(getattr(torch, precision), memory_format=torch.channels_last)
+        cases[precision] = lambda layers=layers, inputs=inputs: layers(inputs).float().sum().backward()
+        cases[f"convolutions {precision}"] = convolutions_alone(layers, inputs)
+    seconds = interleaved(cases, 3 if quick else 7)
+    ratios = {p: ratio(seconds["escnn"], seconds[p]) for p in precisions()}
+    for p, entry in ratios.items():
+        entry["bound"] = ratio(seconds["escnn"], seconds[f"convolutions {p}"])["median"]
+    return {"escnn_ratio": ratios, "batch": batch, "seconds": seconds}
 
 
 def convolutions_alone(layers: torch.nn.Sequential, inputs: torch.Tensor) -> Callable[[], object]:
@@ -235,7 +245,7 @@ def bench_simulation(quick: bool) -> dict[str, Any]:
     return {"simulate_ratio": {"float32": ratio(seconds["relion"], seconds["ours"])}, "images": images} | rates
 
 
-def bench_metric(quick: bool) -> dict[str, Any]:
+def bench_metric() -> dict[str, Any]:
     """The pose metric of the paper on 100,000 poses."""
     rng = np.random.default_rng(0)
     predicted, true = random_rotations(100_000, rng), random_rotations(100_000, rng)
@@ -245,48 +255,20 @@ def bench_metric(quick: bool) -> dict[str, Any]:
     return {"poses": 100_000, "seconds": time.perf_counter() - started, "more_gib": peak_gib() - before}
 
 
-def bench_scaling(quick: bool) -> dict[str, Any]:
-    """Item 6: step time and peak memory, every case in a process of its own."""
-    available = available_gib()
-    rows = []
-    for model, boxes in (("d4_l2", (32, 64, 128, 256)), ("standard_sym", (128,))):
-        for box in boxes[:2] if quick else boxes:
-            peaks: dict[int, float] = {}
-            for batch in (16, 64) if quick else (16, 64, 256):
-                row: dict[str, Any] = {"model": model, "box": box, "batch": batch}
-                if not peaks and rows:
-                    row["expected_gib"] = 0.5 + scaled(rows, row, "peak_gib", 0.5)
-                elif len(peaks) == 1:  # memory is affine in the batch: half a GiB of libraries and the rest by image
-                    row["expected_gib"] = 0.5 + (peaks[16] - 0.5) * batch / 16
-                elif len(peaks) == 2:
-                    row["expected_gib"] = peaks[64] + (peaks[64] - peaks[16]) * (batch - 64) / 48
-                row["expected_seconds"] = scaled(rows, row, "seconds")
-                if row.get("expected_gib", 0) < 0.8 * available and row["expected_seconds"] < 100:
-                    row |= in_child("step", model, box, batch, "float32")
-                    peaks[batch] = row["peak_gib"]
-                rows.append(row)
-                print(row, file=sys.stderr, flush=True)
-    return {"available_gib": available, "rows": rows}
-
-
-def scaled(rows: list[dict[str, Any]], row: dict[str, Any], key: str, fixed: float = 0.0) -> float:
-    """What a case may need, from the last one measured: above a fixed part, in proportion to pixels and images."""
-    done = [other for other in rows if other["model"] == row["model"] and key in other]
-    if not done:
-        return 0.0
-    scale = row["batch"] * row["box"] ** 2 / (done[-1]["batch"] * done[-1]["box"] ** 2)
-    return (done[-1][key] - fixed) * scale
-
-
-def in_child(*case: object) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", *map(str, case)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def child_step(model: str, box: str, batch: str, precision: str) -> dict[str, float]:
-    keep_freed_memory()
-    (seconds,) = interleaved({"": our_step(model, int(box), int(batch), precision)}, 2).values()
-    return {"seconds": statistics.median(seconds), "peak_gib": peak_gib()}
+def bench_scaling(model: str, box: int, batch: int) -> dict[str, Any]:
+    """Item 6: seconds of a step and peak memory, beside what `forecast` expects; too large a case is left at that."""
+    torch.manual_seed(0)
+    run = run_of(model, box, batch, "float32")
+    run = dataclasses.replace(run, evaluation=dataclasses.replace(run.evaluation, images=0))  # training steps alone
+    network = Autoencoder(run, image_scale=1.0)
+    images, ctf = torch.randn(batch, box, box), CTF.repeat(batch, 1)
+    row = {"expected_gib": peak_bytes(network, images) / 2**30, "expected_seconds": measure(network, images, ctf)[0]}
+    del network, images, ctf
+    row["limit_gib"] = min(MOST_GIB, 0.8 * available_gib())
+    if row["expected_gib"] > row["limit_gib"] or row["expected_seconds"] > MOST_SECONDS:
+        return row
+    (seconds,) = interleaved({"": our_step(model, box, batch, "float32")}, 1).values()
+    return row | {"seconds": statistics.median(seconds)}
 
 
 def peak_gib() -> float:
@@ -298,13 +280,28 @@ def available_gib() -> float:
     return int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1]) / 2**20
 
 
-BENCHES = {
-    "steps": bench_steps,
-    "escnn": bench_escnn,
-    "simulation": bench_simulation,
-    "metric": bench_metric,
-    "scaling": bench_scaling,
-}
+PARTS = ("steps", "escnn", "simulation", "metric", "scaling")
+
+
+def cases(quick: bool) -> dict[str, dict[str, Callable[[], dict[str, Any]]]]:
+    """All that is measured, by part and name."""
+    boxes, batches = ((32, 64), (16, 64)) if quick else ((32, 64, 128, 256), (16, 64, 256))
+    sizes = [("standard_sym", 128)] * (not quick) + [("d4_l2", box) for box in boxes]
+    return {
+        "steps": {"128 px": partial(bench_steps, quick)},
+        "escnn": {
+            f"{group} {box} px": partial(bench_escnn, group, box, batch, quick)
+            for group in ("c4", "d4")
+            for box, batch in ((32, 16), (128, 2 if quick else 4))
+        },
+        "simulation": {"128 px": partial(bench_simulation, quick)},
+        "metric": {"100,000 poses": bench_metric},
+        "scaling": {
+            f"{model} {box} px × {batch}": partial(bench_scaling, model, box, batch)
+            for model, box in sizes
+            for batch in batches
+        },
+    }
 
 
 def table(results: dict[str, Any]) -> str:
@@ -321,64 +318,77 @@ def table(results: dict[str, Any]) -> str:
     def line(what: str, precision: str, r: dict[str, float], target: float) -> str:
         return f"| {what} | {precision} | {r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f}) | {target} |"
 
-    steps = results.get("steps", {})
+    steps = results.get("steps", {}).get("128 px", {})
     for name in ("step_ratio_128", "step_ratio_d4_128"):
         lines += [line(name, p, r, TARGETS[name][p]) for p, r in steps.get(name, {}).items()]
     for case, f in steps.get("floor_fraction_128", {}).items():
         share = f"{f['products']:.2f}, with sines {f['both']:.2f}"
         lines.append(f"| floor_fraction_128, {case.rsplit(' ', 1)[0]} | {case.split(' ')[-1]} | {share} | 0.5 |")
-    for case, by_precision in results.get("escnn", {}).get("escnn_ratio", {}).items():
-        for p, r in by_precision.items():
+    for case, found in results.get("escnn", {}).items():
+        for p, r in found["escnn_ratio"].items():
             lines.append(line(f"escnn_ratio, {case} (convolutions alone: {r['bound']:.2f})", p, r, 1.5))
-    for p, r in (results.get("simulation", {}).get("simulate_ratio") or {}).items():
-        lines.append(line("simulate_ratio", p, r, 1.0))
-    if metric := results.get("metric"):
-        lines.append(f"| pose metric, {metric['poses']} poses | | {metric['seconds']:.1f} s | seconds |")
+    for found in results.get("simulation", {}).values():
+        lines += [line("simulate_ratio", p, r, 1.0) for p, r in (found["simulate_ratio"] or {}).items()]
+    for poses, found in results.get("metric", {}).items():
+        lines.append(f"| pose metric, {poses} | | {found['seconds']:.1f} s, {found['more_gib']:.1f} GiB | seconds |")
+    if rates := steps.get("rates"):
+        lines += ["", "The machine's rates, on which the floor fractions rest:", ""]
+        lines += ["| precision | products, GFLOP/s | sines, 10⁹/s |", "| --- | --- | --- |"]
+        for p, r in rates.items():
+            lines.append(f"| {p} | {max(r['products'].values()) / 1e9:.0f} | {r['sines'] / 1e9:.2f} |")
     if parts := steps.get("seconds_by_part"):
         names = sorted({part for case in parts.values() for part in case}, key=lambda p: -parts["reference"].get(p, 0))
         lines += ["", f"Seconds of one step by part, {steps['box']} px, batch {steps['batch']}:", ""]
         lines += ["| part | " + " | ".join(parts) + " |", "| --- |" + " --- |" * len(parts)]
         lines += [f"| {n} | " + " | ".join(f"{case.get(n, 0):.2f}" for case in parts.values()) + " |" for n in names]
     if scaling := results.get("scaling"):
-        lines += ["", "| model | box | batch | s a step | peak GiB |", "| --- | --- | --- | --- | --- |"]
-        for row in scaling["rows"]:
-            if "seconds" in row:
-                known = f"{row['seconds']:.2f} | {row['peak_gib']:.1f}"
-            else:
-                gib = f"{row['expected_gib']:.0f} expected" if "expected_gib" in row else ""
-                known = f"not run, {row['expected_seconds']:.0f} expected | {gib}"
-            lines.append(f"| {row['model']} | {row['box']} | {row['batch']} | {known} |")
-        lines.append(f"\nNot run: over 100 s a step, or over 80 % of the {scaling['available_gib']:.0f} GiB free.")
+        lines += ["", "| a training step of | s | peak GiB | s expected | GiB expected |", "| --- |" + " --- |" * 4]
+        for case, row in scaling.items():
+            known = f"{row['seconds']:.2f} | {row['peak_gib']:.1f}" if "seconds" in row else "not run |"
+            lines.append(f"| {case} | {known} | {row['expected_seconds']:.2f} | {row['expected_gib']:.1f} |")
+        limit = min(row["limit_gib"] for row in scaling.values())
+        lines += ["", f"Not run: what is expected to take over {MOST_SECONDS} s or {limit:.0f} GiB."]
+    peaks = {part: max(case["peak_gib"] for case in results[part].values()) for part in PARTS if part in results}
+    lines += ["", f"Peak memory of a part's largest case, GiB: {', '.join(f'{p} {v:.1f}' for p, v in peaks.items())}."]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "results/bench", help="folder of bench.json and bench.md")
-    parser.add_argument("--quick", action="store_true", help="small batches and few repeats")
-    parser.add_argument("--only", nargs="+", choices=BENCHES, default=list(BENCHES))
-    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="small batches and few repeats; quick.json and quick.md")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.child:
-        print(json.dumps(child_step(*arguments.child[1:])))
+        part, case = arguments.child
+        keep_freed_memory()  # to the reference's advantage too
+        result = cases(arguments.quick)[part][case]()
+        print(json.dumps(result | {"peak_gib": peak_gib()}))
         return
-    if len(arguments.only) > 1:  # each part in a process of its own: none inherits another's memory
-        for name in arguments.only:
-            print(f"{time.strftime('%H:%M')} {name}", file=sys.stderr, flush=True)
-            command = [sys.executable, __file__, "--output", arguments.output, "--only", name]
-            subprocess.run(command + ["--quick"] * arguments.quick, check=True, stdout=subprocess.DEVNULL)
-        print((arguments.output / "bench.md").read_text())
-        return
-    keep_freed_memory()  # to the reference's advantage too
+    name = "quick" if arguments.quick else "bench"
     arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / "bench.json"
+    path = arguments.output / f"{name}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    (name,) = arguments.only
-    results |= {"machine": machine(), name: BENCHES[name](arguments.quick) | {"quick": arguments.quick}}
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    (arguments.output / "bench.md").write_text(table(results))
+    here = {"machine": machine(), "code": code()}
+    if {key: results.get(key) for key in here} != here:
+        results = here
+    for part in arguments.only:
+        for case in cases(arguments.quick)[part]:
+            if case in results.get(part, {}):
+                continue
+            print(f"{time.strftime('%H:%M')} {part}, {case}", file=sys.stderr, flush=True)
+            results.setdefault(part, {})[case] = in_child(part, case, arguments.quick)
+            with whole_file(path) as partial_file:
+                partial_file.write_text(json.dumps(results, indent=2) + "\n")
+            (arguments.output / f"{name}.md").write_text(table(results))
     print(table(results))
+
+
+def in_child(part: str, case: str, quick: bool) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", part, case, *(["--quick"] * quick)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 if __name__ == "__main__":
