@@ -38,7 +38,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     x = matrix / (matrix.norm() + 1e-12)
     for _ in range(5):
         gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
 
 
