@@ -16,8 +16,8 @@ from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.groups import turn_images
 from equipose.optics import ctf
 
-CPU_POINTS, GPU_POINTS = 2**13, 2**18
-"""Points that the decoder takes at once: on a CPU the (points, width) activations fit into its cache."""
+CPU_POINTS, CPU_VALUES, GPU_POINTS = 2**14, 2**21, 2**18
+"""What the decoder takes at once: on a CPU the values of its (points, width) activations, which fit into a cache."""
 
 JUDGING = 0.6
 """Part of the shells by which one of several poses is chosen: at the last ones a pose in the right place, but some
@@ -89,6 +89,12 @@ class Autoencoder(nn.Module):
         rotations, shifts = (torch.stack(parts)[best, rows] for parts in zip(*answers, strict=True))
         return rotations, shifts
 
+    @property
+    def points(self) -> int:
+        """Points that the decoder takes at once."""
+        on_cpu = self.frequencies.device.type == "cpu"
+        return min(CPU_POINTS, CPU_VALUES // self.config.model.decoder_width) if on_cpu else GPU_POINTS
+
     def march(self, step: int) -> None:
         """Let the loss see what `training.marching` allows at this training step: |k| < a radius that grows to L/2."""
         marching = self.config.model.marching
@@ -159,8 +165,7 @@ class Autoencoder(nn.Module):
         whole: HalfDisc,
     ) -> Iterator[Tensor]:
         """What the parts of the disc add to the errors (b,); their activations (points, width) stay in the cache."""
-        points = CPU_POINTS if target.device.type == "cpu" else GPU_POINTS
-        size = max(1, points // len(target))
+        size = max(1, self.points // len(target))
         for disc, coefficients in zip(whole.split(size), target.split(size, 1), strict=True):
             predicted = self.decode(rotations, shifts, ctf_parameters, motion, disc)
             difference = torch.view_as_real(predicted - coefficients).square().sum(-1)

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from equipose import autoencoder
 from equipose.autoencoder import Autoencoder
 from equipose.losses import LOSSES, PATHS
 
@@ -87,8 +86,7 @@ def peak_bytes(model: Autoencoder, images: Tensor) -> float:
     two, four = (saved_bytes(model.encoder, images[:1].repeat(count, 1, 1)) for count in (2, 4))
     copies = len(PATHS[training.loss]) * len(images)
     encoder = two + (four - two) / 2 * (copies - 2)
-    points = autoencoder.CPU_POINTS if images.device.type == "cpu" else autoencoder.GPU_POINTS
-    decoder = saved_bytes(model.decoder, torch.zeros(points, 3, device=images.device))
+    decoder = saved_bytes(model.decoder, torch.zeros(model.points, 3, device=images.device))
     # Gradients, and Adam's two or three moments, are as large as the weights.
     weights = (3 + training.optimizer.amsgrad) * sum(4 * weight.numel() for weight in model.parameters())
     # An evaluation holds up to three of the largest activations, (b, width, L, L): freed memory is in smaller pieces.
