@@ -34,3 +34,27 @@ def test_conda_takes_a_python_that_the_package_allows() -> None:
     assert PROJECT["requires-python"] == ">=3.11,<3.13"
     for kind in ("cpu", "gpu"):
         assert "python=3.11" in yaml.safe_load((ROOT / f"envs/{kind}.yaml").read_text())["dependencies"]
+
+
+def test_the_containers_install_what_make_installs_from_the_same_files() -> None:
+    docker = (ROOT / "envs/Dockerfile").read_text().splitlines()
+    apptainer = (ROOT / "envs/apptainer.def").read_text().splitlines()
+    installed = [line.removeprefix("RUN ") for line in docker if line.startswith("RUN ")]
+    assert installed == [line.strip() for line in apptainer if line.startswith("    pip ")]
+    recipes = (ROOT / "Makefile").read_text().split(".venv/installed: ")[1].split("\n\n")[0].splitlines()
+    by_make = [line.strip() for line in recipes if "pip install" in line]
+    as_make = [
+        line.replace("pip install --no-cache-dir", "$(BIN)/pip install --quiet $(PIP_OPTIONS)") for line in installed
+    ]
+    assert as_make == by_make
+    (base,) = [line.split()[1] for line in docker if line.startswith("FROM ")]
+    assert f"From: {base}" in apptainer and base.startswith("python:3.11")
+
+
+def test_the_containers_hold_every_file_that_the_workflow_needs() -> None:
+    docker = (ROOT / "envs/Dockerfile").read_text().splitlines()
+    copied = {name for line in docker if line.startswith("COPY ") for name in line.split()[1:-1]}
+    section = (ROOT / "envs/apptainer.def").read_text().split("%files\n")[1].split("\n\n")[0]
+    assert copied == {line.split()[0] for line in section.splitlines()}
+    assert all((ROOT / name).exists() for name in copied)
+    assert {"Snakefile", "config.yaml", "src", "workflow", "envs", "profiles", "constraints.txt"} <= copied
