@@ -106,6 +106,17 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize("name", ["a/b", "/etc", "..", ".hidden", "a b", "$(touch x)", "a;b", "a'b", "a\n", ""])
+@pytest.mark.parametrize("section", ["structures", "datasets", "models", "experiments", "reconstructions"])
+def test_a_name_that_could_leave_the_results_folder_or_a_word_of_the_shell_is_refused(
+    section: str, name: str, paper_config: dict
+) -> None:
+    line = {"halves": ["80s_snr1", "80s_snr1"], "model": "d4_l2", "seed": 0}
+    line = next(iter(paper_config[section].values()), line)
+    with pytest.raises(ConfigError, match=f"`{section}`"):
+        check(merge(paper_config, {section: {name: line}}))
+
+
 @pytest.mark.parametrize(("overlay", "message"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_said_in_one_line_that_names_the_key(overlay: dict, message: str, paper_config: dict) -> None:
     with pytest.raises(ConfigError) as error:

@@ -22,7 +22,7 @@ rule dataset_json:
             else preparation_config(config, wildcards.dataset)
         ).to_json(),
     shell:
-        "printf %s {params.json:q} > {output} 2> {log}"
+        "printf %s {params.json:q} > {output:q} 2> {log:q}"
 
 
 rule fetch_structure:
@@ -39,7 +39,7 @@ rule fetch_structure:
     params:
         pdb=lambda wildcards: config["structures"][wildcards.structure].get("pdb", []),
     shell:
-        "python -u -m equipose.structures fetch --pdb {params.pdb} --output {output} 2>&1 | tee {log}"
+        "python -u -m equipose.structures fetch --pdb {params.pdb:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule volume:
@@ -62,9 +62,9 @@ rule volume:
     params:
         dataset=lambda wildcards: simulation_config(config, wildcards.dataset),
     shell:
-        "python -u -m equipose.structures density --source {input.structure}"
+        "python -u -m equipose.structures density --source {input.structure:q}"
         " --box {params.dataset.box} --voxel-size {params.dataset.voxel_size}"
-        " --resolution {params.dataset.resolution} --output {output} 2>&1 | tee {log}"
+        " --resolution {params.dataset.resolution} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule simulate:
@@ -91,8 +91,8 @@ rule simulate:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python -u -m equipose.simulate --config {input.config} --volume {input.volume}"
-        " --output {params.folder} --threads {threads} 2>&1 | tee {log}"
+        "python -u -m equipose.simulate --config {input.config:q} --volume {input.volume:q}"
+        " --output {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule prepare:
@@ -118,4 +118,4 @@ rule prepare:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python -u -m equipose.prepare --config {input.config} --output {params.folder} 2>&1 | tee {log}"
+        "python -u -m equipose.prepare --config {input.config:q} --output {params.folder:q} 2>&1 | tee {log:q}"

@@ -31,5 +31,5 @@ rule evaluate:
         run=subpath(input.config, parent=True),
         label=lambda wildcards: model_label(config, wildcards.model),
     shell:
-        "python -u -m equipose.evaluate --run {params.run} --dataset {params.dataset} --label {params.label:q}"
-        " --threads {threads} 2>&1 | tee {log}"
+        "python -u -m equipose.evaluate --run {params.run:q} --dataset {params.dataset:q} --label {params.label:q}"
+        " --threads {threads} 2>&1 | tee {log:q}"

@@ -28,7 +28,7 @@ rule examples:
         caption=caption("examples"),
         notes=lambda wildcards: stand_ins(wildcards.experiment),
     shell:
-        "python -u -m equipose.figures.examples --datasets {params.datasets} --output {output.png} 2>&1 | tee {log}"
+        "python -u -m equipose.figures.examples --datasets {params.datasets:q} --output {output.png:q} 2>&1 | tee {log:q}"
 
 
 rule figure:
@@ -60,7 +60,7 @@ rule figure:
         caption=lambda wildcards: caption(wildcards.figure),
         notes=lambda wildcards: stand_ins(wildcards.experiment),
     shell:
-        "python -u -m equipose.figures.{wildcards.figure} --runs {params.runs} --output {output.png} 2>&1 | tee {log}"
+        "python -u -m equipose.figures.{wildcards.figure} --runs {params.runs:q} --output {output.png:q} 2>&1 | tee {log:q}"
 
 
 rule dataset_figure:
@@ -94,12 +94,12 @@ rule dataset_figure:
     params:
         dataset=subpath(input.truth, parent=True),
         runs=lambda wildcards: in_runs("", [wildcards.experiment], wildcards.dataset),
-        options=lambda wildcards: FIGURE_OPTIONS.get(wildcards.figure, ""),
+        options=lambda wildcards: FIGURE_OPTIONS.get(wildcards.figure, []),
         caption=lambda wildcards: caption(wildcards.figure),
         notes=lambda wildcards: stand_ins(wildcards.experiment),
     shell:
-        "python -u -m equipose.figures.{wildcards.figure} --dataset {params.dataset} --runs {params.runs}"
-        " {params.options} --output {output.png} 2>&1 | tee {log}"
+        "python -u -m equipose.figures.{wildcards.figure} --dataset {params.dataset:q} --runs {params.runs:q}"
+        " {params.options:q} --output {output.png:q} 2>&1 | tee {log:q}"
 
 
 rule chimerax:
@@ -123,5 +123,5 @@ rule chimerax:
         dataset=subpath(input.truth, parent=True),
         runs=lambda wildcards: in_runs("", [wildcards.experiment], wildcards.dataset),
     shell:
-        "python -u -m equipose.figures.chimerax --dataset {params.dataset} --runs {params.runs} --output {output}"
-        " 2>&1 | tee {log}"
+        "python -u -m equipose.figures.chimerax --dataset {params.dataset:q} --runs {params.runs:q} --output {output:q}"
+        " 2>&1 | tee {log:q}"

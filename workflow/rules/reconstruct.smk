@@ -34,8 +34,8 @@ rule join_halves:
         datasets=of_halves("datasets/{half}"),
         folder=subpath(output[0], parent=True),
     shell:
-        "python -u -m equipose.reconstruct --runs {params.runs} --datasets {params.datasets} --output {params.folder}"
-        " 2>&1 | tee {log}"
+        "python -u -m equipose.reconstruct --runs {params.runs:q} --datasets {params.datasets:q} --output {params.folder:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule reconstruction_figure:
@@ -57,7 +57,7 @@ rule reconstruction_figure:
     params:
         folder=subpath(input.volume, parent=True),
     shell:
-        "python -u -m equipose.figures.reconstruction --folder {params.folder} --output {output.png} 2>&1 | tee {log}"
+        "python -u -m equipose.figures.reconstruction --folder {params.folder:q} --output {output.png:q} 2>&1 | tee {log:q}"
 
 
 rule reconstruction_report:
@@ -79,5 +79,5 @@ rule reconstruction_report:
         folder=subpath(input.volume, parent=True),
         results=RESULTS,
     shell:
-        "python -u -m equipose.reconstruction_report --folder {params.folder} --results {params.results}"
-        " --template {input.template:q} --title {wildcards.reconstruction} --output {output} 2>&1 | tee {log}"
+        "python -u -m equipose.reconstruction_report --folder {params.folder:q} --results {params.results:q}"
+        " --template {input.template:q} --title {wildcards.reconstruction:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -25,8 +25,8 @@ rule claims:
     params:
         results=RESULTS,
     shell:
-        "python -u -m equipose.claims --claims {input.claims} --results {params.results} --output {output.csv}"
-        " 2>&1 | tee {log}"
+        "python -u -m equipose.claims --claims {input.claims:q} --results {params.results:q} --output {output.csv:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule report:
@@ -51,9 +51,9 @@ rule report:
         paper=here(HERE / "config.yaml"),
         command=rerun_command(),
     shell:
-        "python -u -m equipose.report --config {input.config} --paper {params.paper} --experiments {params.experiments}"
-        " --results {params.results} --template {input.template} --command {params.command:q} --output {output}"
-        " 2>&1 | tee {log}"
+        "python -u -m equipose.report --config {input.config:q} --paper {params.paper:q} --experiments {params.experiments:q}"
+        " --results {params.results:q} --template {input.template:q} --command {params.command:q} --output {output:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule publish:
@@ -71,4 +71,4 @@ rule publish:
     params:
         results=RESULTS,
     shell:
-        "python -u -m equipose.publish --results {params.results} --output {output} 2>&1 | tee {log}"
+        "python -u -m equipose.publish --results {params.results:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -17,7 +17,7 @@ rule tables_json:
     params:
         json=lambda wildcards: json.dumps({key: config[key] for key in TABLE_KEYS}, indent=2),
     shell:
-        "printf %s {params.json:q} > {output} 2> {log}"
+        "printf %s {params.json:q} > {output:q} 2> {log:q}"
 
 
 rule table:
@@ -54,6 +54,6 @@ rule table:
         paper=here(PAPER),
         notes=lambda wildcards: stand_ins(wildcards.experiment),
     shell:
-        "python -u -m equipose.tables --config {input.config} --experiment {wildcards.experiment}"
-        " --results {params.results} --paper {params.paper} --output-dir {params.folder}"
-        " --notes {params.notes:q} 2>&1 | tee {log}"
+        "python -u -m equipose.tables --config {input.config:q} --experiment {wildcards.experiment}"
+        " --results {params.results:q} --paper {params.paper:q} --output-dir {params.folder:q}"
+        " --notes {params.notes:q} 2>&1 | tee {log:q}"
