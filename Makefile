@@ -15,15 +15,15 @@ CONFIG ?=
 CASES ?= 2000
 BIN := .venv/bin
 
-.PHONY: demo ablation test lint unit-test workflow-test test-interop fuzz plan bench format clean
+.PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults fuzz plan bench format clean
 
 demo: .venv/installed
-	$(BIN)/snakemake --cores all --rerun-incomplete --quiet host rules --configfile workflow/presets/demo.yaml
+	$(BIN)/snakemake --cores all --quiet host rules --configfile workflow/presets/demo.yaml
 	$(BIN)/snakemake report --cores 1 --quiet all --configfile workflow/presets/demo.yaml
 	@echo "Open results/demo/report.html in a browser."
 
 ablation: .venv/installed
-	$(BIN)/snakemake --cores all --rerun-incomplete --quiet host rules --configfile workflow/presets/ablation.yaml
+	$(BIN)/snakemake --cores all --quiet host rules --configfile workflow/presets/ablation.yaml
 
 test: lint unit-test workflow-test
 
@@ -34,7 +34,7 @@ lint: .venv/installed
 	$(BIN)/snakemake --lint
 
 unit-test: .venv/installed
-	$(BIN)/pytest --ignore tests/workflow --ignore tests/interop
+	$(BIN)/pytest --ignore tests/workflow --ignore tests/interop --ignore tests/faults
 
 workflow-test: .venv/installed
 	$(BIN)/pytest tests/workflow
@@ -46,6 +46,9 @@ test-interop: .venv/installed .venv-interop/installed
 
 fuzz: .venv/installed
 	FUZZ_CASES=$(CASES) $(BIN)/pytest tests/test_fuzz.py
+
+test-faults: .venv/installed
+	$(BIN)/pytest tests/faults
 
 plan: .venv/installed
 	$(BIN)/python -m equipose.plan config.yaml $(CONFIG)

@@ -38,10 +38,13 @@ onstart:
 
 onsuccess:
     for experiment in filter(has_tables, config["run"]):
-        shell(
-            f"python -m equipose.tables --summary --config {RESULTS}/tables/config.json --experiment {experiment}"
-            f" --results {RESULTS} --paper {here(PAPER)} >&2"
-        )
+        shell(f"{table_command(experiment)} --summary >&2")
+
+
+onerror:
+    for experiment in filter(partly_run, config["run"]):
+        shell(f"{table_command(experiment)} --output-dir {shlex.quote(f'{RESULTS}/tables')} >&2")
+        say(f"{RESULTS}/tables/{experiment}.md sums up the runs that ended well, and says which failed, and how.")
 
 
 rule all:

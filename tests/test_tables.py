@@ -101,15 +101,30 @@ def test_table_2_shows_the_best_seed_alone(config, tmp_path):
     assert row["counted"] == "1"
 
 
-def test_a_model_without_any_run_says_failed_and_a_missing_seed_is_noted(config, tmp_path):
+def test_a_run_without_metrics_failed_as_its_log_says_or_was_not_run(config, tmp_path):
     write_run(tmp_path, "80s_snr1", "d4_l2", 0, 0.01)
+    logs = tmp_path / "logs/train/80s_snr1"
+    for model, seed in (("standard_sym", 3), ("d4_l2", 2)):
+        (logs / model).mkdir(parents=True)
+        log = "step 8/12\nerror: runs/x: the loss is not finite at step 8. The last good state is in checkpoint.pt\n"
+        (logs / model / f"seed{seed}.log").write_text(log)
     runs = tables.read_runs(config, "table1", tmp_path)
     table = tables.summarise(config, "table1", runs, "paper")
+    assert table["failed"].tolist() == [1, 1] and table["finished"].tolist() == [0, 1]
     text, bold = tables.format_cells(table, tables.PAPER_COLUMNS, "best_three")
     assert (text.loc[0] == "failed").all() and not bold.loc[0].any()
     assert text.loc[1, "MSE"] == "0.0100", "one run has no spread"
     notes = " ".join(tables.notes(config, "table1", runs, "paper", []))
-    assert "3 of 4 runs failed or are missing (seed 1, 2, 3)" in notes
+    assert (
+        "3 of 4 runs have no result and count as not converged: seed 1 not run,"
+        " seed 2 failed (runs/x: the loss is not finite at step 8), seed 3 not run." in notes
+    )
+
+
+def test_a_model_of_which_nothing_was_run_says_so(config, tmp_path):
+    table = tables.summarise(config, "table1", tables.read_runs(config, "table1", tmp_path), "paper")
+    text, _ = tables.format_cells(table, tables.PAPER_COLUMNS, "best_three")
+    assert (text == "not run").all(axis=None)
 
 
 def test_particles_without_a_truth_give_dashes(config, tmp_path):

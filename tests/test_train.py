@@ -1,6 +1,7 @@
 """Training: one device a step, deterministic batches, and any interruption continues to the same result."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -141,14 +142,13 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(run, particles, tmp_path,
     stop_after(6, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_quietly(run, particles, tmp_path / "broken")
-    assert (tmp_path / "broken" / train.CHECKPOINT).exists()
+    assert (tmp_path / "broken/checkpoint.pt").exists()
     assert not (tmp_path / "broken" / "model.pt").exists()
     monkeypatch.undo()
     said: list[str] = []
     train_quietly(run, particles, tmp_path / "broken", said)
 
     assert "continuing from step 4" in said[0]
-    assert not (tmp_path / "broken" / train.CHECKPOINT).exists()
     assert without_time(tmp_path / "broken/history.csv").equals(without_time(tmp_path / "whole/history.csv"))
     for name, weights in load_model(tmp_path / "whole/model.pt").state_dict().items():
         assert torch.equal(load_model(tmp_path / "broken/model.pt").state_dict()[name], weights), name
@@ -192,20 +192,55 @@ def test_the_trace_holds_poses_of_every_evaluation_and_some_volumes(run, particl
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another configuration"])
-def test_a_useless_checkpoint_is_set_aside_and_training_starts_afresh(run, particles, tmp_path, monkeypatch, damage):
+def test_a_useless_checkpoint_is_set_aside_for_the_one_before_if_that_is_good(
+    run, particles, tmp_path, monkeypatch, damage
+):
     train_quietly(run, particles, tmp_path / "whole")
-    stop_after(6, monkeypatch)
+    stop_after(10, monkeypatch)
     first = run if damage == "truncated" else dataclasses.replace(run, seed=5)
     with pytest.raises(KeyboardInterrupt):
         train_quietly(first, particles, tmp_path / "damaged")
     monkeypatch.undo()
-    path = tmp_path / "damaged" / train.CHECKPOINT
+    path = tmp_path / "damaged/checkpoint.pt"
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:1000])
     said: list[str] = []
     train_quietly(run, particles, tmp_path / "damaged", said)
     assert "set aside" in said[0]
+    assert ("continuing from step 4" in said[1]) == (damage == "truncated")
     assert without_time(tmp_path / "damaged/history.csv").equals(without_time(tmp_path / "whole/history.csv"))
+
+
+def test_a_finished_run_that_is_asked_for_again_is_not_trained_again(run, particles, tmp_path, monkeypatch):
+    """As when Snakemake was killed and its job went on: the next one deletes the outputs, and starts the job again."""
+    train_quietly(run, particles, tmp_path / "run")
+    history = without_time(tmp_path / "run/history.csv")
+    for name in ("model.pt", "history.csv", "trace.npz"):
+        (tmp_path / "run" / name).unlink()
+    stop_after(0, monkeypatch)
+    train_quietly(run, particles, tmp_path / "run")
+    assert without_time(tmp_path / "run/history.csv").equals(history)
+
+
+def test_a_run_says_with_what_it_was_made_from_each_start_on(run, particles, tmp_path, monkeypatch):
+    stop_after(6, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train_quietly(run, particles, tmp_path)
+    monkeypatch.undo()
+    train_quietly(run, particles, tmp_path)
+    starts = json.loads((tmp_path / "provenance.json").read_text())
+    assert [start["from_step"] for start in starts] == [0, 4]
+    for start in starts:
+        assert start["code"].keys() == {"commit", "edited", "modules"}
+        assert start["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+        assert start["machine"]["processor"] and start["machine"]["node"]
+
+
+def test_the_same_seed_on_the_same_processor_gives_the_same_history(run, particles, tmp_path):
+    for name, seed in (("first", 0), ("second", 0), ("other", 1)):
+        train_quietly(dataclasses.replace(run, seed=seed), particles, tmp_path / name)
+    first, second, other = (without_time(tmp_path / name / "history.csv") for name in ("first", "second", "other"))
+    assert first.equals(second) and not first.equals(other)
 
 
 def test_the_weights_that_are_judged_are_an_average_over_the_last_part_of_all_steps(run):

@@ -199,8 +199,8 @@ class MeanError(torch.autograd.Function):
 def save_model(model: Autoencoder, path: Path) -> None:
     """Write weights, configuration and image scale; nothing half-written stays."""
     content = {"config": model.config.to_json(), "image_scale": model.image_scale, "weights": model.state_dict()}
-    with whole_file(path) as partial:
-        torch.save(content, partial)
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        torch.save(content, file)
 
 
 def load_model(path: Path) -> Autoencoder:

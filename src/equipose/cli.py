@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from equipose.errors import ConfigError
 
@@ -11,4 +12,11 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         main()
     except ConfigError as error:
-        sys.exit(f"error: {error}")
+        say(f"error: {error}")
+        sys.exit(1)
+
+
+def say(line: str) -> None:
+    """A line for people. A signal to a whole job may end its `tee` first: what is to be saved is saved all the same."""
+    with suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)

@@ -88,7 +88,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         partial.write_text(yaml.safe_dump(own))
     presets = [str(CHECKOUT / "workflow/presets/particles.yaml"), str(out / "particles.yaml")]
     command = [sys.executable, "-m", "snakemake", "reconstruct", "--snakefile", str(CHECKOUT / "Snakefile")]
-    command += ["--directory", str(out), "--cores", str(arguments.cores or "all"), "--rerun-incomplete"]
+    command += ["--directory", str(out), "--cores", str(arguments.cores or "all")]
     command += ["--quiet", "host", "rules", "--configfile", *presets]
     if code := _run(command):
         sys.exit(code)

@@ -29,13 +29,14 @@ from torch import Tensor
 
 from equipose import fsc
 from equipose.autoencoder import Autoencoder, load_model
-from equipose.cli import run_main
+from equipose.cli import run_main, say
 from equipose.config import RunConfig
 from equipose.devices import claim_device
 from equipose.errors import ConfigError
-from equipose.files import whole_file
+from equipose.files import CHECKPOINTS, whole_file
 from equipose.grid import grid_values
 from equipose.groups import move_images
+from equipose.locks import one_at_a_time
 from equipose.losses import PATHS
 from equipose.metrics import IDENTITY, Alignment, exact_scores, paper_scores
 from equipose.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
@@ -201,8 +202,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    with claim_device() as device:
-        evaluate(arguments.run, arguments.dataset, arguments.label, device, print)
+    with one_at_a_time(arguments.run / "config.json", say), claim_device() as device:
+        evaluate(arguments.run, arguments.dataset, arguments.label, device, say)
+    for name in CHECKPOINTS:  # all that training knew is in the results now
+        (arguments.run / name).unlink(missing_ok=True)
 
 
 def _move_back(g: Tensor, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:

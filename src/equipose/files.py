@@ -1,22 +1,53 @@
 """Files and folders that are whole or absent."""
 
+import errno
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from equipose.errors import ConfigError
+
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.former.pt")
+"""In a run's folder, until the run is evaluated: all that training knows, and knew at the time before."""
+
+REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "make the folder writable",
+    errno.EACCES: "make the folder writable",
+}
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, in a folder made if need be; moved to `path` once the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".partial-{path.name}")
+        try:
+            yield partial
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())  # else a power cut may leave the new name with none of the content
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """A full disk or a read-only folder, met while the block writes `path`, is said in one line."""
     try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except (OSError, RuntimeError) as error:  # torch hides what stopped it behind a RuntimeError
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) or cause.errno not in REMEDIES:
+            raise
+        raise ConfigError(
+            f"{path} cannot be written ({cause.strerror}): {REMEDIES[cause.errno]}, and the same command continues"
+        ) from error
 
 
 @contextmanager
@@ -30,3 +61,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
         os.rename(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def leave_the_future(folder: Path) -> None:
+    """Give files in `folder` whose time is still to come, since a clock was wrong, the time of now.
+
+    What is made from them would count as older than they are, and be made again and again until then.
+    """
+    now = time.time()
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a job that is at work moves its files
+            if path.lstat().st_mtime > now + 1:  # file systems and clocks may round
+                os.utime(path, (now, now), follow_symlinks=False)

@@ -8,19 +8,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from equipose.files import writable
+
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-"""What some shared file systems answer: there, two processes are not kept apart."""
+"""What some shared file systems answer: there, two processes are not kept apart, and no lock counts as stale."""
 
 
 @contextmanager
 def one_at_a_time(path: Path, say: Callable[[str], None]) -> Iterator[bool]:
     """Hold `path`, made if need be, while the block runs; the block is told whether another process held it before."""
-    with open(path, "a") as file:
-        waited = False
-        if not _try(file, fcntl.LOCK_EX):
+    with writable(path):
+        file = open(path, "a")  # noqa: SIM115 (held to the end of the block)
+    with file:
+        waited = not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, otherwise=True)
+        if waited:
             say(f"{path.parent}: another process is at work here; waiting for its end")
-            fcntl.flock(file, fcntl.LOCK_EX)
-            waited = True
+            _lock(file, fcntl.LOCK_EX, otherwise=True)
         yield waited
 
 
@@ -32,19 +35,20 @@ def drop_stale_locks(snakemake_folder: Path) -> io.TextIOBase:
     """
     snakemake_folder.mkdir(exist_ok=True)
     alive = open(snakemake_folder / "alive.lock", "a")  # noqa: SIM115 (kept open by the caller)
-    if _try(alive, fcntl.LOCK_EX):
+    if _lock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB, otherwise=False):
         shutil.rmtree(snakemake_folder / "locks", ignore_errors=True)
-    _try(alive, fcntl.LOCK_SH)
+    _lock(alive, fcntl.LOCK_SH, otherwise=False)  # at most a moment, while another one removes what was stale
     return alive
 
 
-def _try(file: io.TextIOBase, kind: int) -> bool:
-    """Take a lock, unless another process has it; where the file system has no locks, act as if nobody else did."""
+def _lock(file: io.TextIOBase, kind: int, otherwise: bool) -> bool:
+    """Whether we got the lock, and did not find it held by another process; `otherwise`, without locks on this disk."""
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        fcntl.flock(file, kind)
     except BlockingIOError:
         return False
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
+        return otherwise
     return True

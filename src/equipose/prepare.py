@@ -22,11 +22,12 @@ import scipy.ndimage
 import torch
 
 from equipose.cache import sha256, write_stack
-from equipose.cli import run_main
+from equipose.cli import run_main, say
 from equipose.config import PreparationConfig
 from equipose.errors import ConfigError
 from equipose.files import whole_file
 from equipose.fourier import half_disc, to_half_disc
+from equipose.locks import one_at_a_time
 from equipose.noise import filtered, noise_power, shells, whitening
 from equipose.optics import ctf
 from equipose.particles import (
@@ -300,7 +301,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="PreparationConfig as JSON")
     parser.add_argument("--output", type=Path, required=True, help="the dataset's folder")
     arguments = parser.parse_args()
-    prepare(PreparationConfig.load(arguments.config), arguments.output, print)
+    with one_at_a_time(arguments.config, say):
+        prepare(PreparationConfig.load(arguments.config), arguments.output, say)
 
 
 if __name__ == "__main__":

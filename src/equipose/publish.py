@@ -13,7 +13,8 @@ import pandas as pd
 
 from equipose.cli import run_main
 from equipose.errors import ConfigError
-from equipose.report import hardware, package_versions, wall_times
+from equipose.provenance import hardware, package_versions
+from equipose.report import wall_times
 
 KEPT = ("claims.csv", "claims.md", "tables/*.csv", "tables/*.md", "figures/*/*.png")
 

@@ -7,10 +7,7 @@ viewer's code lie in the page itself (workflow/report/report.html.jinja), which 
 import argparse
 import base64
 import dataclasses
-import importlib.metadata
 import json
-import platform
-import re
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +23,7 @@ from equipose.config import model_config, run_budgets, simulation_config
 from equipose.figures import EVERY, caption
 from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
 from equipose.files import whole_file
-
-PACKAGES = ("torch", "numpy", "scipy", "pandas", "escnn", "snakemake", "mrcfile", "matplotlib", "seaborn")
+from equipose.provenance import hardware, package_versions
 
 MESH_BOX = 64
 """Voxels a side that a map is brought to before its surface is taken: smooth, and a few hundred kB a map."""
@@ -168,20 +164,6 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-def package_versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("equipose", *PACKAGES)}
-
-
-def hardware() -> dict[str, str]:
-    cpuinfo = Path("/proc/cpuinfo")
-    name = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return {
-        "processor": name[1] if name else platform.processor(),
-        "system": platform.platform(),
-        "Python": platform.python_version(),
-    }
 
 
 def wall_times(results: Path) -> list[dict[str, Any]]:

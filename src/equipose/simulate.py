@@ -21,7 +21,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,11 +33,12 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from equipose.cli import run_main
+from equipose.cli import run_main, say
 from equipose.config import SimulationConfig
 from equipose.errors import ConfigError
 from equipose.files import whole_file
 from equipose.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
+from equipose.locks import one_at_a_time
 from equipose.optics import CTF_COLUMNS, ctf
 from equipose.particles import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
 from equipose.rotations import random_rotations, to_relion_angles
@@ -222,7 +222,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
     config = SimulationConfig.load(arguments.config)
-    simulate(config, arguments.volume, arguments.output, arguments.threads, _reporter())
+    with one_at_a_time(arguments.config, say) as waited:  # a killed Snakemake leaves its jobs behind
+        if not (waited and (arguments.output / "simulation.json").exists()):
+            simulate(config, arguments.volume, arguments.output, arguments.threads, _reporter())
 
 
 def _reporter() -> Progress:
@@ -236,7 +238,7 @@ def _reporter() -> Progress:
         start = began.setdefault(what, now)
         if now - max(start, reported) >= SECONDS_BETWEEN_REPORTS:
             left = (now - start) / done * (total - done)
-            print(f"{what} {done} of {total} images, about {left:.0f} s to go", file=sys.stderr, flush=True)
+            say(f"{what} {done} of {total} images, about {left:.0f} s to go")
             reported = now
 
     return report

@@ -65,6 +65,8 @@ MODE_NOTES = {
 }
 RANKED_BY = PAPER_COLUMNS["mse"].path
 
+NOT_RUN = "not run"
+
 SEEDS_COUNTED = {"best_three": 3, "best": 1}
 """How many of the best seeds a kind of table sums up."""
 
@@ -73,23 +75,36 @@ MORE_IS_BETTER = (CONVERGED, EXACT_COLUMNS["confirmed_share"])
 
 
 def read_runs(config: dict[str, Any], experiment: str, results: Path) -> list[dict[str, Any]]:
-    """The metrics.json of every run that `experiment` asks for; one without it is marked as failed."""
+    """The metrics.json of every run that `experiment` asks for; without one, `failed` says what is known of it."""
     spec = config["experiments"][experiment]
     runs = []
     for dataset in spec["datasets"]:
         for model in spec["models"]:
             for seed in spec["seeds"]:
-                path = results / "runs" / dataset / model / f"seed{seed}" / "metrics.json"
+                run = Path(dataset) / model / f"seed{seed}"
+                path = results / "runs" / run / "metrics.json"
                 metrics = json.loads(path.read_text()) if path.exists() else {}
-                runs.append({"dataset": dataset, "model": model, "seed": seed, "failed": not metrics} | metrics)
+                failed = "" if metrics else _what_happened(results, run)
+                runs.append({"dataset": dataset, "model": model, "seed": seed, "failed": failed} | metrics)
     return runs
+
+
+def _what_happened(results: Path, run: Path) -> str:
+    """How the log of a run without metrics ends, its last job's first; the run was not even started if it has none."""
+    for rule in ("evaluate", "train"):
+        log = results / "logs" / rule / run.with_suffix(".log")
+        if log.exists():
+            last = (log.read_text(errors="replace").strip().splitlines() or ["an empty log"])[-1]
+            plain = re.sub(r"[\\${}^~]", "", last.removeprefix("error: ").split(". ")[0])  # fit for LaTeX
+            return f"failed ({plain})"
+    return NOT_RUN
 
 
 def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], mode: str) -> pd.DataFrame:
     """One row of numbers for each dataset and model of `experiment`.
 
     Columns are those of `MODES[mode]`, each with its population standard deviation `…_std`, beside `source` ("here"),
-    `seeds` (asked for), `finished`, `counted` and `converged_percent`. A number that does not exist is NaN.
+    `seeds` (asked for), `finished`, `failed`, `counted` and `converged_percent`. A number that does not exist is NaN.
     """
     spec = config["experiments"][experiment]
     rows = []
@@ -108,6 +123,7 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
                 "seeds": len(asked),
                 "finished": len(finished),
                 "counted": ",".join(str(run["seed"]) for run in best),
+                "failed": sum(run["failed"] not in ("", NOT_RUN) for run in asked),
             }
             for key, column in MODES[mode].items():
                 values = np.array([_number(run, column.path) for run in best])
@@ -132,7 +148,7 @@ def with_paper(config: dict[str, Any], table: pd.DataFrame, paper: pd.DataFrame)
         if len(match) and model_config(config, row["model"]).init == "none":
             names = {key: row[key] for key in ("dataset", "model", "encoder", "loss")}
             rows.append(match.iloc[0].to_dict() | names | {"source": "paper"})
-    return pd.DataFrame(rows)[list(table.columns)].astype({"seeds": "Int64", "finished": "Int64"})
+    return pd.DataFrame(rows)[list(table.columns)].astype(dict.fromkeys(("seeds", "finished", "failed"), "Int64"))
 
 
 def format_cells(table: pd.DataFrame, columns: dict[str, Column], kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -142,14 +158,15 @@ def format_cells(table: pd.DataFrame, columns: dict[str, Column], kind: str) -> 
     if kind == "best_three":
         shown["converged_percent"] = CONVERGED
     text, bold = pd.DataFrame(index=table.index), pd.DataFrame(index=table.index)
-    failed = (table["source"] == "here") & (table["finished"] == 0)
+    empty = (table["source"] == "here") & (table["finished"] == 0)
+    instead = np.where(table["failed"].fillna(0) > 0, "failed", NOT_RUN)
     for key, column in shown.items():
         spread = table.get(f"{key}_std") if kind == "best_three" else None
         cells = [_cell(value, None if spread is None else spread[index], column) for index, value in table[key].items()]
-        text[column.title] = np.where(failed, "failed", cells)
+        text[column.title] = np.where(empty, instead, cells)
         sign = -1 if column in MORE_IS_BETTER else 1
-        best = (sign * table[key].mask(failed)).groupby([table["dataset"], table["source"]]).transform("min")
-        bold[column.title] = (sign * table[key] == best) & ~failed
+        best = (sign * table[key].mask(empty)).groupby([table["dataset"], table["source"]]).transform("min")
+        bold[column.title] = (sign * table[key] == best) & ~empty
     return text, bold
 
 
@@ -170,11 +187,11 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
     missing: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         if run["failed"]:
-            missing.setdefault((run["dataset"], run["model"]), []).append(str(run["seed"]))
-    for (dataset, model), failed in missing.items():
+            missing.setdefault((run["dataset"], run["model"]), []).append(f"seed {run['seed']} {run['failed']}")
+    for (dataset, model), each in missing.items():
         found.append(
-            f"{dataset_title(dataset)}, {model_label(config, model)}: {len(failed)} of {seeds} runs failed or"
-            f" are missing (seed {', '.join(failed)}); a run that failed counts as not converged."
+            f"{dataset_title(dataset)}, {model_label(config, model)}: {len(each)} of {seeds} runs have no result and"
+            f" count as not converged: {', '.join(each)}."
         )
     if any(not run["failed"] and run["resolution"] and run["resolution"]["nyquist_reached"] for run in runs):
         found.append("Some maps have FSC ≥ 0.5 at every shell: their resolution is limited by the voxel size.")

@@ -1,13 +1,15 @@
 """Train one run: `python -m equipose.train --config config.json --dataset DIR --output DIR`.
 
-Writes model.pt, history.csv and trace.npz. While training is unfinished, checkpoint.pt stands beside them with all that
-the loop knows, so that the same command continues after any interruption; with a budget in steps, to the same result.
+Writes model.pt, history.csv, trace.npz and provenance.json. Until the run is evaluated, checkpoint.pt stands beside
+them with all that the loop knows, and checkpoint.former.pt with what it knew at the evaluation before, so that the same
+command continues after any interruption; with a budget in steps, to the same result.
 """
 
 import argparse
 import copy
 import dataclasses
 import functools
+import json
 import signal
 import sys
 import time
@@ -23,11 +25,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from equipose.autoencoder import Autoencoder, save_model
-from equipose.cli import run_main
+from equipose.cli import run_main, say
 from equipose.config import RunConfig
 from equipose.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.errors import ConfigError
-from equipose.files import whole_file
+from equipose.files import CHECKPOINTS, whole_file
 from equipose.forecast import forecast
 from equipose.grid import FourierGrid
 from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search
@@ -36,9 +38,8 @@ from equipose.losses import LOSSES
 from equipose.metrics import hand_shares, paper_scores
 from equipose.optimizers import descend, make_optimizers, set_rates, training_rates
 from equipose.particles import Particles, check_training_box, read_particles
+from equipose.provenance import provenance
 from equipose.volumes import decoder_volume
-
-CHECKPOINT = "checkpoint.pt"
 
 IN_CHECKPOINT = [SearchState, FourierGrid, np.core.multiarray._reconstruct, np.core.multiarray.scalar, np.ndarray]
 IN_CHECKPOINT += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int64, bool))]
@@ -89,6 +90,7 @@ class Progress:
     poses: list[np.ndarray] = dataclasses.field(default_factory=list)  # (n, 3, 3) of the fixed images
     volumes: dict[str, tuple[int, np.ndarray]] = dataclasses.field(default_factory=dict)  # name: step, map
     search: SearchState | None = None  # with `init: search`
+    made_with: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # at each start, from its step on
 
 
 def train(
@@ -107,9 +109,10 @@ def train(
     model = Autoencoder(config, image_scale(particles.images)).to(device)
     optimizers = make_optimizers(model, config.model.optimizer)
     averaged = copy.deepcopy(model) if config.model.average else model  # what is judged and kept
-    progress = restore(output / CHECKPOINT, model, averaged, optimizers, say) or Progress()
+    progress = restore(output, model, averaged, optimizers, say) or Progress()
     if config.model.init == "search" and progress.step == 0:
         progress.search = start_search(model)
+    progress.made_with.append({"from_step": progress.step} | provenance(device))
 
     training = config.dataset.images
     fetch = batch_source(particles, device)
@@ -136,19 +139,18 @@ def train(
                 break
         progress.loss_sum += loss_sum.item()  # waits for the device, so the clock below is honest
         progress.seconds += time.perf_counter() - started
-        if not np.isfinite(progress.loss_sum):
+        if not (np.isfinite(progress.loss_sum) and all(x.isfinite().all() for x in model.state_dict().values())):
             raise ConfigError(
-                f"{output}: the loss is not finite at step {progress.step}. The last good state is in {CHECKPOINT};"
+                f"{output}: the loss is not finite at step {progress.step}. The last good state is in {CHECKPOINTS[0]};"
                 " lower training.optimizer.learning_rate, or look for broken images in the dataset."
             )
         if due or budget_spent(config, progress):
             evaluate(averaged, progress, particles, fetch, evaluated, say)
-        checkpoint(output / CHECKPOINT, model, averaged, optimizers, progress)
+        checkpoint(output, model, averaged, optimizers, progress)
         if stop_requested():
             raise Interrupted
 
     write_outputs(output, averaged, progress, particles, fixed)
-    (output / CHECKPOINT).unlink(missing_ok=True)
 
 
 def update(model: Autoencoder, optimizers: list[Optimizer], progress: Progress, fetch: Fetch) -> Tensor:
@@ -290,9 +292,9 @@ def progress_line(config: RunConfig, progress: Progress) -> str:
 
 
 def checkpoint(
-    path: Path, model: Autoencoder, averaged: Autoencoder, optimizers: list[Optimizer], progress: Progress
+    output: Path, model: Autoencoder, averaged: Autoencoder, optimizers: list[Optimizer], progress: Progress
 ) -> None:
-    """Write all that the loop knows; the file is complete or the former one."""
+    """Write all that the loop knows; the checkpoint before it stays as the former one, should a disk spoil this."""
     content = {
         "config": model.config.to_json(),
         "weights": model.state_dict(),
@@ -301,40 +303,47 @@ def checkpoint(
         "progress": vars(progress),
         "random_state": torch.get_rng_state(),
     }
+    path, former = (output / name for name in CHECKPOINTS)
     with whole_file(path) as partial:
-        torch.save(content, partial)
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+        if path.exists():
+            path.replace(former)
 
 
 def restore(
-    path: Path, model: Autoencoder, averaged: Autoencoder, optimizers: list[Optimizer], say: Callable[[str], None]
+    output: Path, model: Autoencoder, averaged: Autoencoder, optimizers: list[Optimizer], say: Callable[[str], None]
 ) -> Progress | None:
-    """Load a checkpoint into models and optimisers. One that is broken or of another configuration is set aside."""
-    if not path.exists():
-        return None
-    try:
-        with torch.serialization.safe_globals(IN_CHECKPOINT):  # a pickle of anything else could run code
-            content = torch.load(path, map_location=model.frequencies.device, weights_only=True)
-    except Exception as error:  # whatever a truncated file makes torch raise
-        problem = f"cannot be read ({type(error).__name__})"
-    else:
-        if content["config"] == model.config.to_json():
-            model.load_state_dict(content["weights"])
-            averaged.load_state_dict(content["averaged"])
-            for optimizer, state in zip(optimizers, content["optimizers"], strict=True):
-                optimizer.load_state_dict(state)
-            torch.set_rng_state(content["random_state"].cpu())
-            progress = Progress(**content["progress"])
-            say(f"continuing from step {progress.step} ({path})")
-            return progress
-        problem = "belongs to another configuration"
-    aside = path.with_suffix(".set-aside.pt")
-    path.replace(aside)
-    say(f"{path} {problem}; set aside as {aside.name}, training starts afresh")
+    """Load the last good checkpoint into models and optimisers. Broken and another configuration's are set aside."""
+    for path in (output / name for name in CHECKPOINTS):
+        if not path.exists():
+            continue
+        try:
+            with torch.serialization.safe_globals(IN_CHECKPOINT):  # a pickle of anything else could run code
+                content = torch.load(path, map_location=model.frequencies.device, weights_only=True)
+        except Exception as error:  # whatever a truncated file makes torch raise
+            problem = f"cannot be read ({type(error).__name__})"
+        else:
+            if content["config"] == model.config.to_json():
+                model.load_state_dict(content["weights"])
+                averaged.load_state_dict(content["averaged"])
+                for optimizer, state in zip(optimizers, content["optimizers"], strict=True):
+                    optimizer.load_state_dict(state)
+                torch.set_rng_state(content["random_state"].cpu())
+                progress = Progress(**content["progress"])
+                say(f"continuing from step {progress.step} ({path})")
+                return progress
+            problem = "belongs to another configuration"
+        aside = path.with_suffix(".set-aside.pt")
+        path.replace(aside)
+        say(f"{path} {problem}; set aside as {aside.name}")
     return None
 
 
 def write_outputs(output: Path, model: Autoencoder, progress: Progress, particles: Particles, fixed: int) -> None:
-    """model.pt, history.csv and trace.npz, each complete or absent."""
+    """model.pt, history.csv and trace.npz, and with what they were made, each complete or absent."""
+    with whole_file(output / "provenance.json") as partial:
+        partial.write_text(json.dumps(progress.made_with, indent=2) + "\n")
     save_model(model, output / "model.pt")
     with whole_file(output / "history.csv") as partial:
         pd.DataFrame(progress.history).to_csv(partial, index=False)
@@ -388,10 +397,6 @@ def main() -> None:
                 train(config, particles, arguments.output, device, say, stop_requested)
             except Interrupted:
                 sys.exit("stopped; the same command continues from the checkpoint")
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

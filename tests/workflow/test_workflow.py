@@ -21,7 +21,7 @@ RESULTS = Path("results/smoke")
 def copy_repository(target: Path) -> Path:
     for name in ("Snakefile", "config.yaml"):
         shutil.copy2(ROOT / name, target)
-    for name in ("src", "workflow", "envs"):
+    for name in ("src", "workflow", "envs", "profiles"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return target
 
@@ -122,7 +122,7 @@ def test_every_output_that_the_contract_names_is_there(finished: tuple[Path, str
     results = finished[0] / RESULTS
     dataset = {"config.json", "volume.mrc", "particles.star", "particles.mrcs", "simulation.json"}
     run = {"config.json", "model.pt", "history.csv", "trace.npz", "poses.star", "volume.mrc", "volume_aligned.mrc"}
-    run |= {"fsc.csv", "metrics.json"}
+    run |= {"fsc.csv", "metrics.json", "provenance.json"}
     assert {path.name for path in (results / "datasets/smoke_noiseless").iterdir()} == dataset
     assert {path.name for path in (results / "runs/smoke_noiseless/d4_l2/seed0").iterdir()} == run
     assert (results / "figures/smoke/overview_smoke_noiseless.png").stat().st_size > 1000
@@ -183,6 +183,27 @@ def test_the_report_holds_every_table_and_figure_and_publish_keeps_the_small_one
     assert {"claims.csv", "provenance.json", "time.csv", "tables", "figures"} <= {p.name for p in published.iterdir()}
     again = snakemake(finished[0], "publish", "--cores", "1", "--configfile", SMOKE, "--quiet", "host", "rules")
     assert "Nothing to be done" in again.stdout
+
+
+def test_moved_results_become_tables_without_particles_and_without_training(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    """As on another machine: every file has a new time, Snakemake's own records and the particles stayed behind."""
+    moved = copy_repository(tmp_path)
+    shutil.copytree(finished[0] / RESULTS / "runs", moved / RESULTS / "runs", copy_function=shutil.copyfile)
+    alone = ("--allowed-rules", "tables", "table", "tables_json")
+    result = snakemake(moved, "tables", "--cores", "1", "--configfile", SMOKE, *alone)
+    assert result.returncode == 0, result.stdout
+    for table in sorted((finished[0] / RESULTS / "tables").glob("*.csv")):
+        assert (moved / RESULTS / "tables" / table.name).read_text() == table.read_text()
+
+
+def test_results_moved_as_a_whole_are_accepted_once_touched(finished: tuple[Path, str], tmp_path: Path) -> None:
+    moved = copy_repository(tmp_path)
+    shutil.copytree(finished[0] / RESULTS, moved / RESULTS, copy_function=shutil.copyfile)
+    assert "train" in planned(moved, "--configfile", SMOKE)
+    assert snakemake(moved, "--touch", "--cores", "1", "--configfile", SMOKE).returncode == 0
+    assert planned(moved, "--configfile", SMOKE) == {}
 
 
 def test_the_encoder_of_the_readme_runs(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from equipose.config import (
 )
 from equipose.errors import ConfigError
 from equipose.figures import OF_DATASETS, OF_RUNS, caption
+from equipose.files import leave_the_future
+from equipose.locks import drop_stale_locks
 from equipose.plan import plan
 
 HERE = Path(workflow.basedir)
@@ -44,7 +46,16 @@ if workflow.is_main_process:  # a job on a cluster trusts the process that sent 
         sys.exit(f"error in the configuration: {error}")
 
 RESULTS = Path(config["pathvars"]["results"])
-FIGURE_OPTIONS = {"subsets": " ".join(["--within", *map(str, config["figures"]["subset_within"])])}
+
+# After a crash of Snakemake the same command continues: its locks are dropped if nobody holds them, and jobs that it
+# left unfinished run again, training from its checkpoint.
+if workflow.is_main_process:
+    ALIVE = drop_stale_locks(Path(".snakemake"))
+    leave_the_future(RESULTS)
+    if workflow.dag_settings:
+        workflow.dag_settings.force_incomplete = True
+
+FIGURE_OPTIONS = {"subsets": ["--within", *map(str, config["figures"]["subset_within"])]}
 TABLE_KEYS = ["structures", "offline", "simulation", "datasets", "training", "models", "experiments", "evaluation"]
 
 # Jobs run the Python that runs Snakemake, whether or not its environment has been activated.
@@ -176,6 +187,19 @@ def experiment_datasets(experiment: str) -> list[str]:
 
 def has_tables(experiment: str) -> bool:
     return all(map(os.path.exists, table_files([experiment])))
+
+
+def table_command(experiment: str) -> str:
+    """What sums up the results of an experiment that there are, quoted for a shell."""
+    command = ["python", "-m", "equipose.tables", "--config", f"{RESULTS}/tables/config.json"]
+    command += ["--experiment", experiment, "--results", str(RESULTS), "--paper", here(PAPER)]
+    return shlex.join([*command, "--notes", *stand_ins(experiment)])
+
+
+def partly_run(experiment: str) -> bool:
+    """Whether some runs of an experiment have results and some, one of which may have failed, do not."""
+    metrics = list(map(os.path.exists, in_runs("metrics.json", [experiment])))
+    return any(metrics) and not all(metrics) and (RESULTS / "tables/config.json").exists()
 
 
 def true_volume(wildcards) -> list[str]:

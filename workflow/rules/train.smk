@@ -1,5 +1,5 @@
-# Particles → run. checkpoint.pt stands undeclared beside the outputs while training is unfinished: Snakemake deletes
-# the declared outputs of a job that failed, and the same command then continues from the checkpoint.
+# Particles → run. checkpoint.pt stands undeclared beside the outputs until the run is evaluated: Snakemake deletes the
+# declared outputs of a job that failed or was cut off, and the same command then continues from the checkpoint.
 
 
 localrules:
@@ -18,7 +18,7 @@ rule run_json:
     params:
         json=lambda wildcards: run_config(config, wildcards.dataset, wildcards.model, int(wildcards.seed)).to_json(),
     shell:
-        "printf %s {params.json:q} > {output} 2> {log}"
+        "printf %s {params.json:q} > {output:q} 2> {log:q}"
 
 
 rule train:
@@ -46,5 +46,5 @@ rule train:
         dataset=subpath(input.star, parent=True),
         run=subpath(input.config, parent=True),
     shell:
-        "python -u -m equipose.train --config {input.config} --dataset {params.dataset}"
-        " --output {params.run} --threads {threads} 2>&1 | tee {log}"
+        "python -u -m equipose.train --config {input.config:q} --dataset {params.dataset:q}"
+        " --output {params.run:q} --threads {threads} 2>&1 | tee {log:q}"

@@ -1,0 +1,80 @@
+"""Files are whole or absent, a full disk is said in one line, and no file is from the future."""
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from equipose.errors import ConfigError
+from equipose.files import leave_the_future, whole_file
+from equipose.locks import drop_stale_locks, one_at_a_time
+
+
+def test_a_file_whose_writing_fails_stays_as_it_was_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("before")
+    with pytest.raises(KeyError), whole_file(tmp_path / "x") as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "before"
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EROFS, "make the folder writable")])
+def test_a_disk_that_takes_nothing_is_one_line_with_the_remedy(tmp_path: Path, number: int, remedy: str) -> None:
+    message = f"x cannot be written .*: {remedy}, and the same command continues"
+    with pytest.raises(ConfigError, match=message), whole_file(tmp_path / "x"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_torchs_own_error_for_a_full_disk_is_understood(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="make room"), whole_file(tmp_path / "x"):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904 (as torch raises it)
+
+
+def test_another_mistake_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes"), whole_file(tmp_path / "x"):
+        raise RuntimeError("shapes differ")
+
+
+def test_files_from_the_future_get_the_time_of_now_and_others_keep_theirs(tmp_path: Path) -> None:
+    now = time.time()
+    for name, when in (("tomorrow", now + 86400), ("yesterday", now - 86400)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (when, when))
+    leave_the_future(tmp_path)
+    assert (tmp_path / "tomorrow").stat().st_mtime == pytest.approx(now, abs=10)
+    assert (tmp_path / "yesterday").stat().st_mtime == pytest.approx(now - 86400)
+
+
+def test_snakemakes_locks_are_dropped_where_no_snakemake_is_alive_and_kept_where_one_is(tmp_path: Path) -> None:
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    alive = drop_stale_locks(tmp_path)
+    assert not locks.exists()
+    locks.mkdir()
+    with drop_stale_locks(tmp_path):  # a second Snakemake beside the first
+        assert locks.exists()
+    alive.close()
+    drop_stale_locks(tmp_path).close()
+    assert not locks.exists()
+
+
+def test_whoever_comes_second_is_told_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    child = os.fork()
+    if child == 0:
+        with one_at_a_time(tmp_path / "config.json", said.append):
+            (tmp_path / "held").touch()
+            time.sleep(0.5)
+        os._exit(0)
+    while not (tmp_path / "held").exists():
+        time.sleep(0.01)
+    with one_at_a_time(tmp_path / "config.json", said.append) as waited:
+        assert waited and "waiting for its end" in said[0]
+    os.waitpid(child, 0)
+    with one_at_a_time(tmp_path / "config.json", said.append) as waited:
+        assert not waited
