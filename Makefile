@@ -4,6 +4,7 @@
 #   PIP_OPTIONS  for pip: `--extra-index-url https://download.pytorch.org/whl/cpu` leaves out the CUDA libraries
 #   CONFIG       for `make plan`: presets laid over config.yaml
 #   CASES        for `make fuzz`: broken files that each of its six tests reads
+#   GPUS         for `make plan`: how many to plan for, such as "4 16"
 #   BENCH        for `make bench`: its options, such as --quick
 
 SHELL := /bin/bash
@@ -13,6 +14,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
 PIP_OPTIONS ?=
 CONFIG ?=
 CASES ?= 2000
+GPUS ?=
 BIN := .venv/bin
 
 .PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults fuzz plan bench format clean
@@ -51,7 +53,7 @@ test-faults: .venv/installed
 	$(BIN)/pytest tests/faults
 
 plan: .venv/installed
-	$(BIN)/python -m equipose.plan config.yaml $(CONFIG)
+	$(BIN)/python -m equipose.plan config.yaml $(CONFIG) $(if $(GPUS),--gpus $(GPUS))
 
 bench: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench.py $(BENCH)

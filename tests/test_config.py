@@ -12,7 +12,6 @@ from equipose.config import RunConfig, merge, model_config, run_budgets, run_con
 from equipose.encoders import ENCODERS
 from equipose.errors import ConfigError
 from equipose.losses import LOSSES
-from equipose.plan import plan
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
@@ -173,17 +172,3 @@ def test_a_run_of_two_experiments_with_one_budget_is_one_run(paper_config: dict)
 def test_the_paper_is_128_runs_of_6000_seconds_and_50_of_6_hours(paper_config: dict) -> None:
     seconds = [budget["seconds"] for budget in run_budgets(paper_config).values()]
     assert (seconds.count(6000), seconds.count(6 * 3600), len(seconds)) == (128, 50, 178)
-
-
-def test_the_plan_counts_jobs_hours_and_bytes(paper_config: dict, tmp_path: Path) -> None:
-    config = merge(paper_config, {"pathvars": {"results": str(tmp_path)}})
-    hours = (128 * 6000 + 50 * 6 * 3600) / 3600
-    gigabytes = 9 * 101_000 * 128**2 * 4 / 1e9
-    text = plan(config)
-    assert f"178 jobs, {hours:.0f} hours" in text
-    assert f"9, {gigabytes:.2f} GB" in text
-    done = tmp_path / "runs/80s_snr1/d4_l2/seed0/model.pt"
-    done.parent.mkdir(parents=True)
-    done.touch()
-    assert "177 jobs" in plan(config)
-    assert "(1 more are done)" in plan(config)

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from equipose.devices import claim_device, usable_precision
 
 
 def test_without_a_gpu_the_device_is_the_cpu(tmp_path):
-    with claim_device(tmp_path) as device:
+    with claim_device(1, tmp_path) as device:
         assert device == torch.device("cpu")
 
 
@@ -28,15 +29,20 @@ def two_gpus(monkeypatch):
 
 
 def test_two_jobs_get_two_gpus_and_a_freed_one_is_taken_again(two_gpus, tmp_path):
-    with claim_device(tmp_path) as first:
-        with claim_device(tmp_path) as second:
+    with claim_device(1, tmp_path) as first:
+        with claim_device(1, tmp_path) as second:
             assert (first.index, second.index) == (0, 1)
-        with claim_device(tmp_path) as third:
+        with claim_device(1, tmp_path) as third:
             assert third.index == 1
 
 
+def test_jobs_that_may_share_a_gpu_spread_over_all_of_them_first(two_gpus, tmp_path):
+    with ExitStack() as held:
+        assert [held.enter_context(claim_device(2, tmp_path)).index for _ in range(4)] == [0, 1, 0, 1]
+
+
 def hold(folder, claimed):
-    with claim_device(folder) as device:
+    with claim_device(1, folder) as device:
         claimed.put(device.index)
         time.sleep(60)
 

@@ -303,8 +303,9 @@ def test_kill_9_at_any_moment_and_the_same_command_continues(simulated_dataset, 
     def command(folder: Path) -> list[str]:
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(run.to_json())
-        module = [sys.executable, "-m", "equipose.train", "--threads", "1", "--config", str(folder / "config.json")]
-        return [*module, "--dataset", str(simulated_dataset.folder), "--output", str(folder)]
+        module = [sys.executable, "-m", "equipose.train", "--threads", "1", "--jobs-per-gpu", "1"]
+        paths = ["--config", str(folder / "config.json"), "--dataset", str(simulated_dataset.folder)]
+        return [*module, *paths, "--output", str(folder)]
 
     subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
     killed = subprocess.Popen(command(tmp_path / "killed"), stderr=subprocess.PIPE, text=True)

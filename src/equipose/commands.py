@@ -1,9 +1,10 @@
-"""The command `equipose`: poses and a map from your own particles.
+"""The command `equipose`: poses and a map from your own particles, and how runs are doing.
 
     equipose validate particles.star                   is everything there that a reconstruction needs?
     equipose info particles.star                       how many, how large, which optics, bright or dark
     equipose reconstruct particles.star --out DIR      poses.star, volume.mrc, half-maps, FSC, report.html
     equipose flip-hand DIR                             poses and maps of a reconstruction in the other hand
+    equipose status results/paper                      which runs are done, running, stuck, failed; time left, metrics
 
 RELION's star files name images from the project's folder: run there, or say `--datadir`.
 """
@@ -13,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,7 @@ from equipose.particles import (
 )
 from equipose.prepare import contrast
 from equipose.rotations import from_relion_angles, other_hand, to_relion_angles
+from equipose.status import status as status_of
 from equipose.structures import read_map, write_map
 
 CHECKOUT = Path(__file__).parents[2]
@@ -154,6 +157,11 @@ def flip_hand(arguments: argparse.Namespace) -> None:
     print(f"{out}: the other hand of {folder}")
 
 
+def status(arguments: argparse.Namespace) -> None:
+    """How the runs of a results folder are doing, from its files alone."""
+    print(status_of(arguments.results, arguments.silent_minutes, time.time()))
+
+
 def mirrored(volume: np.ndarray) -> np.ndarray:
     """V(x, y, -z) of a volume (z, y, x) about voxel L/2; the plane that has no partner stays."""
     return np.roll(volume[::-1], 1, axis=0) if len(volume) % 2 == 0 else volume[::-1]
@@ -244,6 +252,9 @@ def parser() -> argparse.ArgumentParser:
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
     flip.add_argument("--out", type=Path, help="folder of the flipped ones; default: FOLDER_flipped")
+    shown = command(status, "results/paper")
+    shown.add_argument("results", type=Path, help="a preset's results folder")
+    shown.add_argument("--silent-minutes", type=float, default=30.0, help="of a run until it counts as stuck")
     return top
 
 

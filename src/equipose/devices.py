@@ -1,8 +1,10 @@
-"""One device for one job: the first GPU that no other equipose job on this machine holds, or the CPU."""
+"""One device for one job: a GPU that other equipose jobs on this machine leave free, or the CPU."""
 
 import ctypes
 import fcntl
 import functools
+import itertools
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,19 +21,20 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 @contextmanager
-def claim_device(lock_folder: Path = LOCK_FOLDER) -> Iterator[torch.device]:
-    """A GPU of our own for as long as the block runs, waiting for one if all are held; the CPU where there is none.
+def claim_device(jobs_per_gpu: int, lock_folder: Path = LOCK_FOLDER) -> Iterator[torch.device]:
+    """A place on a GPU for as long as the block runs, waiting for one if all are held; the CPU where there is none.
 
-    A GPU is held by a lock on a file named after its UUID, which the system drops when the process ends, however it
-    ends. GPUs hidden by CUDA_VISIBLE_DEVICES (a cluster's scheduler sets it) are never touched.
+    A GPU has `jobs_per_gpu` places; the second ones are taken only when no GPU is idle. A place is held by a lock on a
+    file named after us and the GPU's UUID, which the system drops when the process ends, however it ends. GPUs hidden
+    by CUDA_VISIBLE_DEVICES (a cluster's scheduler sets it) are never touched.
     """
     if not torch.cuda.is_available():
         yield torch.device("cpu")
         return
     while True:
-        for index in range(torch.cuda.device_count()):
+        for place, index in itertools.product(range(jobs_per_gpu), range(torch.cuda.device_count())):
             uuid = torch.cuda.get_device_properties(index).uuid
-            with open(lock_folder / f"equipose-gpu-{uuid}.lock", "a") as lock:
+            with open(lock_folder / f"equipose-{os.getuid()}-gpu-{uuid}-{place}.lock", "a") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

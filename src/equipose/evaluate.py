@@ -200,9 +200,10 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="dataset folder, with particles.star, volume.mrc")
     parser.add_argument("--label", required=True, help="the model's name in tables and figures")
     parser.add_argument("--threads", type=int, required=True, help="CPU threads")
+    parser.add_argument("--jobs-per-gpu", type=int, required=True, help="that may share a GPU of this machine")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    with one_at_a_time(arguments.run / "config.json", say), claim_device() as device:
+    with one_at_a_time(arguments.run / "config.json", say), claim_device(arguments.jobs_per_gpu) as device:
         evaluate(arguments.run, arguments.dataset, arguments.label, device, say)
     for name in CHECKPOINTS:  # all that training knew is in the results now
         (arguments.run / name).unlink(missing_ok=True)

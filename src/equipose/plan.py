@@ -1,48 +1,137 @@
 """What a workflow is about to do, in a few lines of text.
 
-`python -m equipose.plan config.yaml [preset.yaml …]` prints the plan.
+`python -m equipose.plan config.yaml [preset.yaml …] [--gpus N …]` prints the plan. Rates are those of the runs that the
+results folder holds already; what none of them has shown is assumed, and the plan says which is which.
 """
 
 import argparse
+import heapq
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import yaml
 
+from equipose.benchmarks import wall_times
 from equipose.cli import run_main
 from equipose.config import dataset_config, merge, run_budgets
 
+GPUS = (1, 8, 64)
+"""The plan says how long so many would take."""
 
-def plan(config: dict[str, Any]) -> str:
-    """Training jobs that the experiments in `run` still need, their time and memory, and the disk for particles."""
-    asked = _runs(config)
-    runs = {run: budget for run, budget in asked.items() if not (_folder(config, *run) / "model.pt").exists()}
+TRAIN_FACTOR, EVALUATE_MINUTES, SIMULATE_MINUTES = 1.1, 5.0, 10.0
+"""Assumed: a training job's time over its budget, scoring not being counted there; an evaluation; and a dataset."""
+
+VOXEL_BYTES, IMAGE_BYTES = 64, 300
+"""Assumed of a run's folder: maps, snapshots, weights and checkpoint a voxel; a row of its star file."""
+
+
+def plan(config: dict[str, Any], gpus: Sequence[int] = GPUS) -> str:
+    """What the experiments in `run` still need: jobs, GPU-hours, disk, memory, and the time on so many GPUs."""
+    results = Path(config["pathvars"]["results"])
+    asked = run_budgets(config | {"experiments": {name: config["experiments"][name] for name in config["run"]}})
+    runs = {run: budget for run, budget in asked.items() if not (_folder(results, run) / "model.pt").exists()}
+    of_runs = {name: dataset_config(config, name) for name in sorted({dataset for dataset, _, _ in runs})}
+    missing = [dataset for name, dataset in of_runs.items() if not _particles(results, name).exists()]
+    particles = sum((dataset.images + dataset.held_out) * dataset.box**2 * 4 for dataset in missing)
+    evaluated = [folder for run in asked if ((folder := _folder(results, run)) / "metrics.json").exists()]
+    if evaluated:
+        folders = len(runs) * np.mean([sum(file.stat().st_size for file in run.iterdir()) for run in evaluated])
+    else:
+        folders = sum(_assumed_bytes(of_runs[dataset]) for dataset, _, _ in runs)
+
+    rules = {row["rule"]: row for row in wall_times(results)}
+    factor, factor_source = _train_factor(results)
+    evaluate, evaluate_source = _minutes(rules, "evaluate", EVALUATE_MINUTES)
+    simulate, simulate_source = _minutes(rules, "simulate", SIMULATE_MINUTES)
+    steps = _seconds_per_step(results)
+    training = [
+        factor * (budget["seconds"] if "seconds" in budget else budget["steps"] * steps.get(model, np.nan))
+        for (_, model, _), budget in runs.items()
+    ]
+    jobs = [seconds + 60 * evaluate for seconds in training if np.isfinite(seconds)]
+    times = [f"{_duration(60 * simulate * bool(missing) + makespan(jobs, count))} on {count}" for count in gpus]
+    memory = f"{config['resources']['train']['memory_mb'] / 1000:.0f} GB a training job, asked for by `resources`"
+    if "train" in rules:
+        memory += f"; {rules['train']['gib']:.1f} GiB were measured"
+
+    unknown = len(runs) - len(jobs)
     done = len(asked) - len(runs)
-    datasets = [dataset_config(config, name) for name in sorted({dataset for dataset, _, _ in runs})]
-    seconds = sum(budget.get("seconds", 0) for budget in runs.values())
-    steps = sum(budget.get("steps", 0) for budget in runs.values())
-    time = [f"{_duration(seconds)}"] * bool(seconds) + [f"{steps} steps"] * bool(steps)
-    particles = sum((dataset.images + dataset.held_out) * dataset.box**2 * 4 for dataset in datasets)
-    memory = config["resources"]["train"]["memory_mb"]
     return "\n".join(
         [
-            f"Plan of {', '.join(config['run'])} → {config['pathvars']['results']}",
-            f"  datasets  {len(datasets)}, {particles / 1e9:.2f} GB of particles",
-            f"  training  {len(runs)} jobs, {' and '.join(time) or 'nothing'} in all, evaluations not counted"
-            + (f" ({done} more are done)" if done else ""),
-            f"  memory    up to {memory / 1000:.0f} GB a training job",
+            f"Plan of {', '.join(config['run'])} → {results}",
+            f"  datasets   {len(missing)}, {particles / 1e9:.2f} GB of particles",
+            f"  training   {len(runs)} jobs, {_budget(runs.values())} in all" + f" ({done} more are done)" * bool(done),
+            f"  GPU-hours  {sum(jobs) / 3600:.1f}" + f", without {unknown} runs of unknown speed" * bool(unknown),
+            f"  disk       {(particles + folders) / 1e9:.1f} GB with the runs' folders",
+            f"  memory     {memory}",
+            f"  wall time  {', '.join(times)} GPUs, or cores where there are none",
+            f"  rates      training {factor:.2f} times its budget ({factor_source}), evaluation {evaluate:.1f} minutes"
+            f" ({evaluate_source}), a dataset {simulate:.1f} minutes ({simulate_source}), a run's folder"
+            f" ({_source(len(evaluated))})",
         ]
     )
 
 
-def _runs(config: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, float]]:
-    """The budgets of the runs of the experiments in `run`."""
-    return run_budgets(config | {"experiments": {name: config["experiments"][name] for name in config["run"]}})
+def makespan(jobs: Sequence[float], devices: int) -> float:
+    """Time until all jobs are done, the longest first, each on the device that is free first."""
+    free_at = [0.0] * devices
+    for seconds in sorted(jobs, reverse=True):
+        heapq.heapreplace(free_at, free_at[0] + seconds)
+    return max(free_at)
 
 
-def _folder(config: dict[str, Any], dataset: str, model: str, seed: int) -> Path:
-    return Path(config["pathvars"]["results"]) / "runs" / dataset / model / f"seed{seed}"
+def _train_factor(results: Path) -> tuple[float, str]:
+    """Time of a training job over that on its run's own clock, from jobs that ran in one piece."""
+    pairs = []
+    for path in sorted((results / "benchmarks/train").glob("*/*/*.tsv")):
+        history = results / "runs" / path.relative_to(results / "benchmarks/train").with_suffix("") / "history.csv"
+        if history.exists():
+            pairs.append((pd.read_csv(path, sep="\t")["s"].iloc[0], pd.read_csv(history)["seconds"].iloc[-1]))
+    whole = np.array([pair for pair in pairs if pair[0] >= pair[1]])
+    if not len(whole):
+        return TRAIN_FACTOR, _source(0)
+    return whole[:, 0].sum() / whole[:, 1].sum(), _source(len(whole))
+
+
+def _seconds_per_step(results: Path) -> dict[str, float]:
+    """Of each model, the mean of its finished runs."""
+    rates: dict[str, list[float]] = {}
+    for path in results.glob("runs/*/*/seed*/history.csv"):
+        last = pd.read_csv(path).iloc[-1]
+        rates.setdefault(path.parts[-3], []).append(last["seconds"] / last["step"])
+    return {model: float(np.mean(values)) for model, values in rates.items()}
+
+
+def _minutes(rules: dict[str, dict[str, Any]], rule: str, assumed: float) -> tuple[float, str]:
+    if rule not in rules:
+        return assumed, _source(0)
+    return rules[rule]["minutes"] / rules[rule]["jobs"], _source(rules[rule]["jobs"])
+
+
+def _source(jobs: int) -> str:
+    return f"measured on {jobs} here" if jobs else "assumed"
+
+
+def _assumed_bytes(dataset: Any) -> int:
+    return VOXEL_BYTES * dataset.box**3 + IMAGE_BYTES * (dataset.images + dataset.held_out)
+
+
+def _budget(budgets: Sequence[dict[str, float]]) -> str:
+    seconds, steps = (sum(budget.get(unit, 0) for budget in budgets) for unit in ("seconds", "steps"))
+    return " and ".join([_duration(seconds)] * bool(seconds) + [f"{steps} steps"] * bool(steps)) or "nothing"
+
+
+def _folder(results: Path, run: tuple[str, str, int]) -> Path:
+    dataset, model, seed = run
+    return results / "runs" / dataset / model / f"seed{seed}"
+
+
+def _particles(results: Path, dataset: str) -> Path:
+    return results / "datasets" / dataset / "particles.mrcs"
 
 
 def _duration(seconds: float) -> str:
@@ -54,9 +143,10 @@ def _duration(seconds: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path, nargs="+", help="config.yaml, and what is laid over it")
+    parser.add_argument("--gpus", type=int, nargs="+", default=GPUS, help="how many to plan for")
     arguments = parser.parse_args()
     layers = [yaml.safe_load(path.read_text()) for path in arguments.config]
-    print(plan(reduce(merge, layers)))
+    print(plan(reduce(merge, layers), arguments.gpus))
 
 
 if __name__ == "__main__":

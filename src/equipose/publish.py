@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from equipose.benchmarks import wall_times
 from equipose.cli import run_main
 from equipose.errors import ConfigError
 from equipose.provenance import hardware, package_versions
-from equipose.report import wall_times
 
 KEPT = ("claims.csv", "claims.md", "tables/*.csv", "tables/*.md", "figures/*/*.png")
 

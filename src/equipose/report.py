@@ -18,6 +18,7 @@ import pandas as pd
 import yaml
 from skimage.measure import marching_cubes
 
+from equipose.benchmarks import wall_times
 from equipose.cli import run_main
 from equipose.config import model_config, run_budgets, simulation_config
 from equipose.figures import EVERY, caption
@@ -164,18 +165,6 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-def wall_times(results: Path) -> list[dict[str, Any]]:
-    """Jobs, minutes and peak memory of each rule, from Snakemake's benchmarks."""
-    rules = []
-    for folder in sorted((results / "benchmarks").glob("*")):
-        tables = [pd.read_csv(path, sep="\t", na_values="-") for path in folder.rglob("*.tsv")]
-        if tables:
-            rows = pd.concat(tables)
-            peak = float(rows["max_rss"].max()) / 1024
-            rules.append({"rule": folder.name, "jobs": len(rows), "minutes": rows["s"].sum() / 60, "gib": peak})
-    return rules
 
 
 def _folder(results: Path, run: tuple[str, str, int]) -> Path:

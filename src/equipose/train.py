@@ -381,6 +381,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="folder with particles.star")
     parser.add_argument("--output", type=Path, required=True, help="the run's folder")
     parser.add_argument("--threads", type=int, required=True, help="CPU threads")
+    parser.add_argument("--jobs-per-gpu", type=int, required=True, help="that may share a GPU of this machine")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
@@ -392,7 +393,7 @@ def main() -> None:
         if waited and (arguments.output / "model.pt").exists():
             say(f"{arguments.output}: the other process has finished this run")
             return
-        with claim_device() as device, stop_on_signals() as stop_requested:
+        with claim_device(arguments.jobs_per_gpu) as device, stop_on_signals() as stop_requested:
             try:
                 train(config, particles, arguments.output, device, say, stop_requested)
             except Interrupted:

@@ -246,6 +246,6 @@ def gpus() -> int:
     return listed if visible is None else min(listed, sum(map(bool, visible.split(","))))
 
 
-# One training job a GPU at a time, where there are any; without, jobs share the cores. A cluster's profile sets `gpu`.
+# So many jobs a GPU at a time, where there are any; without, jobs share the cores. A cluster's profile sets `gpu`.
 if gpus():
-    workflow.global_resources.setdefault("gpu", gpus())
+    workflow.global_resources.setdefault("gpu", gpus() * config["resources"]["jobs_per_gpu"])

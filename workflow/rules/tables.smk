@@ -3,6 +3,7 @@
 
 localrules:
     tables_json,
+    table,
 
 
 rule tables_json:

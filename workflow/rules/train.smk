@@ -1,5 +1,7 @@
 # Particles → run. checkpoint.pt stands undeclared beside the outputs until the run is evaluated: Snakemake deletes the
 # declared outputs of a job that failed or was cut off, and the same command then continues from the checkpoint.
+# A signal to stop (Ctrl-C, a cluster's time limit or preemption) reaches every process of a job: shell and tee wait for
+# training to write its checkpoint and to say so.
 
 
 localrules:
@@ -46,5 +48,6 @@ rule train:
         dataset=subpath(input.star, parent=True),
         run=subpath(input.config, parent=True),
     shell:
-        "python -u -m equipose.train --config {input.config:q} --dataset {params.dataset:q}"
-        " --output {params.run:q} --threads {threads} 2>&1 | tee {log:q}"
+        "trap : INT TERM; python -u -m equipose.train --config {input.config:q} --dataset {params.dataset:q}"
+        " --output {params.run:q} --threads {threads} --jobs-per-gpu {config[resources][jobs_per_gpu]} 2>&1"
+        " | (trap '' INT TERM; exec tee {log:q})"

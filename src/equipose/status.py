@@ -1,0 +1,95 @@
+"""How the runs of a results folder are doing, read from its files alone: no Snakemake, no scheduler, no weights."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from equipose.config import RunConfig
+from equipose.errors import ConfigError
+
+STATES = {
+    "done": "trained and evaluated",
+    "trained": "waiting for their evaluation",
+    "running": "",
+    "stopped": "before their end, with a checkpoint; the same command continues",
+    "stuck": "killed, or waiting for a GPU: nothing was heard for long; the same command continues",
+    "failed": "",
+    "waiting": "to begin",
+}
+
+ERROR = re.compile(r"^(error: |Traceback \(most recent call last\))", re.MULTILINE)
+STOPPED = "stopped; "
+LEFT = re.compile(r"([\d.]+) min left")
+NAME = re.compile(r"^\[.*?\] ")
+LAST_LINES = 5
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run: its `state`, a key of STATES; what its log says; minutes since anything was heard of it."""
+
+    name: str
+    state: str
+    log: list[str]
+    silent: float
+    minutes_left: float | None  # of training; None where neither log nor budget tells
+
+
+def status(results: Path, silent_minutes: float, now: float) -> str:
+    """How many runs are in which state, when they will be done, and the last words of each."""
+    folders = sorted(path.parent for path in results.glob("runs/*/*/seed*/config.json"))
+    if not folders:
+        raise ConfigError(f"{results} has no runs: name a preset's results folder, such as results/paper")
+    runs = [run_status(results, folder, silent_minutes, now) for folder in folders]
+    groups = {state: [run for run in runs if run.state == state] for state in STATES}
+    counts = ", ".join(f"{len(group)} {state}" for state, group in groups.items() if group)
+    lines = [f"{results}: {len(runs)} runs: {counts}", _time_left(runs, len(groups["running"]))]
+    for state, group in groups.items():
+        if group and state != "waiting":
+            lines += ["", f"{state}: {STATES[state]}".rstrip(": ")]
+            lines += [_line(run) for run in group]
+    for log in sorted((results / "logs").rglob("*.log")):
+        if ERROR.search(text := log.read_text(errors="replace")):
+            lines += ["", f"{log} ends with", *(f"  {line}" for line in text.splitlines()[-LAST_LINES:])]
+    return "\n".join(lines)
+
+
+def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -> RunStatus:
+    name = folder.relative_to(results / "runs")
+    trained, checkpoint = (folder / "model.pt").exists(), folder / "checkpoint.pt"
+    training, evaluation = (results / "logs" / rule / f"{name}.log" for rule in ("train", "evaluate"))
+    log = evaluation if trained and evaluation.exists() else training
+    text = log.read_text(errors="replace") if log.exists() else ""
+    heard = max([path.stat().st_mtime for path in (log, checkpoint) if path.exists()], default=now)
+    silent = (now - heard) / 60
+    if (folder / "metrics.json").exists():
+        state = "done"
+    elif ERROR.search(text):
+        state = "failed"
+    elif trained and log == training:
+        state = "trained"
+    elif STOPPED in text:
+        state = "stopped"
+    elif log.exists():
+        state = "stuck" if silent > silent_minutes else "running"
+    else:
+        state = "stopped" if checkpoint.exists() else "waiting"
+    said = LEFT.findall(text)
+    budget = RunConfig.load(folder / "config.json").budget.seconds
+    left = 0.0 if trained or state == "failed" else float(said[-1]) if said else budget and budget / 60
+    shown = training.read_text(errors="replace") if state == "done" and training.exists() else text
+    return RunStatus(str(name), state, shown.splitlines(), silent, left)
+
+
+def _time_left(runs: list[RunStatus], at_once: int) -> str:
+    known = sum(run.minutes_left or 0 for run in runs)
+    unknown = sum(run.minutes_left is None for run in runs)
+    text = f"{known / 60:.1f} hours of training left"
+    if at_once:
+        text += f", {known / at_once / 60:.1f} hours at {at_once} runs at once"
+    return text + f"; {unknown} runs of unknown length not counted" * bool(unknown)
+
+
+def _line(run: RunStatus) -> str:
+    last = NAME.sub("", run.log[-1]) if run.log else "no log"
+    return f"  {run.name}  {last}" + f"  ({run.silent:.0f} min ago)" * (run.state != "done")

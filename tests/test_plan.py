@@ -1,0 +1,78 @@
+"""The plan before a run: what is left to do, and what it takes by the rates of earlier runs or by assumption."""
+
+from pathlib import Path
+
+import pytest
+
+from equipose.config import merge
+from equipose.plan import EVALUATE_MINUTES, SIMULATE_MINUTES, TRAIN_FACTOR, makespan, plan
+
+
+@pytest.fixture
+def config(paper_config: dict, tmp_path: Path) -> dict:
+    """The paper, its results in an empty folder."""
+    return merge(paper_config, {"pathvars": {"results": str(tmp_path)}})
+
+
+def write(path: Path, text: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def measure(results: Path, model: str, job_seconds: float, training_seconds: float, steps: int) -> None:
+    """A finished run of `model`, as training and Snakemake leave it."""
+    write(results / f"benchmarks/train/80s_snr1/{model}/seed0.tsv", f"s\tmax_rss\n{job_seconds}\t3072\n")
+    write(results / f"runs/80s_snr1/{model}/seed0/history.csv", f"step,seconds\n0,0\n{steps},{training_seconds}\n")
+    write(results / f"runs/80s_snr1/{model}/seed0/model.pt")
+
+
+def test_jobs_hours_and_bytes_are_counted(config: dict, tmp_path: Path) -> None:
+    hours = (128 * 6000 + 50 * 6 * 3600) / 3600
+    gigabytes = 9 * 101_000 * 128**2 * 4 / 1e9
+    text = plan(config)
+    assert f"178 jobs, {hours:.0f} hours" in text
+    assert f"9, {gigabytes:.2f} GB" in text
+    assert "24 GB a training job" in text
+
+
+def test_what_is_done_is_not_planned_again(config: dict, tmp_path: Path) -> None:
+    write(tmp_path / "runs/80s_snr1/d4_l2/seed0/model.pt")
+    write(tmp_path / "datasets/80s_snr1/particles.mrcs")
+    text = plan(config)
+    assert "177 jobs" in text and "(1 more are done)" in text
+    assert "datasets   8" in text
+
+
+def test_without_earlier_runs_rates_are_assumed_and_said_to_be(config: dict) -> None:
+    hours = (TRAIN_FACTOR * (128 * 6000 + 50 * 21600) + 178 * 60 * EVALUATE_MINUTES) / 3600
+    text = plan(config, [1])
+    assert f"GPU-hours  {hours:.1f}\n" in text
+    assert f"wall time  {hours + SIMULATE_MINUTES / 60:.0f} hours on 1 GPUs" in text
+    assert text.count("assumed") == 4 and "measured" not in text
+
+
+def test_rates_of_earlier_runs_are_taken(config: dict, tmp_path: Path) -> None:
+    measure(tmp_path, "d4_l2", job_seconds=7500, training_seconds=6000, steps=10_000)
+    write(tmp_path / "benchmarks/evaluate/80s_snr1/d4_l2/seed0.tsv", "s\tmax_rss\n120\t1024\n")
+    text = plan(config)
+    hours = (1.25 * (127 * 6000 + 50 * 21600) + 177 * 120) / 3600
+    assert f"GPU-hours  {hours:.1f}\n" in text
+    assert "training 1.25 times its budget (measured on 1 here), evaluation 2.0 minutes (measured on 1 here)" in text
+    assert "3.0 GiB were measured" in text
+
+
+def test_a_job_that_only_ended_an_interrupted_run_is_no_measure(config: dict, tmp_path: Path) -> None:
+    measure(tmp_path, "d4_l2", job_seconds=100, training_seconds=6000, steps=10_000)
+    assert f"training {TRAIN_FACTOR:.2f} times its budget (assumed)" in plan(config)
+
+
+def test_steps_take_their_models_time_where_it_is_known(config: dict, tmp_path: Path) -> None:
+    measure(tmp_path, "d4_l2", job_seconds=6000, training_seconds=6000, steps=10_000)
+    experiment = {"datasets": ["80s_snr1"], "models": ["d4_l2", "c4_l2"], "seeds": [1], "budget": {"steps": 60_000}}
+    text = plan(config | {"run": ["mine"], "experiments": {"mine": experiment | {"table": "best"}}})
+    assert f"GPU-hours  {(36_000 + 60 * EVALUATE_MINUTES) / 3600:.1f}, without 1 runs of unknown speed" in text
+
+
+def test_the_longest_jobs_go_first() -> None:
+    assert makespan([1, 1, 1, 3], 2) == 3
+    assert makespan([], 8) == 0

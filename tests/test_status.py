@@ -1,0 +1,100 @@
+"""`equipose status`: the state of each run from its files, and the last words of what failed."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from equipose import commands
+from equipose.config import run_config
+from equipose.errors import ConfigError
+from equipose.status import STATES, run_status, status
+from equipose.train import Progress, progress_line
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def results(paper_config: dict, tmp_path: Path) -> Path:
+    """A results folder in which seven runs of the paper are about to begin."""
+    for seed in range(7):
+        config = run_config(paper_config, "80s_snr1", "d4_l2", seed)
+        write(tmp_path / f"runs/80s_snr1/d4_l2/seed{seed}/config.json", config.to_json())
+    return tmp_path
+
+
+def write(path: Path, text: str, minutes_ago: float = 0.0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (NOW - 60 * minutes_ago,) * 2)
+
+
+def log(results: Path, seed: int, text: str, minutes_ago: float = 0.0, rule: str = "train") -> None:
+    write(results / f"logs/{rule}/80s_snr1/d4_l2/seed{seed}.log", text, minutes_ago)
+
+
+def touch(results: Path, seed: int, name: str, minutes_ago: float = 0.0) -> None:
+    write(results / f"runs/80s_snr1/d4_l2/seed{seed}/{name}", "", minutes_ago)
+
+
+def state(results: Path, seed: int) -> str:
+    return run_status(results, results / f"runs/80s_snr1/d4_l2/seed{seed}", 30.0, NOW).state
+
+
+PROGRESS = "[80s_snr1 d4_l2 seed 1] step 4200, 1800 s · 70.0 min left · 440 ms a step · loss 0.1 · MSE 3.2000\n"
+
+
+def test_each_state_is_read_from_the_files_of_a_run(results: Path) -> None:
+    log(results, 0, PROGRESS, minutes_ago=900)
+    touch(results, 0, "model.pt")
+    touch(results, 0, "metrics.json")
+    log(results, 1, PROGRESS, minutes_ago=2)
+    log(results, 2, PROGRESS, minutes_ago=45)
+    log(results, 3, PROGRESS + "stopped; the same command continues from the checkpoint\n", minutes_ago=45)
+    log(results, 4, PROGRESS + "Traceback (most recent call last):\n  …\nRuntimeError: CUDA error\n", minutes_ago=45)
+    log(results, 5, PROGRESS, minutes_ago=45)
+    touch(results, 5, "model.pt")
+    expected = ["done", "running", "stuck", "stopped", "failed", "trained", "waiting"]
+    assert [state(results, seed) for seed in range(7)] == expected
+    assert set(expected) == STATES.keys()
+
+
+def test_a_run_whose_checkpoint_is_young_is_not_stuck(results: Path) -> None:
+    log(results, 0, "continuing from step 4200\n", minutes_ago=45)
+    touch(results, 0, "checkpoint.pt", minutes_ago=1)
+    assert state(results, 0) == "running"
+
+
+def test_a_failed_evaluation_is_a_failed_run(results: Path) -> None:
+    log(results, 0, PROGRESS)
+    touch(results, 0, "model.pt")
+    log(results, 0, "error: model.pt predicts NaN poses\n", rule="evaluate")
+    assert state(results, 0) == "failed"
+
+
+def test_the_page_counts_runs_hours_and_shows_metrics_and_last_words(results: Path) -> None:
+    log(results, 1, PROGRESS, minutes_ago=2)
+    log(results, 2, PROGRESS, minutes_ago=2)
+    write(results / "logs/simulate/80s_snr1.log", "…\nerror: the disk is full\n")
+    shown = status(results, 30.0, NOW)
+    assert "7 runs: 2 running, 5 waiting\n" in shown
+    hours = (2 * 70 + 5 * 100) / 60  # what two of them say, and five budgets of 6,000 s
+    assert f"{hours:.1f} hours of training left, {hours / 2:.1f} hours at 2 runs at once" in shown
+    assert "80s_snr1/d4_l2/seed1  step 4200, 1800 s · 70.0 min left" in shown and "MSE 3.2000  (2 min ago)" in shown
+    assert "logs/simulate/80s_snr1.log ends with\n  …\n  error: the disk is full" in shown
+
+
+def test_the_line_that_a_run_prints_is_understood(results: Path, small_run) -> None:
+    progress = Progress(step=100, seconds=600.0, history=[{"loss": 0.1}])
+    log(results, 0, progress_line(small_run(), progress) + "\n")
+    assert run_status(results, results / "runs/80s_snr1/d4_l2/seed0", 30.0, NOW).minutes_left == 90.0
+
+
+def test_a_folder_without_runs_is_one_message(tmp_path: Path, monkeypatch, capsys) -> None:
+    with pytest.raises(ConfigError, match="has no runs"):
+        status(tmp_path, 30.0, NOW)
+    monkeypatch.setattr(sys, "argv", ["equipose", "status", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        commands.main()
+    assert capsys.readouterr().err.count("\n") == 1
