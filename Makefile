@@ -17,7 +17,7 @@ CASES ?= 2000
 GPUS ?=
 BIN := .venv/bin
 
-.PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults fuzz plan bench format clean
+.PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults test-slurm fuzz plan bench format clean
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores all --quiet host rules --configfile workflow/presets/demo.yaml
@@ -36,7 +36,7 @@ lint: .venv/installed
 	$(BIN)/snakemake --lint
 
 unit-test: .venv/installed
-	$(BIN)/pytest --ignore tests/workflow --ignore tests/interop --ignore tests/faults
+	$(BIN)/pytest --ignore tests/workflow --ignore tests/interop --ignore tests/faults --ignore tests/slurm
 
 workflow-test: .venv/installed
 	$(BIN)/pytest tests/workflow
@@ -51,6 +51,11 @@ fuzz: .venv/installed
 
 test-faults: .venv/installed
 	$(BIN)/pytest tests/faults
+
+test-slurm: .venv/installed
+	@type munged slurmctld slurmd sbatch > /dev/null && [ $$(id -u) = 0 ] || \
+		{ echo "error: Slurm and root are needed; on Debian and Ubuntu: apt install munge slurmctld slurmd slurm-client" >&2; exit 1; }
+	$(BIN)/pytest tests/slurm
 
 plan: .venv/installed
 	$(BIN)/python -m equipose.plan config.yaml $(CONFIG) $(if $(GPUS),--gpus $(GPUS))
@@ -72,7 +77,7 @@ clean:
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 		{ echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[test,slurm]'
 	$(BIN)/pip install --quiet $(PIP_OPTIONS) --no-deps --requirement requirements-nodeps.txt
 	touch $@
 

@@ -25,6 +25,7 @@ rule evaluate:
     threads: job("evaluate", "threads")
     resources:
         gpu=job("evaluate", "gpu"),
+        jobs_per_gpu=config["resources"]["jobs_per_gpu"],
         mem_mb=job("evaluate", "memory_mb"),
         runtime=config["resources"]["runtime_slack_minutes"],
     params:
@@ -33,4 +34,4 @@ rule evaluate:
         label=lambda wildcards: model_label(config, wildcards.model),
     shell:
         "python -u -m equipose.evaluate --run {params.run:q} --dataset {params.dataset:q} --label {params.label:q}"
-        " --threads {threads} --jobs-per-gpu {config[resources][jobs_per_gpu]} 2>&1 | tee {log:q}"
+        " --threads {threads} --jobs-per-gpu {resources.jobs_per_gpu} 2>&1 | tee {log:q}"

@@ -42,6 +42,7 @@ rule train:
     threads: job("train", "threads")
     resources:
         gpu=job("train", "gpu"),
+        jobs_per_gpu=config["resources"]["jobs_per_gpu"],
         mem_mb=job("train", "memory_mb"),
         runtime=train_minutes,
     params:
@@ -49,5 +50,5 @@ rule train:
         run=subpath(input.config, parent=True),
     shell:
         "trap : INT TERM; python -u -m equipose.train --config {input.config:q} --dataset {params.dataset:q}"
-        " --output {params.run:q} --threads {threads} --jobs-per-gpu {config[resources][jobs_per_gpu]} 2>&1"
+        " --output {params.run:q} --threads {threads} --jobs-per-gpu {resources.jobs_per_gpu} 2>&1"
         " | (trap '' INT TERM; exec tee {log:q})"
