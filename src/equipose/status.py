@@ -84,10 +84,14 @@ def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -
 def _time_left(runs: list[RunStatus], at_once: int) -> str:
     known = sum(run.minutes_left or 0 for run in runs)
     unknown = sum(run.minutes_left is None for run in runs)
-    text = f"{known / 60:.1f} hours of training left"
+    text = f"{_duration(known)} of training left"
     if at_once:
-        text += f", {known / at_once / 60:.1f} hours at {at_once} runs at once"
+        text += f", {_duration(known / at_once)} at {at_once} runs at once"
     return text + f"; {unknown} runs of unknown length not counted" * bool(unknown)
+
+
+def _duration(minutes: float) -> str:
+    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
 def _line(run: RunStatus) -> str:

@@ -12,6 +12,7 @@ from cluster import ask, jobs, slurm_cluster
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("results/smoke")
+RUN = "rule_run_evaluate_train"
 CONFIG = ["--configfile", str(ROOT / "workflow/presets/smoke.yaml"), str(ROOT / "tests/slurm/small.yaml")]
 SITE = ["--workflow-profile", str(ROOT / "workflow/profiles/slurm"), "--slurm-status-command", "squeue"]
 SITE += ["--default-resources", "slurm_partition=cpu", "mem_mb=500", "runtime=10", "--latency-wait", "5"]
@@ -31,22 +32,23 @@ def wait_for(process: subprocess.Popen, folder: Path) -> None:
     assert process.wait(600) == 0, (folder / "snakemake.log").read_text()
 
 
-def job_of(environment: dict[str, str], comment: str) -> str:
-    (number,) = [job[0] for job in jobs(environment) if job[1] == comment]
-    return number
+def log_of(folder: Path, seed: int) -> str:
+    log = folder / RESULTS / f"logs/train/smoke_snr1/d4_l2/seed{seed}.log"
+    return log.read_text() if log.exists() else ""
 
 
 @pytest.fixture(scope="module")
 def sent(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
-    """The folder of a run through Slurm, and its job list. Seed 1 is told to stop as Slurm does before a time limit."""
+    """The folder of two runs, one told to stop as Slurm does before a time limit, and the job list."""
     folder = tmp_path_factory.mktemp("slurm") / "work"
-    log = folder / RESULTS / "logs/train/smoke_snr1/d4_l2/seed1.log"
     with slurm_cluster(tmp_path_factory.mktemp("cluster")) as environment:
         snakemake = tables(folder, environment, *SITE)
-        while not (log.exists() and "step 40/300" in log.read_text()):
+        while not all("step 40/300" in log_of(folder, seed) for seed in (0, 1)):
             assert snakemake.poll() is None, (folder / "snakemake.log").read_text()
             time.sleep(0.2)
-        ask(environment, "scancel", "--signal=TERM", job_of(environment, "rule_train_wildcards_smoke_snr1_d4_l2_1"))
+        running = [job[0] for job in jobs(environment) if job[1] == RUN and job[2] == "RUNNING"]
+        assert len(running) == 2, "side by side"
+        ask(environment, "scancel", "--signal=TERM", running[0])
         wait_for(snakemake, folder)
         listed = jobs(environment)
     for job in listed:
@@ -65,14 +67,12 @@ def test_tables_equal_those_of_a_local_run(sent: tuple[Path, list], tmp_path: Pa
 
 def test_a_run_told_to_stop_continued_from_its_checkpoint(sent: tuple[Path, list]) -> None:
     folder, listed = sent
-    states = [job[2] for job in listed if job[1] == "rule_train_wildcards_smoke_snr1_d4_l2_1"]
-    assert states == ["FAILED", "COMPLETED"]
-    log = (folder / RESULTS / "logs/train/smoke_snr1/d4_l2/seed1.log").read_text()
-    assert "continuing from step" in log and "step 20/300" not in log
+    assert sorted(job[2] for job in listed if job[1] == RUN) == ["COMPLETED", "COMPLETED", "FAILED"]
+    (log,) = [log for seed in (0, 1) if "continuing from step" in (log := log_of(folder, seed))]
+    assert "step 40/300" not in log and "step 300/300" in log
 
 
-def test_each_training_job_had_a_gpu_and_small_jobs_went_together(sent: tuple[Path, list]) -> None:
-    training = [job for job in sent[1] if "_train_" in job[1]]
-    assert {job[3] for job in training} == {"node1", "node2"} and {job[4] for job in training} == {"gres:gpu:1"}
-    others = [(job[1], job[4]) for job in sent[1] if job not in training]
-    assert others == [("rule_dataset_simulate_volume", "N/A"), ("rule_evaluations_evaluate", "gres:gpu:1")]
+def test_a_run_and_its_evaluation_are_one_job_with_one_gpu(sent: tuple[Path, list]) -> None:
+    runs = [job for job in sent[1] if job[1] == RUN]
+    assert {job[3] for job in runs} == {"node1", "node2"} and {job[4] for job in runs} == {"gres:gpu:1"}
+    assert [(job[1], job[4]) for job in sent[1] if job not in runs] == [("rule_dataset_simulate_volume", "N/A")]
