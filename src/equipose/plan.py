@@ -17,7 +17,7 @@ import yaml
 
 from equipose.benchmarks import wall_times
 from equipose.cli import run_main
-from equipose.config import dataset_config, merge, run_budgets
+from equipose.config import DatasetConfig, dataset_config, merge, run_budgets
 
 GPUS = (1, 8, 64)
 """The plan says how long so many would take."""
@@ -116,7 +116,7 @@ def _source(jobs: int) -> str:
     return f"measured on {jobs} here" if jobs else "assumed"
 
 
-def _assumed_bytes(dataset: Any) -> int:
+def _assumed_bytes(dataset: DatasetConfig) -> int:
     return VOXEL_BYTES * dataset.box**3 + IMAGE_BYTES * (dataset.images + dataset.held_out)
 
 
