@@ -37,11 +37,13 @@ onstart:
 
 
 onsuccess:
+    note_session("finished")
     for experiment in filter(has_tables, config["run"]):
         shell(f"{table_command(experiment)} --summary >&2")
 
 
 onerror:
+    note_session("stopped")
     for experiment in filter(partly_run, config["run"]):
         shell(f"{table_command(experiment)} --output-dir {shlex.quote(f'{RESULTS}/tables')} >&2")
         say(f"{RESULTS}/tables/{experiment}.md sums up the runs that ended well, and says which failed, and how.")
@@ -52,6 +54,17 @@ rule all:
     input:
         table_files(config["run"]),
         figure_files(config["run"]),
+
+
+for experiment in config["run"]:
+
+    rule:
+        name:
+            experiment
+        input:
+            table_files([experiment]),
+            figure_files([experiment]),
+        localrule: True
 
 
 rule simulate_all:

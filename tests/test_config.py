@@ -27,6 +27,7 @@ def check(config: dict[str, Any]) -> None:
         paper=resources / "paper",
         encoders=ENCODERS,
         losses=LOSSES,
+        rules=["publish"],
     )
 
 
@@ -89,6 +90,10 @@ MISTAKES = {
     "a search of more images than there are": (
         experiment(models=["d4_search"]) | {"simulation": {"images": 2000}},
         "the search of model d4_search takes 3000 images (`training.search.images`)",
+    ),
+    "an experiment named as a rule": (
+        {"experiments": {"publish": experiment()["experiments"]["mine"]}},
+        "`experiments.publish`: an experiment is a target of its own name",
     ),
     "no budget": (experiment(budget={}), "either { seconds: S } or { steps: N }"),
     "two budgets": (experiment(budget={"steps": 5, "seconds": 5}), "either { seconds: S } or { steps: N }"),

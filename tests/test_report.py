@@ -112,11 +112,18 @@ def test_a_browser_shows_the_page_without_errors(results, tmp_path, width):
 
 
 def test_publishing_keeps_small_files_and_says_where_they_come_from(results, tmp_path):
-    publish(results, tmp_path / "kept")
-    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"claims.csv", "provenance.json", "time.csv"}
-    assert "torch" in json.loads((tmp_path / "kept/provenance.json").read_text())["versions"]
+    publish(results, tmp_path / "kept", COMMAND)
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {
+        "claims.csv",
+        "provenance.json",
+        "runs.csv",
+        "time.csv",
+    }
+    provenance = json.loads((tmp_path / "kept/provenance.json").read_text())
+    assert "torch" in provenance["versions"] and provenance["command"] == COMMAND
+    assert pd.read_csv(tmp_path / "kept/runs.csv")["mse"].tolist() == [0.02]
 
 
 def test_nothing_to_publish_is_a_message(tmp_path):
     with pytest.raises(ConfigError, match="no table, claim or figure"):
-        publish(tmp_path, tmp_path / "kept")
+        publish(tmp_path, tmp_path / "kept", COMMAND)

@@ -25,11 +25,12 @@ def check_config(
     paper: Path,
     encoders: Collection[str],
     losses: Collection[str],
+    rules: Collection[str],
 ) -> None:
     """Raise ConfigError on the first thing wrong with `config`, the merged configuration.
 
     `schema` is the JSON schema's file, `embedded` the folder of embedded structures, `paper` that of the paper's
-    tables, `encoders` and `losses` the registered names.
+    tables, `encoders` and `losses` the registered names, `rules` those of the workflow.
     """
     _check_schema(config, yaml.safe_load(schema.read_text()))
     _check_names(config, encoders, losses)
@@ -37,6 +38,11 @@ def check_config(
     _check_datasets(config)
     _check_numbers(config)
     for name, experiment in config["experiments"].items():
+        if name in rules:
+            raise ConfigError(
+                f"`experiments.{name}`: an experiment is a target of its own name, and {name} is a rule:"
+                " give it another name."
+            )
         if "compare" in experiment:
             _known(f"experiments.{name}.compare", [experiment["compare"]], _stems(paper, "*.csv"), str(paper))
         if len(experiment["budget"]) != 1:

@@ -34,13 +34,14 @@ class Column:
     title: str  # LaTeX, which Markdown shows too
     path: tuple[str, ...]
     decimals: int
+    at_least: str = ""  # of a run without this number: what stands in metrics.json under this key is a lower bound
 
 
 PAPER_COLUMNS = {
     "mse": Column("MSE", ("training", "direct", "paper", "mse"), 4),
     "medse": Column("MedSE", ("training", "direct", "paper", "medse"), 4),
-    "conv_time_s": Column("Conv. time (s)", ("convergence_seconds",), 0),
-    "conv_steps": Column("Steps until conv.", ("convergence_steps",), 0),
+    "conv_time_s": Column("Conv. time (s)", ("convergence_seconds",), 0, "seconds"),
+    "conv_steps": Column("Steps until conv.", ("convergence_steps",), 0, "steps"),
     "refined_mse": Column("MSE, refined", ("training", "refined", "paper", "mse"), 5),
     "resolution_A": Column("Resolution (Å)", ("resolution", "paper", "0.5"), 2),
 }
@@ -105,6 +106,7 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
 
     Columns are those of `MODES[mode]`, each with its population standard deviation `…_std`, beside `source` ("here"),
     `seeds` (asked for), `finished`, `failed`, `counted` and `converged_percent`. A number that does not exist is NaN.
+    Where a run that counts did not converge, `…_at_least` bounds the mean from below: it counts with all its training.
     """
     spec = config["experiments"][experiment]
     rows = []
@@ -128,6 +130,8 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
             for key, column in MODES[mode].items():
                 values = np.array([_number(run, column.path) for run in best])
                 row[key], row[f"{key}_std"] = _mean_and_spread(values)
+                if column.at_least:
+                    row[f"{key}_at_least"] = _lower_bound(best, values, column)
             row["converged_percent"] = 100 * sum(run["converged"] for run in finished) / len(asked)
             rows.append(row)
     return pd.DataFrame(rows)
@@ -163,6 +167,9 @@ def format_cells(table: pd.DataFrame, columns: dict[str, Column], kind: str) -> 
     for key, column in shown.items():
         spread = table.get(f"{key}_std") if kind == "best_three" else None
         cells = [_cell(value, None if spread is None else spread[index], column) for index, value in table[key].items()]
+        if column.at_least:
+            bounds = table[f"{key}_at_least"]
+            cells = [cell if np.isnan(bound) else f"> {bound:.0f}" for cell, bound in zip(cells, bounds, strict=True)]
         text[column.title] = np.where(empty, instead, cells)
         sign = -1 if column in MORE_IS_BETTER else 1
         best = (sign * table[key].mask(empty)).groupby([table["dataset"], table["source"]]).transform("min")
@@ -183,7 +190,10 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
     found = [f"{what}; {budget} of training each.", MODE_NOTES[mode]]
     if mode == "paper":
         threshold = config["evaluation"]["converged_mse"]
-        found.append(f"Converged: MSE < {threshold:g}; a dash: not all of the runs counted did.")
+        found.append(
+            f"Converged: MSE < {threshold:g}; after a >, not all of the runs counted did, and those count with all of"
+            " their training: the mean is more than that."
+        )
     missing: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         if run["failed"]:
@@ -342,6 +352,14 @@ def _rank(run: dict[str, Any]) -> float:
 def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:
     """Mean and population standard deviation; one run has no spread, none has neither."""
     return (values.mean() if len(values) else np.nan), (values.std() if len(values) > 1 else np.nan)
+
+
+def _lower_bound(runs: list[dict[str, Any]], values: np.ndarray, column: Column) -> float:
+    """Mean of `values` with a run's whole training for each that is missing; NaN where none is, or truth is unknown."""
+    if not np.isnan(values).any() or not all(run["training"] for run in runs):
+        return np.nan
+    whole = np.array([_number(run, (column.at_least,)) for run in runs])
+    return float(np.where(np.isnan(values), whole, values).mean())
 
 
 def _number(run: dict[str, Any], path: tuple[str, ...]) -> float:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 
 from equipose.config import (
     is_simulated,
@@ -23,10 +24,18 @@ from equipose.files import leave_the_future
 from equipose.locks import drop_stale_locks
 from equipose.plan import plan
 
+STARTED = time.time()
 HERE = Path(workflow.basedir)
 EMBEDDED = HERE / "workflow/resources/structures"
 PAPER = HERE / "workflow/resources/paper"
 CLAIMS = HERE / "workflow/report/claims.yaml"
+
+
+def rule_names() -> list[str]:
+    """The rules as they are written: an experiment is a target of its own name, beside these."""
+    files = [HERE / "Snakefile", *(HERE / "workflow/rules").glob("*.smk")]
+    return re.findall(r"^rule (\w+):", "\n".join(path.read_text() for path in files), re.MULTILINE)
+
 
 if workflow.is_main_process:  # a job on a cluster trusts the process that sent it
     from equipose.check import check_config
@@ -41,6 +50,7 @@ if workflow.is_main_process:  # a job on a cluster trusts the process that sent 
             paper=PAPER,
             encoders=ENCODERS,
             losses=LOSSES,
+            rules=rule_names(),
         )
     except ConfigError as error:
         sys.exit(f"error in the configuration: {error}")
@@ -72,6 +82,16 @@ wildcard_constraints:
 
 def say(text: str) -> None:
     print(f"\n{text}\n", file=sys.stderr, flush=True)
+
+
+def note_session(ended: str) -> None:
+    """A line in sessions.csv for this call of Snakemake: its command, and how long it took."""
+    path = RESULTS / "sessions.csv"
+    head = "" if path.exists() else "ended,cores,minutes,command\n"
+    command = shlex.join(["snakemake", *sys.argv[1:]]).replace('"', '""')
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(f'{head}{ended},{workflow.cores},{(time.time() - STARTED) / 60:.1f},"{command}"\n')
 
 
 def here(path: Path) -> str:

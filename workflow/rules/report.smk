@@ -6,6 +6,7 @@ localrules:
     claims,
     report,
     publish,
+    compare_reference,
 
 
 rule claims:
@@ -70,5 +71,23 @@ rule publish:
         "../../envs/gpu.yaml"
     params:
         results=RESULTS,
+        command=rerun_command(),
     shell:
-        "python -u -m equipose.publish --results {params.results:q} --output {output:q} 2>&1 | tee {log:q}"
+        "python -u -m equipose.publish --results {params.results:q} --command {params.command:q} --output {output:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule compare_reference:
+    input:
+        runs=that_exist("runs/*/*/seed*/metrics.json"),
+        claims="<results>/claims.csv",
+        code=code("compare"),
+    log:
+        "<results>/logs/compare_reference.log",
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        results=RESULTS,
+        reference=f"results/reference/{RESULTS.name}",
+    shell:
+        "python -u -m equipose.compare --results {params.results:q} --reference {params.reference:q} 2>&1 | tee {log:q}"

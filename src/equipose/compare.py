@@ -1,0 +1,134 @@
+"""Do results agree with published ones? `python -m equipose.compare --results DIR --reference DIR`.
+
+Of every dataset and model that both have run: how many seeds converged, the final MSE and the time until convergence;
+and the verdicts of the claims that both could judge. Exit code 0 where the conclusions agree, 1 where one differs:
+
+- convergence differs where all seeds converged in one and none in the other, or where Fisher's exact test tells the
+  counts apart (p < `TOLD_APART`);
+- MSE and time are within the spread of seeds unless Welch's test on their logarithms tells them apart at that level; a
+  single seed has no spread, and is not tested. Times are of converged seeds only. They are the machine's as well, so a
+  time beyond the spread is marked and changes no conclusion;
+- a claim differs where one says `reproduced` and the other `not reproduced`: fewer runs may leave it open.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import fisher_exact, ttest_ind
+
+from equipose.cli import run_main
+from equipose.errors import ConfigError
+
+TOLD_APART = 0.01
+
+OPPOSITE = {"reproduced", "not reproduced"}
+
+
+def runs_table(results: Path) -> pd.DataFrame:
+    """A line for each run under `results` that has been evaluated and whose images have true poses."""
+    lines = []
+    for path in sorted(results.glob("runs/*/*/seed*/metrics.json")):
+        metrics = json.loads(path.read_text())
+        if metrics["training"]:
+            keys = ("dataset", "model", "seed", "converged", "convergence_seconds", "seconds", "steps")
+            mse = metrics["training"]["direct"]["paper"]["mse"]
+            lines.append({key: metrics.get(key) for key in keys} | {"mse": mse})
+    return pd.DataFrame(lines)
+
+
+def told_apart(ours: pd.Series, theirs: pd.Series) -> bool:
+    """Whether the two sets of positive numbers differ by more than the spread of seeds in them."""
+    logs = [np.log(side.dropna().to_numpy(float)) for side in (ours, theirs)]
+    if min(map(len, logs)) < 2:
+        return False
+    if all(np.ptp(side) == 0 for side in logs):
+        return bool(logs[0][0] != logs[1][0])
+    return bool(ttest_ind(*logs, equal_var=False).pvalue < TOLD_APART)
+
+
+def rates_differ(ours: pd.Series, theirs: pd.Series) -> bool:
+    """Whether the two sets of runs, true where converged, lead to different conclusions about convergence."""
+    counts = [[int(side.sum()), int((~side).sum())] for side in (ours, theirs)]
+    return {ours.mean(), theirs.mean()} == {0.0, 1.0} or fisher_exact(counts).pvalue < TOLD_APART
+
+
+def compare_runs(ours: pd.DataFrame, theirs: pd.DataFrame) -> list[dict[str, Any]]:
+    """A line for each dataset and model in both: what was found, and which of it `differs`."""
+    lines = []
+    groups = [dict(list(side.groupby(["dataset", "model"]))) for side in (ours, theirs)]
+    for key in sorted(groups[0].keys() & groups[1].keys()):
+        here, there = groups[0][key], groups[1][key]
+        differs = {
+            "convergence": rates_differ(here["converged"].astype(bool), there["converged"].astype(bool)),
+            "MSE": told_apart(here["mse"], there["mse"]),
+            "time": told_apart(here["convergence_seconds"], there["convergence_seconds"]),
+        }
+        lines.append(
+            {"dataset": key[0], "model": key[1]}
+            | {
+                "converged": " / ".join(f"{int(side['converged'].sum())} of {len(side)}" for side in (here, there)),
+                "MSE": " / ".join(f"{side['mse'].median():.3g}" for side in (here, there)),
+                "time (s)": " / ".join(_seconds(side) for side in (here, there)),
+                "differs": ", ".join(name for name, apart in differs.items() if apart),
+            }
+        )
+    return lines
+
+
+def compare_claims(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[int, list[str]]:
+    """How many claims have the same verdict, and the names of those with opposite ones."""
+    both = ours.merge(theirs, on="claim", suffixes=("", "_there"))
+    opposite = [set(pair) == OPPOSITE for pair in zip(both["verdict"], both["verdict_there"], strict=True)]
+    return int((both["verdict"] == both["verdict_there"]).sum()), both["claim"][opposite].tolist()
+
+
+def compare(results: Path, reference: Path) -> tuple[str, list[str]]:
+    """The comparison as text, and the conclusions that differ. Raises ConfigError where there is nothing to compare."""
+    published = reference / "runs.csv"
+    if not published.exists():
+        raise ConfigError(f"there is no {published} to compare with: `publish` writes it.")
+    ours = runs_table(results)
+    lines = compare_runs(ours, pd.read_csv(published)) if len(ours) else []
+    if not lines:
+        raise ConfigError(f"{results} and {reference} have no dataset and model in common: run a part of the preset.")
+    same, opposite = compare_claims(*(pd.read_csv(folder / "claims.csv") for folder in (results, reference)))
+    text = "\n".join(
+        [
+            f"{results} / {reference}, medians over seeds:",
+            pd.DataFrame(lines).to_string(index=False),
+            f"Claims: {same} with the same verdict, {len(opposite)} with opposite ones.",
+        ]
+    )
+    conclusions = [
+        f"{line['dataset']}, {line['model']}: {line['differs']}"
+        for line in lines
+        if line["differs"] not in ("", "time")
+    ]
+    return text, conclusions + [f"claim {name}" for name in opposite]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
+    parser.add_argument("--reference", type=Path, required=True, help="what `publish` kept of the same preset")
+    arguments = parser.parse_args()
+    text, conclusions = compare(arguments.results, arguments.reference)
+    print(text)
+    if conclusions:
+        sys.exit("Conclusions that differ: " + "; ".join(conclusions))
+    print("The conclusions agree.")
+
+
+def _seconds(runs: pd.DataFrame) -> str:
+    """Median time until convergence, of the runs that did; else what all of them bound it by."""
+    times = runs["convergence_seconds"].dropna()
+    return f"{times.median():.0f}" if len(times) else f"> {runs['seconds'].min():.0f}"
+
+
+if __name__ == "__main__":
+    run_main(main)
