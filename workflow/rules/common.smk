@@ -34,7 +34,7 @@ CLAIMS = HERE / "workflow/report/claims.yaml"
 def rule_names() -> list[str]:
     """The rules as they are written: an experiment is a target of its own name, beside these."""
     files = [HERE / "Snakefile", *(HERE / "workflow/rules").glob("*.smk")]
-    return re.findall(r"^rule (\w+):", "\n".join(path.read_text() for path in files), re.MULTILINE)
+    return re.findall(r"^rule\b *(\w+)", "\n".join(path.read_text() for path in files), re.MULTILINE)
 
 
 if workflow.is_main_process:  # a job on a cluster trusts the process that sent it
