@@ -11,7 +11,7 @@ from equipose import search, train
 from equipose.autoencoder import Autoencoder
 from equipose.config import Budget, EvaluationConfig
 from equipose.fourier import half_disc, shift_phase, to_half_disc
-from equipose.grid import FourierGrid, grid_slices, grid_volume
+from equipose.grid import FourierGrid, grid_slices, grid_volume, with_slopes
 from equipose.initialise import fitting_rates, stage
 from equipose.metrics import paper_scores, squared_distances
 from equipose.optics import ctf
@@ -102,15 +102,15 @@ def test_gauss_newton_finds_the_pose_from_ten_degrees_and_a_pixel_away(grid, gen
     turn = torch.nn.functional.normalize(torch.randn(20, 3, generator=generator), dim=-1) * np.deg2rad(10)
     away = torch.matrix_exp(torch.einsum("bi,ijk->bjk", turn, search._generators(torch.device("cpu")))) @ rotations
     moved = shifts + 0.7 * torch.randn(20, 2, generator=generator).sign()
-    volume = grid_volume(grid)
-    found, found_shifts, errors = search.refine_poses(volume, grid.radius, target, transfer, disc, away, moved, 6)
+    field = with_slopes(grid_volume(grid), grid.radius)
+    found, found_shifts, errors = search.refine_poses(field, grid.radius, target, transfer, disc, away, moved, 6)
     before, after = (
         squared_distances(away.numpy(), rotations.numpy()),
         squared_distances(found.numpy(), rotations.numpy()),
     )
     assert np.median(after) < 1e-3 * np.median(before)
     assert (found_shifts - shifts).norm(dim=-1).median() < 0.01
-    start = search.refine_poses(volume, grid.radius, target, transfer, disc, away, moved, 0)[2]
+    start = search.refine_poses(field, grid.radius, target, transfer, disc, away, moved, 0)[2]
     assert (errors <= start).all()
 
 
@@ -119,9 +119,9 @@ def test_of_several_candidates_the_one_that_ends_best_is_kept(grid, generator):
     strangers = search.random_rotations(20, generator).view(10, 2, 3, 3)
     candidates = torch.cat([strangers, rotations[:, None]], 1)
     moved = shifts[:, None].expand(-1, 3, -1)
-    volume = grid_volume(grid)
+    field = with_slopes(grid_volume(grid), grid.radius)
     measured = [(target, transfer, disc)]
-    found, found_shifts = search.best_refined(volume, grid.radius, measured, candidates, moved, iterations=1)
+    found, found_shifts = search.best_refined(field, grid.radius, measured, candidates, moved, iterations=1)
     assert torch.allclose(found, rotations, atol=1e-4) and torch.allclose(found_shifts, shifts, atol=1e-4)
 
 
@@ -129,14 +129,15 @@ def test_of_many_candidates_a_quarter_outlives_the_first_disc_and_the_last_one_c
     """The first disc misleads: by it a stranger is best, and the right pose among the best quarter."""
     target, transfer, rotations, shifts, disc = images_of(grid, 10, 8, generator)
     strangers, volume = search.random_rotations(10, generator), grid_volume(grid)
+    field = with_slopes(volume, grid.radius)
     favoured = transfer * shift_phase(shifts, disc) * grid_slices(volume, grid.radius, strangers, disc)
     others = search.random_rotations(60, generator).view(10, 6, 3, 3)
     candidates = torch.cat([others, strangers[:, None], rotations[:, None]], 1)
     moved = shifts[:, None].expand(-1, 8, -1)
     measured = [(0.6 * favoured + 0.4 * target, transfer, disc), (target, transfer, disc)]
-    found, _ = search.best_refined(volume, grid.radius, measured, candidates, moved, iterations=0)
+    found, _ = search.best_refined(field, grid.radius, measured, candidates, moved, iterations=0)
     assert torch.equal(found, rotations)
-    alone, _ = search.best_refined(volume, grid.radius, measured[:1], candidates, moved, iterations=0)
+    alone, _ = search.best_refined(field, grid.radius, measured[:1], candidates, moved, iterations=0)
     assert torch.equal(alone, strangers)
 
 

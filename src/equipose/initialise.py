@@ -19,7 +19,7 @@ from equipose import search
 from equipose.autoencoder import Autoencoder
 from equipose.config import OptimizerConfig, SearchConfig
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_images
+from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_images, with_slopes
 from equipose.optics import ctf
 from equipose.optimizers import descend, set_rates
 
@@ -165,10 +165,11 @@ def _refine(
     disc = half_disc(model.box, config.refine_radii[cycle]).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
     volume, radius = grid_volume(state.grid), state.grid.radius
+    field = with_slopes(volume, radius)
     if cycle == 0:
-        state.rotations[part], state.shifts[part] = _matched(state, volume, model, images, parameters, generator)
+        state.rotations[part], state.shifts[part] = _matched(state, volume, field, model, images, parameters, generator)
     rotations, shifts, errors = search.refine_poses(
-        volume, radius, target, transfer, disc, state.rotations[part], state.shifts[part], config.refine_iterations
+        field, radius, target, transfer, disc, state.rotations[part], state.shifts[part], config.refine_iterations
     )
     state.rotations[part], state.shifts[part] = rotations, shifts
     state.errors[part] = errors / disc.weights.sum()
@@ -183,6 +184,7 @@ def _refine(
 def _matched(
     state: SearchState,
     volume: Tensor,
+    field: Tensor,
     model: Autoencoder,
     images: Tensor,
     parameters: Tensor,
@@ -205,7 +207,7 @@ def _matched(
         config.candidates,
     )
     measured = [(target, transfer, white)]
-    return search.best_refined(volume, radius, measured, orientations[best], shifts, config.refine_iterations)
+    return search.best_refined(field, radius, measured, orientations[best], shifts, config.refine_iterations)
 
 
 def _fit(

@@ -16,7 +16,7 @@ from torch import Tensor
 from equipose import search
 from equipose.autoencoder import Autoencoder
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.grid import empty_grid, grid_frequencies, grid_volume, insert_images
+from equipose.grid import empty_grid, grid_frequencies, grid_volume, insert_images, with_slopes
 from equipose.metrics import CONSISTENT
 from equipose.optics import ctf
 from equipose.particles import Particles
@@ -49,10 +49,11 @@ def refine(
         started, following = time.perf_counter(), empty_grid(radius, device)
         part = refine_pass / (passes - 1) if passes > 1 else 1.0
         resolution = FIRST_PASS + part * (1 - FIRST_PASS)
+        field = with_slopes(volume, radius)
         for number, rows in enumerate(torch.arange(len(turned), device=device).split(BATCH), start=1):
             batch = _read(model, particles, rows)
             turned[rows], moved[rows] = _best_pose(
-                model, volume, resolution, batch, turned[rows], moved[rows], generator
+                model, volume, field, resolution, batch, turned[rows], moved[rows], generator
             )
             target, transfer, _ = _measured(batch, model.disc)
             insert_images(following, turned[rows], moved[rows], model.disc, target, transfer)
@@ -72,12 +73,13 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
     """
     device, volume, kept = model.frequencies.device, decoder_grid(model), 0
     generator = torch.Generator(device).manual_seed(model.config.seed)
+    field = with_slopes(volume, model.box // 2)
     images = min(JUDGED, len(rotations))
     for rows in torch.arange(images, device=device).split(BATCH):
         part = rows.cpu().numpy()
         own = torch.tensor(rotations[part], dtype=torch.float32, device=device)
         moved = torch.tensor(shifts[part] / model.voxel_size, dtype=torch.float32, device=device)
-        best, _ = _best_pose(model, volume, 1.0, _read(model, particles, rows), own, moved, generator)
+        best, _ = _best_pose(model, volume, field, 1.0, _read(model, particles, rows), own, moved, generator)
         kept += int(((best - own).square().sum((1, 2)) < CONSISTENT).sum())
     return kept / images
 
@@ -111,6 +113,7 @@ def _measured(batch: Batch, disc: HalfDisc) -> tuple[Tensor, Tensor, HalfDisc]:
 def _best_pose(
     model: Autoencoder,
     volume: Tensor,
+    field: Tensor,
     resolution: float,
     batch: Batch,
     rotations: Tensor,
@@ -119,7 +122,8 @@ def _best_pose(
 ) -> tuple[Tensor, Tensor]:
     """The given poses and the best matches of some thousand spread ones, all refined: the best of each image.
 
-    A `resolution` below 1 takes that part of the configured shells, which fewer orientations tell apart.
+    `field` (m³, 8) is the `volume` with its slopes. A `resolution` below 1 takes that part of the configured shells,
+    which fewer orientations tell apart.
     """
     config, radius, device = model.config.model.search, model.box // 2, rotations.device
     radii = [resolution * shells for shells in config.refine_radii]
@@ -128,4 +132,4 @@ def _best_pose(
     trial_shifts = search.trial_shifts(model.config, radii[0], device)
     _, best, moved = search.match(volume, radius, *measured[0], orientations, trial_shifts, config.candidates)
     candidates = torch.cat([rotations[:, None], orientations[best]], 1), torch.cat([shifts[:, None], moved], 1)
-    return search.best_refined(volume, radius, measured, *candidates, config.refine_iterations)
+    return search.best_refined(field, radius, measured, *candidates, config.refine_iterations)

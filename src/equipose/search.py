@@ -22,7 +22,7 @@ from torch import Tensor
 
 from equipose.config import DatasetConfig, RunConfig
 from equipose.fourier import HalfDisc, from_half_disc, shift_phase
-from equipose.grid import FourierGrid, blend, empty_grid, grid_slices, grid_volume, insert_slices, with_slopes
+from equipose.grid import FourierGrid, blend, empty_grid, grid_slices, grid_volume, insert_slices
 
 SPIRAL = (2**0.5, 1.533751168755204288)
 """Turns of the spiral's two circles a point: √2, and the root of x⁴ = x + 4."""
@@ -186,7 +186,7 @@ def overlaps(slices: Tensor, target: Tensor, transfer: Tensor, disc: HalfDisc, s
 
 
 def refine_poses(
-    volume: Tensor,
+    field: Tensor,
     radius: int,
     target: Tensor,
     transfer: Tensor,
@@ -197,10 +197,10 @@ def refine_poses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gauss-Newton in the tangent space: rotations exp(ω) R and shifts t + τ that fit `target` (b, n) better.
 
+    `field` (m³, 8) is the volume `with_slopes`, made once for all images that are compared with it.
     Steps that do not lower an image's error are not taken. Returns rotations, shifts and squared errors (b,).
     """
     root, (kx, ky) = disc.weights.sqrt(), disc.k.T
-    field = with_slopes(volume, radius)
 
     def predict(rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
         """Images (b, n), and their derivatives (b, 5, n) by ω, which moves slice and slopes, and by τ."""
@@ -234,7 +234,7 @@ def refine_poses(
 
 
 def best_refined(
-    volume: Tensor,
+    field: Tensor,
     radius: int,
     measured: list[tuple[Tensor, Tensor, HalfDisc]],
     rotations: Tensor,
@@ -251,7 +251,7 @@ def best_refined(
         count = rotations.shape[1]
         repeated = target.repeat_interleave(count, 0), transfer.repeat_interleave(count, 0)
         flat = rotations.flatten(0, 1), shifts.flatten(0, 1)
-        refined = refine_poses(volume, radius, *repeated, disc, *flat, iterations)
+        refined = refine_poses(field, radius, *repeated, disc, *flat, iterations)
         rotations, shifts, errors = (part.unflatten(0, (-1, count)) for part in refined)
         kept = math.ceil(count / 4) if number < len(measured) else 1
         best = errors.topk(kept, dim=1, largest=False).indices
