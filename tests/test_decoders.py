@@ -19,7 +19,9 @@ def net() -> FourierNet:
 
 def test_opposite_frequencies_have_conjugate_values(net):
     k = torch.randn(50, 3) * 10
-    assert torch.allclose(net(-k), net(k).conj())
+    on_planes = torch.cartesian_prod(*[torch.arange(-2.0, 3.0)] * 3)
+    for frequencies in (k, on_planes):
+        assert torch.allclose(net(-frequencies), net(frequencies).conj())
     assert net(torch.zeros(3)).imag == 0
 
 

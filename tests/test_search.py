@@ -100,7 +100,7 @@ def test_shells_that_were_never_compared_weigh_nothing(grid, generator):
 def test_gauss_newton_finds_the_pose_from_ten_degrees_and_a_pixel_away(grid, generator):
     target, transfer, rotations, shifts, disc = images_of(grid, 20, 10, generator)
     turn = torch.nn.functional.normalize(torch.randn(20, 3, generator=generator), dim=-1) * np.deg2rad(10)
-    away = torch.matrix_exp(torch.einsum("bi,ijk->bjk", turn, search._generators(torch.device("cpu")))) @ rotations
+    away = torch.matrix_exp(torch.einsum("bi,ijk->bjk", turn, search._generators(turn))) @ rotations
     moved = shifts + 0.7 * torch.randn(20, 2, generator=generator).sign()
     field = with_slopes(grid_volume(grid), grid.radius)
     found, found_shifts, errors = search.refine_poses(field, grid.radius, target, transfer, disc, away, moved, 6)

@@ -13,17 +13,10 @@ from equipose.devices import usable_precision
 from equipose.encoders import ENCODERS
 from equipose.files import whole_file
 from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
-from equipose.groups import turn_images
 from equipose.optics import ctf
 
 CPU_POINTS, CPU_VALUES, GPU_POINTS = 2**14, 2**21, 2**18
 """What the decoder takes at once: on a CPU the values of its (points, width) activations, which fit into a cache."""
-
-JUDGING = 0.6
-"""Part of the shells by which one of several poses is chosen: at the last ones a pose in the right place, but some
-degrees off, explains no more than one from elsewhere. On the ribosome at SNR 1, the best of 16 poses has a mean squared
-error of 0.24 by all shells, of 0.19 by 10 of 16, and of 0.25 by 6 (one model, 1,000 images).
-"""
 
 
 class Autoencoder(nn.Module):
@@ -48,42 +41,20 @@ class Autoencoder(nn.Module):
     def disc(self) -> HalfDisc:
         return HalfDisc(self.box, self.frequencies, self.weights)
 
-    @property
-    def inner_disc(self) -> HalfDisc:
-        """The part of the disc by which poses are judged."""
-        inner = self.frequencies.norm(dim=-1) < JUDGING * self.box / 2
-        return HalfDisc(self.box, self.frequencies[inner], self.weights[inner])
-
-    def poses(self, images: Tensor, ctf_parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotations (b, 3, 3) and shifts (b, 2) in Å of images (b, L, L), in the model's scale: the encoder's answers.
-
-        With `turns` above 1, an image is shown turned by so many angles between 0 and 90°, and of the answers, turned
-        back, the one counts that reconstructs it best. The encoder is equivariant under quarter turns alone; in
-        between its errors differ, and an image whose pose it mistakes in one turn it often knows in another. Of
-        several hypotheses about an image the best counts too.
-        """
-        turns = self.config.model.turns
-        answers = []
-        for angle in torch.arange(turns).to(images) * (torch.pi / 2 / turns):
-            turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
-            for rotations, shifts in self.answers(images if angle == 0 else turn_images(turn, images)):
-                answers.append((torch.cat([turn.T @ rotations[:, :2], rotations[:, 2:]], 1), shifts @ turn))
-        return self.best_poses(answers, ctf_parameters, images, self.inner_disc)
-
     def answers(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The encoder's hypotheses about images (b, L, L): rotations (b, 3, 3) and shifts (b, 2) in Å of each."""
         rotations, shifts = self.encoder(images)
         return [(each, shifts) for each in (rotations.unbind(1) if rotations.dim() == 4 else [rotations])]
 
     def best_poses(
-        self, answers: list[tuple[Tensor, Tensor]], ctf_parameters: Tensor, images: Tensor, disc: HalfDisc
+        self, answers: list[tuple[Tensor, Tensor]], ctf_parameters: Tensor, images: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of several poses, those that reconstruct each of `images` (b, L, L) best at the frequencies of `disc`."""
+        """Of several poses, those that reconstruct each of `images` (b, L, L) best."""
         if len(answers) == 1:
             return answers[0]
         with torch.no_grad():
-            target = to_half_disc(images, disc)
-            errors = [self.errors(*poses, ctf_parameters, target, disc=disc) for poses in answers]
+            target = self.target(images)
+            errors = [self.errors(*poses, ctf_parameters, target) for poses in answers]
             best = torch.stack(errors).argmin(0)
         rows = torch.arange(len(best), device=best.device)
         rotations, shifts = (torch.stack(parts)[best, rows] for parts in zip(*answers, strict=True))

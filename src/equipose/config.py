@@ -176,8 +176,8 @@ class ModelConfig(Config):
     batch: int
     optimizer: OptimizerConfig
     gradient_clip: float
-    hypotheses: int  # of the encoder about an image's rotation, the best reconstructed of which counts
-    turns: int  # of an image in between quarter turns, the best reconstructed of which gives its pose
+    hypotheses: int  # of the encoder about an image's rotation, the best reconstructed of which is trained
+    turns: int  # of an image in between quarter turns, at which poses are asked for (answers.py)
     average: float  # over this last part of all steps, of the weights that are judged and kept; 0: the last ones
     marching: MarchingConfig
     refine_passes: int

@@ -67,7 +67,9 @@ class FourierNet(nn.Module):
 
     def forward(self, k: Tensor) -> Tensor:
         """Values (...), complex, at frequencies `k` (..., 3) in cycles per box."""
-        flip = torch.where(k[..., :1] < 0, -1.0, 1.0)
+        kx, ky, kz = k.split(1, -1)
+        side = torch.where(kx == 0, torch.where(ky == 0, kz, ky), kx)  # a grid's points may lie on the plane between
+        flip = torch.where(side < 0, -1.0, 1.0)
         x = (flip * k * (2 / self.box)).reshape(-1, 3)  # [-1, 1] at Nyquist
         points = len(x)
         x = functional.pad(x, (0, 0, 0, -points % TILE**2)).view(-1, TILE, TILE, 3)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from equipose import fsc
+from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder, load_model
 from equipose.cli import run_main, say
 from equipose.config import RunConfig
@@ -67,15 +68,15 @@ def predict(model: Autoencoder, particles: Particles) -> tuple[Poses, Poses | No
     """
     device = next(model.parameters()).device
     paths = torch.tensor(PATHS[model.config.model.loss], device=device)
-    direct, best_path = [], []
+    find_poses, direct, best_path = pose_finder(model), [], []
     for start in range(0, len(particles.images), model.config.model.batch):
         batch = slice(start, start + model.config.model.batch)
         images = torch.from_numpy(np.array(particles.images[batch], np.float32)).to(device) * model.image_scale
         ctf_parameters = torch.from_numpy(np.array(particles.ctf[batch], np.float32)).to(device)
-        direct.append(model.poses(images, ctf_parameters))
+        direct.append(find_poses(images, ctf_parameters))
         if len(paths) > 1:
             answers = [_move_back(g, *model.encoder(move_images(g, images))) for g in paths]
-            best_path.append(model.best_poses(answers, ctf_parameters, images, model.disc))
+            best_path.append(model.best_poses(answers, ctf_parameters, images))
     return _gather(direct, model.voxel_size), _gather(best_path, model.voxel_size) if best_path else None
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder
 from equipose.losses import LOSSES, PATHS
 
@@ -64,9 +65,11 @@ def measure(model: Autoencoder, images: Tensor, ctf_parameters: Tensor) -> tuple
 
     def evaluation() -> None:
         with torch.no_grad():
-            model.eval().poses(few, parameters)
+            find_poses(few, parameters)
 
-    return _seconds(step) * len(images) / sample, _seconds(evaluation) / sample
+    per_step = _seconds(step)
+    find_poses = pose_finder(model.eval())
+    return per_step * len(images) / sample, _seconds(evaluation) / sample
 
 
 def _seconds(work: Callable[[], None]) -> float:

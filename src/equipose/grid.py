@@ -5,6 +5,7 @@ zero where few images contribute, is the least-squares volume (a Wiener filter).
 `fourier`: slices are the unitary transforms of projections, k is in cycles per box.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,16 @@ def with_slopes(volume: Tensor, radius: int) -> Tensor:
     """The volume and its slopes along kx, ky and kz at the grid points, (m³, 8): re and im of the four, in turn."""
     cube = volume.view(*[_side(radius)] * 3, 2)
     return torch.cat([cube, *torch.gradient(cube, spacing=1 / OVERSAMPLING, dim=(2, 1, 0))], -1).flatten(0, 2)
+
+
+def sampled(transform: Callable[[Tensor], Tensor], radius: int, device: torch.device) -> Tensor:
+    """Values (m³, 2) of a volume's transform, (n, 3) → (n,) complex, at the grid points; 0 beyond the radius."""
+    k = grid_frequencies(radius, device)
+    inside = k.norm(dim=-1) < radius
+    values = torch.cat([torch.view_as_real(transform(part)) for part in k[inside].split(100_000)])
+    volume = values.new_zeros(len(k), 2)
+    volume[inside] = values
+    return volume
 
 
 def grid_slices(volume: Tensor, radius: int, rotations: Tensor, disc: HalfDisc) -> Tensor:

@@ -19,7 +19,7 @@ IDENTITY = ((1.0, 0.0), (0.0, 1.0))
 
 def l2(model: Autoencoder, images: Tensor, ctf_parameters: Tensor) -> Tensor:
     """Mean squared error of the reconstruction, by the best of the encoder's hypotheses where it has several."""
-    poses = model.best_poses(model.answers(images), ctf_parameters, images, model.disc)
+    poses = model.best_poses(model.answers(images), ctf_parameters, images)
     return model.mean_error(*poses, ctf_parameters, model.target(images))
 
 

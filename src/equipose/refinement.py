@@ -16,7 +16,7 @@ from torch import Tensor
 from equipose import search
 from equipose.autoencoder import Autoencoder
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.grid import empty_grid, grid_frequencies, grid_volume, insert_images, with_slopes
+from equipose.grid import empty_grid, grid_volume, insert_images, sampled, with_slopes
 from equipose.metrics import CONSISTENT
 from equipose.optics import ctf
 from equipose.particles import Particles
@@ -44,7 +44,7 @@ def refine(
     generator, passes = torch.Generator(device).manual_seed(model.config.seed), model.config.model.refine_passes
     turned = torch.tensor(rotations, dtype=torch.float32, device=device)
     moved = torch.tensor(shifts / model.voxel_size, dtype=torch.float32, device=device)
-    volume = decoder_grid(model)
+    volume = sampled(model.decoder, radius, device)
     for refine_pass in range(passes):
         started, following = time.perf_counter(), empty_grid(radius, device)
         part = refine_pass / (passes - 1) if passes > 1 else 1.0
@@ -71,9 +71,10 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
     Needs no truth. Where the images of a volume are split over both hands, each of them has two poses that explain it
     alike; where it has not formed, the search finds any other pose as good.
     """
-    device, volume, kept = model.frequencies.device, decoder_grid(model), 0
+    device, radius, kept = model.frequencies.device, model.box // 2, 0
     generator = torch.Generator(device).manual_seed(model.config.seed)
-    field = with_slopes(volume, model.box // 2)
+    volume = sampled(model.decoder, radius, device)
+    field = with_slopes(volume, radius)
     images = min(JUDGED, len(rotations))
     for rows in torch.arange(images, device=device).split(BATCH):
         part = rows.cpu().numpy()
@@ -82,15 +83,6 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
         best, _ = _best_pose(model, volume, field, 1.0, _read(model, particles, rows), own, moved, generator)
         kept += int(((best - own).square().sum((1, 2)) < CONSISTENT).sum())
     return kept / images
-
-
-def decoder_grid(model: Autoencoder) -> Tensor:
-    """The decoder's values (m³, 2) at the points of a grid of radius L/2; none beyond, where no image taught it."""
-    k = grid_frequencies(model.box // 2, model.frequencies.device)
-    inside = k.norm(dim=-1) < model.box / 2
-    volume = torch.zeros(len(k), 2, device=k.device)
-    volume[inside] = torch.cat([torch.view_as_real(model.decoder(part)) for part in k[inside].split(100_000)])
-    return volume
 
 
 Batch = tuple[Tensor, Tensor, float]

@@ -220,7 +220,7 @@ def refine_poses(
         normal = jacobian @ jacobian.mT
         normal = normal + 1e-2 * torch.diag_embed(normal.diagonal(dim1=1, dim2=2)) + 1e-8 * torch.eye(5).to(normal)
         update = torch.linalg.solve(normal, jacobian @ residual[..., None])[..., 0]
-        turn = torch.matrix_exp(torch.einsum("bi,ijk->bjk", update[:, :3].clamp(-0.2, 0.2), _generators(target.device)))
+        turn = torch.matrix_exp(torch.einsum("bi,ijk->bjk", update[:, :3].clamp(-0.2, 0.2), _generators(update)))
         new_rotations, new_shifts = turn @ rotations, shifts + update[:, 3:].clamp(-1, 1)
         new_predicted, new_derivatives = predict(new_rotations, new_shifts)
         new_error = (wanted - new_predicted).abs().square().sum(-1)
@@ -290,10 +290,8 @@ def _matrices(quaternions: Tensor) -> Tensor:
     return torch.stack(rows, -1).view(-1, 3, 3)
 
 
-def _generators(device: torch.device) -> Tensor:
-    """The three antisymmetric matrices with [ω]× = Σ ω_i G_i."""
+def _generators(like: Tensor) -> Tensor:
+    """The three antisymmetric matrices with [ω]× = Σ ω_i G_i, in the type of `like` and on its device."""
     return torch.tensor(
-        [[[0, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 0, 0], [-1, 0, 0]], [[0, -1, 0], [1, 0, 0], [0, 0, 0]]],
-        dtype=torch.float32,
-        device=device,
-    )
+        [[[0, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 0, 0], [-1, 0, 0]], [[0, -1, 0], [1, 0, 0], [0, 0, 0]]]
+    ).to(like)

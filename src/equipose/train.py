@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder, save_model
 from equipose.cli import run_main, say
 from equipose.config import RunConfig
@@ -218,7 +219,8 @@ def predict_poses(model: Autoencoder, fetch: Fetch, indices: np.ndarray) -> tupl
     """Rotations (n, 3, 3) and shifts (n, 2) in Å about the array's centre, in evaluation mode."""
     model.eval()
     batches = (fetch(chunk) for chunk in np.array_split(indices, max(1, len(indices) // 250)))
-    predictions = [model.poses(images * model.image_scale, parameters) for images, parameters in batches]
+    find_poses = pose_finder(model)
+    predictions = [find_poses(images * model.image_scale, parameters) for images, parameters in batches]
     rotations, shifts = (torch.cat(parts).double().cpu().numpy() for parts in zip(*predictions, strict=True))
     return rotations, shifts
 

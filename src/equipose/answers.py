@@ -1,0 +1,75 @@
+"""What a trained model says about images: of the encoder's answers about each, one counts.
+
+With `turns` above 1, an image is shown turned by so many angles between 0 and 90°. The encoder is equivariant under
+quarter turns alone; in between its errors differ, and an image whose pose it mistakes in one turn it often knows in
+another. With `hypotheses` above 1, it gives several answers each time.
+
+An answer that lies in the right place, but some degrees off, may explain an image no better than one from elsewhere. So
+all answers are judged by where they lead: each is refined on the model's own volume, and the answer counts that lies
+nearest to the best refined pose. It is an answer as the encoder gave it; nothing refined is returned.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from equipose.autoencoder import Autoencoder
+from equipose.fourier import half_disc, to_half_disc
+from equipose.grid import sampled, with_slopes
+from equipose.groups import turn_images
+from equipose.optics import ctf
+from equipose.search import refine_poses
+
+Poses = tuple[Tensor, Tensor]
+"""Rotations (b, 3, 3) and shifts (b, 2) in Å about the array's centre."""
+
+SHELLS = 10
+"""By which answers are judged, at most. Of 16, the first 10 do as well as all, in a third of the time."""
+
+ITERATIONS = 4
+"""Gauss-Newton steps from each answer. On 1,000 images of the ribosome at SNR 1, 32 answers each: mean squared error
+0.10, against 0.19 if answers are judged as they are; that of the best answers is 0.06.
+"""
+
+
+@torch.no_grad()
+def pose_finder(model: Autoencoder) -> Callable[[Tensor, Tensor], Poses]:
+    """A function from images (b, L, L), in the model's scale, and CTF parameters (b, 7) to their poses.
+
+    For the weights that the model has now: answers are judged by its volume, which is sampled once.
+    """
+    turns = model.config.model.turns
+    if turns * model.config.model.hypotheses == 1:
+        return lambda images, parameters: model.encoder(images)
+    device = model.frequencies.device
+    disc = half_disc(model.box, min(SHELLS, model.box / 2)).to(model.frequencies)
+    radius = min(SHELLS, model.box // 2)
+    field = with_slopes(sampled(lambda k: model.decoder(k.to(model.frequencies)), radius, device), radius)
+
+    @torch.no_grad()
+    def find(images: Tensor, parameters: Tensor) -> Poses:
+        rotations, shifts = turned_answers(model, images, turns)
+        count = rotations.shape[1]
+        target = to_half_disc(images, disc).repeat_interleave(count, 0)
+        transfer = ctf(parameters, disc.k, model.box * model.voxel_size).repeat_interleave(count, 0)
+        centred = shifts / model.voxel_size - 0.5  # pixels about the transform's origin
+        poses = rotations.flatten(0, 1), centred.flatten(0, 1)
+        refined, _, errors = refine_poses(field, radius, target, transfer, disc, *poses, ITERATIONS)
+        rows = torch.arange(len(images), device=device)
+        best = refined.unflatten(0, (-1, count))[rows, errors.view(-1, count).argmin(1)]
+        nearest = (rotations - best[:, None]).square().sum((2, 3)).argmin(1)
+        return rotations[rows, nearest], shifts[rows, nearest]
+
+    return find
+
+
+def turned_answers(model: Autoencoder, images: Tensor, turns: int) -> Poses:
+    """All answers about images (b, L, L) at so many turns: rotations (b, c, 3, 3) and shifts (b, c, 2) in Å."""
+    rotations, shifts = [], []
+    for angle in torch.arange(turns).to(images) * (torch.pi / 2 / turns):
+        turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
+        for found, moved in model.answers(images if angle == 0 else turn_images(turn, images)):
+            rotations.append(torch.cat([turn.T @ found[:, :2], found[:, 2:]], 1))
+            shifts.append(moved @ turn)
+    return torch.stack(rotations, 1), torch.stack(shifts, 1)
