@@ -20,6 +20,7 @@ rule evaluate:
         "<results>/logs/evaluate/{dataset}/{model}/seed{seed}.log",
     benchmark:
         "<results>/benchmarks/evaluate/{dataset}/{model}/seed{seed}.tsv"
+    priority: 1  # results of a finished run come before the next run
     conda:
         "../../envs/gpu.yaml"
     threads: job("evaluate", "threads")
