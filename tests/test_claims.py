@@ -21,7 +21,7 @@ def result(model="d4_l2", dataset="one", mse=0.01, converged=True, **facts) -> R
 
 
 def rate(between, of=None):
-    return {"test": "rate", "of": of or {"model": "d4_l2"}, "between": between}
+    return {"test": "rate", "number": "converged", "of": of or {"model": "d4_l2"}, "between": between}
 
 
 def ratio(between):
@@ -33,7 +33,7 @@ def test_every_claim_of_the_file_can_be_assessed():
     """On nothing at all: each is "not run", and none names a test or number that does not exist."""
     table = claims_table(CLAIMS, [])
     assert set(table["verdict"]) == {"not run"} and len(table) >= 20
-    assert all(claim.get("number") in NUMBERS or claim["test"] == "rate" for claim in CLAIMS["claims"].values())
+    assert all(claim.get("number") in NUMBERS for claim in CLAIMS["claims"].values())
 
 
 def test_a_rate_is_judged_by_its_exact_interval():
@@ -43,6 +43,13 @@ def test_a_rate_is_judged_by_its_exact_interval():
     assert assess(rate([0.6, 1.0]), eight, 0.95, 3).verdict == "reproduced"
     assert assess(rate([0.0, 0.5]), eight, 0.95, 3).verdict == "not reproduced"
     assert assess(rate([0.8, 1.0]), eight, 0.95, 3).verdict == "inconclusive"
+
+
+def test_a_run_is_judged_rightly_if_the_verdict_without_the_truth_is_that_of_the_truth():
+    asked = {"test": "rate", "number": "judged_rightly", "of": {}, "between": [0.8, 1.0]}
+    runs = [(0.97, True), (0.4, False), (0.4, True), (0.97, False)]
+    results = [result(confirmed_share=share, converged=converged) for share, converged in runs]
+    assert assess(asked, results, 0.95, 3).estimate == 0.5
 
 
 def test_few_seeds_are_inconclusive_however_clear_they_look():

@@ -25,6 +25,7 @@ from equipose.figures.runs import load_run
 from equipose.files import whole_file
 from equipose.metrics import HANDS, subset_sizes
 from equipose.symmetry import degrees_between
+from equipose.verdict import CONVERGED
 
 RESAMPLES = 10_000
 
@@ -123,6 +124,11 @@ def mean_fsc(result: RunResult) -> float:
     return float(curve[curve["shell"] > 0]["fsc"].mean())
 
 
+def judged_rightly(result: RunResult) -> float:
+    """Whether the truth agrees with what is said without it: converged, where a search confirms the run's poses."""
+    return float((result.facts["confirmed_share"] >= CONVERGED) == result.facts["converged"])
+
+
 def fact(*path: str) -> Callable[[RunResult], float]:
     """A number of metrics.json; NaN where it is null."""
 
@@ -136,6 +142,8 @@ def fact(*path: str) -> Callable[[RunResult], float]:
 
 
 NUMBERS: dict[str, Callable[[RunResult], float]] = {
+    "converged": fact("converged"),
+    "judged_rightly": judged_rightly,
     "convergence_seconds": fact("convergence_seconds"),
     "convergence_steps": fact("convergence_steps"),
     "mse": fact("training", "direct", "paper", "mse"),
@@ -192,12 +200,12 @@ def assess(claim: dict[str, Any], results: list[RunResult], confidence: float, s
     A ratio is taken on each dataset that both sides have run, and averaged over these.
     """
     chosen = choose(results, claim["of"])
-    if claim["test"] == "rate":
-        if not chosen:
+    if claim["test"] == "rate" and claim["number"] in NUMBERS:
+        values = numbers_of(chosen, claim["number"])
+        if not len(values):
             return Verdict("not run", np.nan, np.nan, np.nan, 0)
-        converged = sum(result.facts["converged"] for result in chosen)
-        estimate, interval = converged / len(chosen), rate_interval(converged, len(chosen), confidence)
-        counts = (len(chosen),)
+        estimate, interval = values.mean(), rate_interval(round(values.sum()), len(values), confidence)
+        counts = (len(values),)
     elif claim["test"] == "value" and claim["number"] in NUMBERS:
         values = numbers_of(chosen, claim["number"])
         if not len(values):
@@ -246,7 +254,7 @@ def claims_table(specification: dict[str, Any], results: list[RunResult]) -> pd.
         [
             {"claim": name, "where": claim["where"], "says": claim["says"], "asked": tuple(claim["between"])}
             | vars(test(claim))
-            | {"test": f"{claim['test']} {claim.get('number', 'of convergence')}"}
+            | {"test": f"{claim['test']} {claim['number']}"}
             for name, claim in specification["claims"].items()
         ]
     )
