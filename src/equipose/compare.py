@@ -28,17 +28,31 @@ TOLD_APART = 0.01
 
 OPPOSITE = {"reproduced", "not reproduced"}
 
+NUMBERS = {
+    "dataset": "dataset",
+    "model": "model",
+    "seed": "seed",
+    "converged": "converged",
+    "convergence_seconds": "convergence_seconds",
+    "seconds": "seconds",
+    "steps": "steps",
+    "training.direct.paper.mse": "mse",
+    "held_out.direct.paper.mse": "held_out_mse",
+    "held_out.direct.paper.medse": "held_out_medse",
+    "held_out.direct.exact.median_degrees": "held_out_degrees",
+    "training.refined.paper.mse": "refined_mse",
+    "training.refined.exact.median_degrees": "refined_degrees",
+    "confirmed_share": "confirmed_share",
+    "resolution.nyquist_reached": "fsc_half_at_every_shell",
+}
+"""What runs.csv has of a run's metrics.json, and what it is called there."""
+
 
 def runs_table(results: Path) -> pd.DataFrame:
     """A line for each run under `results` that has been evaluated and whose images have true poses."""
-    lines = []
-    for path in sorted(results.glob("runs/*/*/seed*/metrics.json")):
-        metrics = json.loads(path.read_text())
-        if metrics["training"]:
-            keys = ("dataset", "model", "seed", "converged", "convergence_seconds", "seconds", "steps")
-            mse = metrics["training"]["direct"]["paper"]["mse"]
-            lines.append({key: metrics.get(key) for key in keys} | {"mse": mse})
-    return pd.DataFrame(lines)
+    found = [json.loads(path.read_text()) for path in sorted(results.glob("runs/*/*/seed*/metrics.json"))]
+    numbers = pd.json_normalize([metrics for metrics in found if metrics["training"]])
+    return numbers.reindex(columns=list(NUMBERS)).rename(columns=NUMBERS)
 
 
 def told_apart(ours: pd.Series, theirs: pd.Series) -> bool:
