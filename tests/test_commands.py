@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,11 @@ import pandas as pd
 import pytest
 
 from equipose import commands
+from equipose.figures.maps import molecule_fraction
+from equipose.figures.reconstruction import plot_reconstruction
 from equipose.particles import ANGLES, read_tables, write_star
+from equipose.reconstruction_report import build
+from equipose.report import mesh
 from equipose.rotations import from_relion_angles, other_hand, random_rotations, to_relion_angles
 from equipose.structures import read_map, write_map
 
@@ -34,6 +39,29 @@ def test_info_says_what_the_particles_are(monkeypatch, capsys, simulated_dataset
     printed = capsys.readouterr().out
     assert "particles      50, in 1 optics group\n" in printed
     assert "32 pixels of 17 Å, 544 Å" in printed and "bright" in printed
+    assert "halves         25 and 25, drawn at random\n" in printed
+    assert "optics         300 kV, Cs 2.7 mm, amplitude contrast 0.1\n" in printed
+    assert "poses          in the file; reconstruct does not use them\n" in printed
+    assert "phase shift" not in printed
+
+
+def test_info_says_what_the_star_file_says_of_halves_and_optics(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path
+) -> None:
+    optics, table = read_tables(simulated_dataset.folder / "particles.star")
+    table = table.assign(
+        rlnRandomSubset=[1] * 20 + [2] * 30, rlnDefocusU=21000.0, rlnDefocusV=20000.0, rlnPhaseShift=90.0
+    ).drop(columns="rlnAnglePsi")
+    (tmp_path / "particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")
+    optics = pd.concat([optics, optics.assign(rlnOpticsGroup=2, rlnVoltage=200.0)], ignore_index=True)
+    table.loc[0, "rlnOpticsGroup"] = 2
+    write_star(tmp_path / "particles.star", optics, table)
+    assert equipose(monkeypatch, "info", tmp_path / "particles.star") == 0
+    printed = capsys.readouterr().out
+    assert "halves         20 and 30, rlnRandomSubset in the file\n" in printed
+    assert "optics         200, 300 kV, " in printed
+    assert "defocus        20000 to 21000 Å\nastigmatism    up to 1000 Å\nphase shift    90 to 90°\n" in printed
+    assert "poses          none\n" in printed
 
 
 def test_validate_says_that_sound_particles_are_sound(monkeypatch, capsys, simulated_dataset) -> None:
@@ -180,6 +208,32 @@ def test_flipping_twice_gives_the_same_files_and_nothing_that_has_a_hand_is_left
     poses = [from_relion_angles(table[list(ANGLES)].to_numpy(float)) for table in (twice, before)]
     np.testing.assert_allclose(*poses, atol=1e-7)
     pd.testing.assert_frame_equal(twice.drop(columns=list(ANGLES)), before.drop(columns=list(ANGLES)))
+
+
+def test_a_flipped_report_shows_the_flipped_map(monkeypatch, joined: Path, tmp_path: Path) -> None:
+    shown = shutil.copytree(joined, tmp_path / "shown")
+    plot_reconstruction(shown, shown / "reconstruction.png")
+    (shown / "report.html").write_text(build(shown, shown / commands.WORK, commands.REPORT, "shown"))
+    assert equipose(monkeypatch, "flip-hand", shown) == 0
+    flipped = tmp_path / "shown_flipped"
+    assert {path.name for path in flipped.iterdir()} == {path.name for path in shown.iterdir()}
+    maps = [re.findall('data-corners="(.*?)"', (folder / "report.html").read_text()) for folder in (shown, flipped)]
+    assert len(maps[0]) == len(maps[1]) == 3 and not set(maps[0]) & set(maps[1])
+    volume = read_map(flipped / "volume.mrc")[0]
+    assert mesh(volume, molecule_fraction(volume))["corners"] == maps[1][0]
+    assert "equipose · shown_flipped" in (flipped / "report.html").read_text()
+    pictures = [(folder / "reconstruction.png").read_bytes() for folder in (shown, flipped)]
+    assert pictures[0] != pictures[1]
+
+
+def test_a_folder_without_poses_has_no_other_hand(monkeypatch, capsys, joined: Path, tmp_path: Path) -> None:
+    (tmp_path / "ours").mkdir()
+    shutil.copy2(joined / "volume.mrc", tmp_path / "ours")
+    optics, table = read_tables(joined / "poses.star")
+    write_star(tmp_path / "ours/poses.star", optics, table.drop(columns="rlnAngleRot"))
+    assert equipose(monkeypatch, "flip-hand", tmp_path / "ours") == 2
+    assert "ours/poses.star has no rlnAngleRot" in capsys.readouterr().err
+    assert not (tmp_path / "ours_flipped").exists()
 
 
 def test_a_flip_that_is_interrupted_leaves_nothing_and_one_that_is_done_is_not_overwritten(

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from equipose.config import merge, preparation_config
@@ -26,11 +27,14 @@ from equipose.errors import ConfigError
 from equipose.files import whole_file, whole_folder
 from equipose.particles import (
     ANGLES,
+    SUBSET,
     TRAINING_BOXES,
     Particles,
     as_written,
     check_inside,
     check_symmetry,
+    half_of,
+    per_particle,
     read_particles,
     read_tables,
     summarise,
@@ -54,13 +58,15 @@ MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "local_resolution.mr
 EITHER_HAND = ("fsc.csv", "agreement.csv", "examples.npz", "reconstruction.json")
 """What of a reconstruction's files has a hand, and what is the same in both."""
 
+REPORT = CHECKOUT / "workflow/report/reconstruction.html.jinja"
+
 WORK = "work"
 """Folder of a reconstruction, in that of its results, where the workflow runs."""
 
 
 def reconstruct(arguments: argparse.Namespace) -> None:
     """Poses, a map and half-maps; the same command continues what was stopped."""
-    star, out = _star(arguments), arguments.out.resolve()
+    (star, _), out = _star(arguments), arguments.out.resolve()
     select = {column: [_limit(low), _limit(high)] for column, low, high in arguments.select}
     found = summarise(star, arguments.datadir, tuple((column, *limits) for column, limits in select.items()))
     box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(found.box, LARGEST_BOX)), default=0)
@@ -113,35 +119,48 @@ def _run(command: list[str]) -> int:
 
 def validate(arguments: argparse.Namespace) -> None:
     """Read everything once, as a reconstruction would."""
-    star = _star(arguments)
-    particles = read_particles(star, arguments.datadir)
+    star, tables = _star(arguments)
+    particles = read_particles(star, arguments.datadir, tables)
     print(f"{star}: {len(particles.images)} particles of {particles.images.shape[-1]} pixels are sound")
 
 
 def info(arguments: argparse.Namespace) -> None:
     """What the particles are."""
-    star = _star(arguments)
-    particles = read_particles(star, arguments.datadir)
-    size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
+    star, tables = _star(arguments)
+    particles = read_particles(star, arguments.datadir, tables)
+    size, (defocus_u, defocus_v, *_) = particles.images.shape[-1], particles.ctf.T
+    voltage, spherical_aberration, amplitude_contrast = (_values(column) for column in particles.ctf.T[3:6])
+    first, second = np.bincount(half_of(particles.particle_table), minlength=3)[1:]
+    given = set(particles.particle_table.get(SUBSET, ())) == {1, 2}
     groups = len(particles.optics_table)
     print(f"particles      {len(particles.images)}, in {groups} optics group{'s' * (groups != 1)}")
     print(f"box            {size} pixels of {particles.voxel_size:g} Å, {size * particles.voxel_size:.0f} Å")
-    print(f"defocus        {defocus_u.min():.0f} to {defocus_u.max():.0f} Å")
+    print(f"halves         {first} and {second}, {f'{SUBSET} in the file' if given else 'drawn at random'}")
+    print(f"optics         {voltage} kV, Cs {spherical_aberration} mm, amplitude contrast {amplitude_contrast}")
+    print(f"defocus        {particles.ctf[:, :2].min():.0f} to {particles.ctf[:, :2].max():.0f} Å")
     print(f"astigmatism    up to {np.abs(defocus_u - defocus_v).max():.0f} Å")
-    print(f"voltage        {', '.join(f'{value:g}' for value in np.unique(particles.ctf[:, 3]))} kV")
-    print(f"poses          {'in the file' if particles.rotations is not None else 'none'}")
+    if particles.ctf[:, 6].any():
+        print(f"phase shift    {particles.ctf[:, 6].min():.0f} to {particles.ctf[:, 6].max():.0f}°")
+    posed = particles.rotations is not None
+    print(f"poses          {'in the file; reconstruct does not use them' if posed else 'none'}")
     print(f"protein        {_protein(particles, star)}")
 
 
 def flip_hand(arguments: argparse.Namespace) -> None:
     """Maps mirrored along z, and the poses that go with them: every projection stays as it was."""
+    # These draw, and load what no other command wants.
+    from equipose.figures.reconstruction import plot_reconstruction
+    from equipose.reconstruction_report import build
+
     folder = arguments.folder.resolve()
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
         raise ConfigError(f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction")
-    angles = read_tables(folder / "poses.star")[1][list(ANGLES)]
-    optics, table = as_written(folder / "poses.star")
-    rotations = from_relion_angles(angles.to_numpy(np.float64))
-    table[list(ANGLES)] = to_relion_angles(other_hand(rotations))
+    poses = folder / "poses.star"
+    optics, table = as_written(poses)
+    if not set(ANGLES) <= set(table):
+        raise ConfigError(f"star file {poses} has no {', '.join(ANGLES)}: name the folder of a reconstruction")
+    angles = np.stack([per_particle(poses, label, optics, table) for label in ANGLES], axis=1)
+    table[list(ANGLES)] = to_relion_angles(other_hand(from_relion_angles(angles)))
     out = (arguments.out or folder.with_name(folder.name + "_flipped")).resolve()
     if out.exists():
         raise ConfigError(f"{out} exists already: remove it, or name another folder with --out")
@@ -154,6 +173,10 @@ def flip_hand(arguments: argparse.Namespace) -> None:
             if (folder / name).is_file():
                 shutil.copy2(folder / name, partial)
         write_star(partial / "poses.star", optics, table)
+        if (folder / "reconstruction.png").is_file():
+            plot_reconstruction(partial, partial / "reconstruction.png")
+        if (folder / "report.html").is_file():
+            (partial / "report.html").write_text(build(partial, folder / WORK, REPORT, out.name))
     print(f"{out}: the other hand of {folder}")
 
 
@@ -179,8 +202,12 @@ def _protein(particles: Particles, star: Path) -> str:
             particles, np.arange(len(particles.images)), preparation_config(asked, "asked"), voxel_size
         )
     except ConfigError:
-        return "too few or too noisy to tell bright from dark"
+        return "too few or too noisy to tell bright from dark: reconstruct wants --contrast"
     return f"{'bright' if sign > 0 else 'dark'} ({certainty:.0f} standard errors)"
+
+
+def _values(column: np.ndarray) -> str:
+    return ", ".join(f"{value:g}" for value in np.unique(column))
 
 
 def _limit(text: str) -> float | None:
@@ -191,17 +218,20 @@ def _limit(text: str) -> float | None:
         raise ConfigError(f"--select: {text} is no number: give the lowest and highest value, or - for none") from None
 
 
-def _star(arguments: argparse.Namespace) -> Path:
-    """The star file, absolute. With no --datadir, images are looked for from its folder, then from the working one."""
+def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.DataFrame]]:
+    """The star file, absolute, and its tables.
+
+    With no --datadir, images are looked for from the star file's folder, then from the working one.
+    """
     star = arguments.star.resolve()
     check_symmetry(arguments.symmetry)
-    _, table = read_tables(star)
+    optics, table = read_tables(star)
     if arguments.datadir is None:
         first = str(table["rlnImageName"].iloc[0]).partition("@")[2] if "rlnImageName" in table else ""
         if first and not os.path.exists(star.parent / first) and os.path.exists(first):
             arguments.datadir = Path.cwd()
     check_inside(star, arguments.datadir, table)
-    return star
+    return star, (optics, table)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -133,7 +133,8 @@ def pose_tables(
     every row but those that `select` left out, which have no pose.
     """
     optics, table = as_written(star)
-    rows = [chosen_rows(star, read_tables(star)[1], number, select) for number in (1, 2)]
+    numbers = read_tables(star)[1]
+    rows = [chosen_rows(star, numbers, half, select) for half in (1, 2)]
     order = np.argsort(np.concatenate(rows))
     table = table.iloc[np.concatenate(rows)[order]].reset_index(drop=True)
     table[list(ANGLES)] = to_relion_angles(np.concatenate([half.rotations for half in halves])[order])
