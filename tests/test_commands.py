@@ -163,6 +163,13 @@ def test_a_selection_that_cannot_be_made_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_box_larger_than_the_images_is_refused(monkeypatch, capsys, simulated_dataset, tmp_path: Path) -> None:
+    star = simulated_dataset.folder / "particles.star"
+    assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", "--box", 64) == 2
+    assert "images of 32 pixels are too small; 64 are needed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_too_few_particles_are_refused_before_anything_is_made(
     monkeypatch, capsys, simulated_dataset, tmp_path: Path
 ) -> None:

@@ -71,7 +71,8 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     found = summarise(star, arguments.datadir, tuple((column, *limits) for column, limits in select.items()))
     box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(found.box, LARGEST_BOX)), default=0)
     if not 0 < box <= found.box:
-        raise ConfigError(f"{star}: images of {found.box} pixels are too small; {min(TRAINING_BOXES)} are needed")
+        needed = arguments.box or min(TRAINING_BOXES)
+        raise ConfigError(f"{star}: images of {found.box} pixels are too small; {needed} are needed")
     half = min(found.subsets[1], found.subsets[2])
     if half < FEWEST:
         raise ConfigError(f"{star}: a half of {half} particles is too few to search; {FEWEST} are needed")
