@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from equipose.fourier import half_disc
-from equipose.grid import blend, empty_grid, grid_slices, grid_volume, insert_slices
+from equipose.grid import blend, empty_grid, grid_slices, grid_volume, insert_slices, real_map
 from equipose.search import random_rotations
 
 BOX, CPU = 32, torch.device("cpu")
@@ -67,3 +67,26 @@ def test_blending_moves_the_inner_shells_only(generator):
     assert torch.allclose(grid.power[inside], torch.tensor(0.25))
     share = inside.float().mean()
     assert 0.5 * (4.5 * 2) ** 3 * 4.19 < share * len(inside) < 1.2 * (4.5 * 2) ** 3 * 4.19
+
+
+def gaussian_map(generator, x):
+    """The map of 2,000 slices of a Gaussian of height 1 at (x, 0, 2) voxels from the origin."""
+    disc, grid, centre = half_disc(BOX), empty_grid(BOX // 2, CPU), torch.tensor([x, 0.0, 2.0])
+    mass = (2 * torch.pi * 1.5**2) ** 1.5 / BOX
+    for rotations in random_rotations(2000, generator).split(500):
+        k = disc.k @ rotations[:, :2]
+        decay = mass * torch.exp(-2 * (torch.pi * 1.5 / BOX) ** 2 * k.square().sum(-1))
+        values = torch.polar(decay, -2 * torch.pi / BOX * (k @ centre))
+        insert_slices(grid, rotations, disc, values, torch.ones_like(decay))
+    return real_map(grid_volume(grid), grid.radius)
+
+
+def test_a_map_is_as_high_at_its_rim_as_at_its_centre_where_it_should_be(generator):
+    """Interpolation dims the rim by a tenth; the prior takes a share of everything alike."""
+    centre, rim = (gaussian_map(generator, float(x))[BOX // 2 + 2, BOX // 2, BOX // 2 + x] for x in (0, 12))
+    assert 0.85 < centre < 1
+    assert abs(rim / centre - 1) < 0.03
+
+
+def test_what_lies_outside_of_the_box_is_not_folded_into_it(generator):
+    assert abs(gaussian_map(generator, 20.0)).max() < 0.05

@@ -8,6 +8,8 @@ zero where few images contribute, is the least-squares volume (a Wiener filter).
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import scipy.fft
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -44,6 +46,23 @@ def grid_volume(grid: FourierGrid) -> Tensor:
     per_shell = torch.zeros(int(shell.max()) + 1, device=shell.device).index_add(0, shell, power)
     mean = per_shell / torch.bincount(shell)
     return signal / (power + PRIOR * mean[shell]).clamp_min(1e-12)[:, None]
+
+
+def real_map(volume: Tensor, radius: int) -> np.ndarray:
+    """The map (L, L, L), (z, y, x), L = 2 radius, origin at voxel radius, of the values (m³, 2) at the grid points.
+
+    The grid's fine spacing holds a box of twice the size. Cutting the map out of it drops the noise around, which
+    reading every other point would fold into the map. Interpolation has dimmed the map towards its rim by a window,
+    which is divided out.
+    """
+    box, padded, margin = 2 * radius, 2 * OVERSAMPLING * radius, 2
+    values = torch.view_as_complex(torch.where(_within(radius, volume.device)[:, None], volume, 0.0).contiguous())
+    cube = values.view(*[_side(radius)] * 3)[(slice(margin, margin + padded),) * 3].numpy()  # from -padded/2
+    wide = scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(cube)).real)
+    inner = slice(padded // 2 - radius, padded // 2 + radius)
+    window = np.sinc((np.arange(box) - radius) / padded) ** 2
+    shape = window[:, None, None] * window[:, None] * window
+    return (box * wide[inner, inner, inner] / shape).astype(np.float32)
 
 
 def with_slopes(volume: Tensor, radius: int) -> Tensor:
@@ -115,6 +134,11 @@ def grid_frequencies(radius: int, device: torch.device) -> Tensor:
 def _shells(radius: int, device: torch.device) -> Tensor:
     """Shell of every grid point, (m³,), in cycles per box."""
     return grid_frequencies(radius, device).norm(dim=-1).round().long()
+
+
+def _within(radius: int, device: torch.device) -> Tensor:
+    """The grid points, (m³,) bool, of the frequencies that images have."""
+    return grid_frequencies(radius, device).norm(dim=-1) < radius
 
 
 def _corners(k: Tensor, radius: int) -> tuple[Tensor, Tensor]:

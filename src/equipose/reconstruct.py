@@ -10,7 +10,6 @@ tells (`equipose flip-hand`).
 """
 
 import argparse
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,14 +26,13 @@ from equipose.config import PreparationConfig
 from equipose.errors import ConfigError
 from equipose.files import whole_file
 from equipose.fits import correlations, examples
-from equipose.grid import FourierGrid, grid_values, grid_volume
+from equipose.grid import FourierGrid, grid_volume, real_map
 from equipose.halves import Half, back_project, bring_together, read_half
 from equipose.local_resolution import local_resolution
 from equipose.particles import ANGLES, ORIGINS, SUBSET, Selection, as_written, chosen_rows, read_tables, write_star
 from equipose.refinement import JUDGED
 from equipose.rotations import to_relion_angles
 from equipose.structures import write_map
-from equipose.volumes import real_volume
 
 AGREES = 30.0
 """Degrees within which two runs give an image the same pose. After two minutes of training an encoder errs by some
@@ -65,7 +63,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     sums = [back_project(half) for half in halves]
     both = FourierGrid(sums[0].radius, sums[0].signal + sums[1].signal, sums[0].power + sums[1].power)
     box, voxel_size = halves[0].box, halves[0].particles.voxel_size
-    volume, *half_maps = (_map(grid, box) for grid in (both, *sums))
+    volume, *half_maps = (real_map(grid_volume(grid), grid.radius) for grid in (both, *sums))
     mask = solvent_mask(volume)
     curves = fsc.corrected_fsc(*half_maps, mask)
     resolution = {name: fsc.exact_resolution(curve, THRESHOLD, voxel_size).first for name, curve in curves.items()}
@@ -143,10 +141,6 @@ def pose_tables(
     table[SUBSET] = np.repeat([1, 2], [len(part) for part in rows])[order]
     table[SCORE] = np.concatenate(scores)[order]
     return optics, table
-
-
-def _map(grid: FourierGrid, box: int) -> np.ndarray:
-    return real_volume(functools.partial(grid_values, grid_volume(grid), grid.radius), box)
 
 
 def _quartiles(values: np.ndarray) -> dict[str, Any]:
