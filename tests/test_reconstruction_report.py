@@ -41,7 +41,15 @@ def test_a_reconstruction_in_which_nothing_is_resolved_has_a_page_that_says_so(j
     lost = {"halves_agree": [0.01, 0.0], "resolved_to_the_last_shell": False}
     (folder / "reconstruction.json").write_text(json.dumps(summary | lost))
     page = build(folder, folder, TEMPLATE, "particles")
+    assert "left out" not in page
     assert "<b>Not converged.</b>" in page and "Do not use this map" in page and "No shell is resolved" in page
+
+
+def test_particles_that_were_left_out_are_counted(joined: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(joined, tmp_path / "selected")
+    summary = json.loads((folder / "reconstruction.json").read_text())
+    (folder / "reconstruction.json").write_text(json.dumps(summary | {"left_out": 600}))
+    assert "<code>--select</code> left out 600 others." in build(folder, folder, TEMPLATE, "particles")
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
