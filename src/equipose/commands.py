@@ -49,7 +49,7 @@ CHECKOUT = Path(__file__).parents[2]
 """Where the workflow lies: equipose is installed from a checkout of its repository, in place."""
 
 LARGEST_BOX = 32
-"""Pixels of `--box` unless it is given: what has been tried."""
+"""Pixels of `--box` unless it is given: a first map in minutes."""
 
 FEWEST, SEARCHED = 500, 3000
 """Particles of a half: the fewest that a search can start from, and those whose poses it refines."""
