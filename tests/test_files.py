@@ -1,14 +1,16 @@
 """Files are whole or absent, a full disk is said in one line, and no file is from the future."""
 
+import contextlib
 import errno
 import os
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from equipose.errors import ConfigError
-from equipose.files import leave_the_future, whole_file
+from equipose.files import check_writable, leave_the_future, whole_file
 from equipose.locks import drop_stale_locks, one_at_a_time
 
 
@@ -25,6 +27,22 @@ def test_a_disk_that_takes_nothing_is_one_line_with_the_remedy(tmp_path: Path, n
     message = f"x cannot be written .*: {remedy}, and the same command continues"
     with pytest.raises(ConfigError, match=message), whole_file(tmp_path / "x"):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_folder_right_in_the_results_that_takes_nothing_is_named(tmp_path: Path, monkeypatch) -> None:
+    def read_only(dir: Path) -> contextlib.nullcontext:
+        if dir.name == "runs":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return contextlib.nullcontext()
+
+    check_writable(tmp_path / "not made yet")
+    for name in ("datasets", "runs"):
+        (tmp_path / name).mkdir()
+    check_writable(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["datasets", "runs"]
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(ConfigError, match="runs cannot be written .*: make the folder writable"):
+        check_writable(tmp_path)
 
 
 def test_torchs_own_error_for_a_full_disk_is_understood(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,6 +49,14 @@ def writable(path: Path) -> Iterator[None]:
         raise ConfigError(
             f"{path} cannot be written ({cause.strerror}): {REMEDIES[cause.errno]}, and the same command continues"
         ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a ConfigError if `folder`, or a folder right in it, is there and nothing can be written to it."""
+    for path in (folder, *folder.glob("*/")):
+        if path.exists():
+            with writable(path), tempfile.TemporaryFile(dir=path):
+                pass
 
 
 @contextmanager

@@ -127,7 +127,8 @@ def train(
     if progress.step == 0:
         evaluate(averaged, progress, particles, fetch, evaluated, say)
     while not budget_spent(config, progress):
-        started, loss_sum = time.perf_counter(), torch.zeros((), device=device)
+        started = time.perf_counter()
+        loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # the same sum, wherever it is interrupted
         model.train()
         while True:
             loss_sum += update(model, optimizers, progress, fetch)

@@ -5,7 +5,6 @@ systems, and are skipped where that is not allowed. Each test adds a line to the
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -17,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 import yaml
+from broken_runs import assert_equal_runs, starts
 
 ROOT = Path(__file__).parents[2]
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
@@ -104,7 +103,7 @@ class Project:
 
     def starts(self) -> list[int]:
         """The step that each start of training went on from."""
-        return [start["from_step"] for start in json.loads((self.run / "provenance.json").read_text())]
+        return starts(self.run)
 
 
 @pytest.fixture(scope="session")
@@ -155,13 +154,7 @@ def disk() -> Iterator[Callable[[Path, str], None]]:
 
 
 def assert_equal(project: Project, whole: Project) -> None:
-    """Weights and history are an undisturbed run's, seconds apart."""
-    ours, theirs = (pd.read_csv(p.run / "history.csv") for p in (project, whole))
-    assert ours.drop(columns="seconds").equals(theirs.drop(columns="seconds"))
-    assert ours["seconds"].is_monotonic_increasing and 0 < ours["seconds"].iloc[-1] < 600
-    mine, undisturbed = (torch.load(p.run / "model.pt", weights_only=True)["weights"] for p in (project, whole))
-    assert mine.keys() == undisturbed.keys()
-    assert all(torch.equal(mine[name], undisturbed[name]) for name in mine)
+    assert_equal_runs(project.run, whole.run)
 
 
 def lost_one_evaluation_at_most(project: Project, reported: int = 2 * EVERY) -> bool:
@@ -180,19 +173,23 @@ def test_kill_9_of_a_training_job(project: Project, whole: Project, note: Callab
     project.finish()
     assert_equal(project, whole)
     assert lost_one_evaluation_at_most(project)
-    note("kill -9 of a training job, after step 40", "Snakemake: error; same command", project)
+    note("kill -9 of a training job, after step 40", "Snakemake: error; same command", project.run)
 
 
-def test_kill_9_of_snakemake(project: Project, whole: Project, note: Callable[..., None]) -> None:
+@pytest.mark.parametrize("job", ["still trains", "has ended"])
+def test_kill_9_of_snakemake(project: Project, whole: Project, job: str, note: Callable[..., None]) -> None:
     process = project.start()
     project.wait_for_step(2 * EVERY)
     process.kill()  # alone: its job goes on without it
     process.wait()
     assert project.processes("equipose.train")
+    while job == "has ended" and project.processes("equipose.train"):
+        time.sleep(0.1)
     project.finish()
     assert_equal(project, whole)
     assert set(project.starts()) <= {0, STEPS}
-    note("kill -9 of Snakemake, after step 40", "its job trains on; same command waits for it", project)
+    happened = "same command waits for it" if job == "still trains" else "same command writes its outputs again"
+    note("kill -9 of Snakemake, after step 40", f"its job trains on; {happened}", project.run)
 
 
 def test_kill_9_of_everything(project: Project, whole: Project, note: Callable[..., None]) -> None:
@@ -203,7 +200,7 @@ def test_kill_9_of_everything(project: Project, whole: Project, note: Callable[.
     project.finish()
     assert_equal(project, whole)
     assert lost_one_evaluation_at_most(project)
-    note("kill -9 of Snakemake and all of its jobs, after step 40", "same command, no `--unlock`", project)
+    note("kill -9 of Snakemake and all of its jobs, after step 40", "same command, no `--unlock`", project.run)
 
 
 def test_sigterm_with_30_seconds_grace(project: Project, whole: Project, note: Callable[..., None]) -> None:
@@ -215,7 +212,7 @@ def test_sigterm_with_30_seconds_grace(project: Project, whole: Project, note: C
     project.finish()
     assert_equal(project, whole)
     assert lost_one_evaluation_at_most(project)
-    note("SIGTERM to everything, after step 40", f"checkpoint, ended in {took:.0f} s; same command", project)
+    note("SIGTERM to everything, after step 40", f"checkpoint, ended in {took:.0f} s; same command", project.run)
 
 
 def test_a_full_disk_during_a_checkpoint(project: Project, whole: Project, disk, note: Callable[..., None]) -> None:
@@ -233,7 +230,7 @@ def test_a_full_disk_during_a_checkpoint(project: Project, whole: Project, disk,
     project.finish()
     assert_equal(project, whole)
     assert lost_one_evaluation_at_most(project)
-    note("full disk at a checkpoint, after step 40", "one line says so; room made, same command", project)
+    note("full disk at a checkpoint, after step 40", "one line says so; room made, same command", project.run)
 
 
 def test_a_full_disk_during_simulation(project: Project, whole: Project, disk, note: Callable[..., None]) -> None:
@@ -250,7 +247,7 @@ def test_a_full_disk_during_simulation(project: Project, whole: Project, disk, n
     subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
     project.finish()
     assert_equal(project, whole)
-    note("full disk during simulation", "one line says so; room made, same command", project)
+    note("full disk during simulation", "one line says so; room made, same command", project.run)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "of another configuration"])
@@ -273,7 +270,7 @@ def test_a_useless_checkpoint(project: Project, whole: Project, damage: str, not
     else:
         assert project.starts() == [0]
         happened = "set aside; same command, from the start: nothing of this configuration was trained"
-    note(f"checkpoint {damage}", happened, project)
+    note(f"checkpoint {damage}", happened, project.run)
 
 
 def test_two_snakemakes_at_once(project: Project, whole: Project, note: Callable[..., None]) -> None:
@@ -286,7 +283,7 @@ def test_two_snakemakes_at_once(project: Project, whole: Project, note: Callable
     assert first.returncode == 0
     assert_equal(project, whole)
     assert project.starts() == [0]
-    note("two Snakemakes at once", "the second one says so and ends; the first one finishes", project)
+    note("two Snakemakes at once", "the second one says so and ends; the first one finishes", project.run)
 
 
 def test_a_results_folder_that_becomes_read_only(
@@ -306,7 +303,7 @@ def test_a_results_folder_that_becomes_read_only(
     project.finish()
     assert_equal(project, whole)
     assert lost_one_evaluation_at_most(project)
-    note("results read-only after a crash at step 40", "one line says so; writable again, same command", project)
+    note("results read-only after a crash at step 40", "one line says so; writable again, same command", project.run)
 
 
 def test_a_dataset_from_the_future(project: Project, whole: Project, note: Callable[..., None]) -> None:
@@ -317,7 +314,7 @@ def test_a_dataset_from_the_future(project: Project, whole: Project, note: Calla
     project.finish()
     assert_equal(project, whole)
     assert "Nothing to be done" in project.finish()
-    note("clock set back a day, after simulation", "trained once", project)
+    note("clock set back a day, after simulation", "trained once", project.run)
 
 
 @pytest.mark.skipif(not FAKETIME, reason="needs libfaketime (Debian's package faketime)")
@@ -335,7 +332,7 @@ def test_a_clock_that_jumps_while_training(
     project.finish()
     assert_equal(project, whole)
     assert set(project.starts()) <= {0, STEPS}
-    note(f"clock jumps by {jump} while training", "the clock of a run is monotonic", project)
+    note(f"clock jumps by {jump} while training", "the clock of a run is monotonic", project.run)
 
 
 def test_a_loss_that_is_not_finite(project: Project, whole: Project, note: Callable[..., None]) -> None:
@@ -359,4 +356,6 @@ def test_a_loss_that_is_not_finite(project: Project, whole: Project, note: Calla
     (project.folder / "faults.yaml").write_text(yaml.safe_dump(config))
     project.finish("tables")
     assert "failed" not in (tables / "faults.md").read_text()
-    note("NaN loss of one run for good", "the other runs end; table: failed, and why; mended, same command", project)
+    note(
+        "NaN loss of one run for good", "the other runs end; table: failed, and why; mended, same command", project.run
+    )

@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -35,9 +35,68 @@ PartitionName=gpu Nodes=node[1-2]
 """
 
 
+class Cluster:
+    """Its commands, and its daemons, which can be killed and started again; all that it has is in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+        names = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munge.pid", "seed-file": "munge.seed"}
+        options = [f"--{option}={folder / name}" for option, name in names.items()]
+        self.commands = {
+            "munged": [
+                "munged",
+                "--foreground",
+                "--force",
+                *options,
+            ],
+            "slurmctld": ["slurmctld", "-D"],
+            **{node: ["slurmd", "-D", "-N", node] for node in NODES},
+        }
+        self.running: dict[str, subprocess.Popen] = {}
+
+    def start(self, daemon: str) -> None:
+        with open(self.folder / f"{daemon}.log", "a") as log:
+            self.running[daemon] = subprocess.Popen(self.commands[daemon], env=self.environment, stdout=log, stderr=log)
+        time.sleep(0.5)
+
+    def kill(self, daemon: str) -> None:
+        """kill -9: its jobs go on."""
+        self.running[daemon].kill()
+        self.running[daemon].wait()
+
+    def stop(self) -> None:
+        for process in reversed(self.running.values()):
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def ask(self, *command: str) -> str:
+        """What a Slurm command prints."""
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True).stdout
+
+    def jobs(self) -> list[list[str]]:
+        """Number, comment, state, node, GPUs, time asked for and taken, and restarts of all jobs, in order."""
+        columns = "JobID:|,Comment:|,State:|,NodeList:|,tres-per-job:|,TimeLimit:|,TimeUsed:|,RestartCnt:|,"
+        listed = self.ask("squeue", "--states=all", "-hSi", "-O", columns)
+        return [line.split("|")[:-1] for line in listed.splitlines()]
+
+    def wait_for_idle_nodes(self) -> None:
+        _wait_until(
+            "two idle nodes", lambda: self.ask("sinfo", "-hNo", "%N %T", "-p", "gpu").count(" idle\n") == len(NODES)
+        )
+
+    def cancel_all(self) -> None:
+        self.ask("scancel", "--state=RUNNING")
+        self.ask("scancel", "--state=PENDING")
+        _wait_until("the end of all jobs", lambda: not self.ask("squeue", "-h"))
+
+
 @contextmanager
-def slurm_cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """The environment with which Slurm's commands reach a cluster that lives, like its logs, in `folder`."""
+def slurm_cluster(folder: Path) -> Iterator[Cluster]:
+    """A cluster that lives, like its logs, in `folder`."""
     for name in ("state", *NODES):
         (folder / name).mkdir()
     with ExitStack() as bound:  # three ports that nobody uses
@@ -50,62 +109,18 @@ def slurm_cluster(folder: Path) -> Iterator[dict[str, str]]:
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
-    munge = {"socket": "munge.socket", "key-file": key.name, "pid-file": "munge.pid", "seed-file": "munge.seed"}
-    daemons = [
-        ["munged", "--foreground", "--force", *(f"--{option}={folder / name}" for option, name in munge.items())],
-        ["slurmctld", "-D"],
-        *(["slurmd", "-D", "-N", node] for node in NODES),
-    ]
-    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
-    with ExitStack() as running:
-        for number, command in enumerate(daemons):
-            running.enter_context(_daemon(command, folder / f"{number}-{command[0]}.log", environment))
-            time.sleep(0.5)
-        running.callback(_cancel_all, environment)
-        _wait_until(
-            "two idle nodes", lambda: ask(environment, "sinfo", "-hNo", "%N %T", "-p", "gpu").count(" idle") == 2
-        )
-        yield environment
+    cluster = Cluster(folder)
+    try:
+        for daemon in cluster.commands:
+            cluster.start(daemon)
+        cluster.wait_for_idle_nodes()
+        yield cluster
+        cluster.cancel_all()
+    finally:
+        cluster.stop()
 
 
-def ask(environment: dict[str, str], *command: str) -> str:
-    """What a Slurm command prints."""
-    return subprocess.run(command, env=environment, capture_output=True, text=True).stdout
-
-
-def jobs(environment: dict[str, str]) -> list[list[str]]:
-    """Number, comment, state, node, GPUs, minutes asked for and seconds taken of all jobs, in order."""
-    listed = ask(
-        environment,
-        "squeue",
-        "--states=all",
-        "-hSi",
-        "-O",
-        "JobID:|,Comment:|,State:|,NodeList:|,tres-per-job:|,TimeLimit:|,TimeUsed:|",
-    )
-    return [line.split("|")[:-1] for line in listed.splitlines()]
-
-
-@contextmanager
-def _daemon(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[None]:
-    with open(log, "w") as file, subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process:
-        try:
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _cancel_all(environment: dict[str, str]) -> None:
-    ask(environment, "scancel", "--state=RUNNING")
-    ask(environment, "scancel", "--state=PENDING")
-    _wait_until("the end of all jobs", lambda: not ask(environment, "squeue", "-h"))
-
-
-def _wait_until(what: str, holds, seconds: float = 60.0) -> None:
+def _wait_until(what: str, holds: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}"

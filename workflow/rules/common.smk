@@ -20,7 +20,7 @@ from equipose.config import (
 )
 from equipose.errors import ConfigError
 from equipose.figures import OF_DATASETS, OF_RUNS, caption
-from equipose.files import leave_the_future
+from equipose.files import check_writable, leave_the_future
 from equipose.locks import drop_stale_locks
 from equipose.plan import plan
 
@@ -58,12 +58,14 @@ if workflow.is_main_process:  # a job on a cluster trusts the process that sent 
 RESULTS = Path(config["pathvars"]["results"])
 
 # After a crash of Snakemake the same command continues: its locks are dropped if nobody holds them, and jobs that it
-# left unfinished run again, training from its checkpoint.
+# left unfinished run again (`rerun-incomplete` of the profiles), training from its checkpoint.
 if workflow.is_main_process:
+    try:
+        check_writable(RESULTS)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     ALIVE = drop_stale_locks(Path(".snakemake"))
     leave_the_future(RESULTS)
-    if workflow.dag_settings:
-        workflow.dag_settings.force_incomplete = True
 
 FIGURE_OPTIONS = {"subsets": ["--within", *map(str, config["figures"]["subset_within"])]}
 TABLE_KEYS = ["structures", "offline", "simulation", "datasets", "training", "models", "experiments", "evaluation"]
@@ -85,13 +87,14 @@ def say(text: str) -> None:
 
 
 def note_session(ended: str) -> None:
-    """A line in sessions.csv for this call of Snakemake: its command, and how long it took."""
+    """A line in sessions.csv for this call of Snakemake: its command, and how long it took; on a cluster, no cores."""
     path = RESULTS / "sessions.csv"
     head = "" if path.exists() else "ended,cores,minutes,command\n"
     command = shlex.join(["snakemake", *sys.argv[1:]]).replace('"', '""')
+    cores = workflow.resource_settings.cores or ""  # workflow.cores insists on a number
     RESULTS.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.write(f'{head}{ended},{workflow.cores},{(time.time() - STARTED) / 60:.1f},"{command}"\n')
+        file.write(f'{head}{ended},{cores},{(time.time() - STARTED) / 60:.1f},"{command}"\n')
 
 
 def here(path: Path) -> str:
