@@ -12,7 +12,7 @@ STATES = {
     "trained": "waiting for their evaluation",
     "running": "",
     "stopped": "before their end, with a checkpoint; the same command continues",
-    "stuck": "killed, or waiting for a GPU: nothing was heard for long; the same command continues",
+    "stuck": "killed with its whole job, or waiting for a GPU: nothing was heard for long; the same command continues",
     "failed": "",
     "waiting": "to begin",
 }

@@ -19,6 +19,8 @@ import pytest
 import yaml
 from broken_runs import assert_equal_runs, starts
 
+from equipose.status import status
+
 ROOT = Path(__file__).parents[2]
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 EVERY, STEPS = 20, 120
@@ -170,10 +172,12 @@ def test_kill_9_of_a_training_job(project: Project, whole: Project, note: Callab
         os.kill(trainer, signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode != 0 and not (project.run / "model.pt").exists()
+    shown = status(project.folder / "results/faults", silent_minutes=30, now=time.time())
+    assert "1 failed" in shown and "error: killed (signal 9): out of memory" in shown
     project.finish()
     assert_equal(project, whole)
     assert lost_one_evaluation_at_most(project)
-    note("kill -9 of a training job, after step 40", "Snakemake: error; same command", project.run)
+    note("kill -9 of a training job, after step 40", "log and `equipose status` say so; same command", project.run)
 
 
 @pytest.mark.parametrize("job", ["still trains", "has ended"])

@@ -12,7 +12,7 @@ SITE += ["--slurm-init-seconds-before-status-checks", "2"]
 
 
 def start(folder: Path, environment: dict[str, str], *options: str, presets: tuple[Path, ...] = ()) -> subprocess.Popen:
-    """Snakemake at work in `folder` on the tables of small.yaml, `presets` laid over it; its output is in a log there."""
+    """Snakemake at work in `folder` on the tables of small.yaml, with `presets` laid over it; its log is there too."""
     folder.mkdir(exist_ok=True)
     configs = [ROOT / "workflow/presets/smoke.yaml", ROOT / "tests/slurm/small.yaml", *presets]
     command = [sys.executable, "-m", "snakemake", "tables", "--snakefile", str(ROOT / "Snakefile"), *options]

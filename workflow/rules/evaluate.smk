@@ -35,4 +35,4 @@ rule evaluate:
         label=lambda wildcards: model_label(config, wildcards.model),
     shell:
         "python -u -m equipose.evaluate --run {params.run:q} --dataset {params.dataset:q} --label {params.label:q}"
-        " --threads {threads} --jobs-per-gpu {resources.jobs_per_gpu} 2>&1 | tee {log:q}"
+        " --threads {threads} --jobs-per-gpu {resources.jobs_per_gpu} 2>&1 | tee {log:q}" + SAY_KILLED

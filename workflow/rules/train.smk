@@ -51,4 +51,4 @@ rule train:
     shell:
         "trap : INT TERM; python -u -m equipose.train --config {input.config:q} --dataset {params.dataset:q}"
         " --output {params.run:q} --threads {threads} --jobs-per-gpu {resources.jobs_per_gpu} 2>&1"
-        " | (trap '' INT TERM; exec tee {log:q})"
+        " | (trap '' INT TERM; exec tee {log:q})" + SAY_KILLED
