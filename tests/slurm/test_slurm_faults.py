@@ -18,7 +18,7 @@ from cluster import Cluster
 from sending import ROOT, RUNS, SITE, log_of, start, wait_for
 
 EVERY = 20
-SINGLE = (ROOT / "tests/slurm/single.yaml",)
+SINGLE, LONG = ((ROOT / "tests/slurm" / name,) for name in ("single.yaml", "long.yaml"))
 RUN = Path("results/smoke/runs") / RUNS / "seed0"
 JOB = "rule_run_evaluate_train"
 
@@ -146,3 +146,22 @@ def test_a_lost_node(sent: Sent, whole: Path, how: str, note: Callable[..., None
         assert starts(sent.run) in ([0], [0, 300])
         happened = "the job on another node waits for the end of this one"
     note(f"Slurm: the node {how} at step 40", happened, sent.run)
+
+
+def test_a_time_limit_shorter_than_the_budget(
+    cluster: Cluster, prepared: Path, tmp_path: Path, note: Callable[..., None]
+) -> None:
+    """Jobs of a minute, each told so 10 to 40 s before its limit, make a run that takes longer."""
+    undisturbed, chained = (Path(shutil.copytree(prepared, tmp_path / name)) for name in ("undisturbed", "chained"))
+    wait_for(start(undisturbed, dict(os.environ), "--cores", "1", presets=LONG), undisturbed)
+    before = len(cluster.jobs())
+    limit = ["--set-resources", "train:runtime=1", "train:slurm_extra='--signal=TERM@10'", "evaluate:runtime=0"]
+    wait_for(start(chained, cluster.environment, *SITE, *limit, presets=LONG), chained)
+    jobs = cluster.jobs()[before:]
+    for job in jobs:
+        print(" | ".join(job))
+    assert {job[5] for job in jobs} == {"1:00"} and jobs[-1][2] == "COMPLETED"
+    assert_equal_runs(chained / RUN, undisturbed / RUN)
+    steps = starts(chained / RUN)
+    assert 1 < len(steps) <= len(jobs) and steps == sorted(set(steps))
+    note("Slurm: time limit of 60 s, run of 1500 steps", f"{len(jobs)} jobs, one after the other", chained / RUN)
