@@ -38,7 +38,8 @@ def test_tables_equal_those_of_a_local_run(sent: tuple[Path, list], tmp_path: Pa
     for name in ("pair.csv", "pair_exact.csv"):
         here, there = (pd.read_csv(folder / RESULTS / "tables" / name) for folder in (local, sent[0]))
         assert here["mse"].notna().all()
-        pd.testing.assert_frame_equal(here, there)  # no run converged: there is no time in it
+        times = [column for column in here if "time_s" in column]
+        pd.testing.assert_frame_equal(here.drop(columns=times), there.drop(columns=times))
 
 
 def test_a_run_told_to_stop_continued_from_its_checkpoint(sent: tuple[Path, list]) -> None:
