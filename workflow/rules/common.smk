@@ -70,10 +70,10 @@ if workflow.is_main_process:
 FIGURE_OPTIONS = {"subsets": ["--within", *map(str, config["figures"]["subset_within"])]}
 TABLE_KEYS = ["structures", "offline", "simulation", "datasets", "training", "models", "experiments", "evaluation"]
 
-# After a command whose log is all that people see of it: kill -9, and the kernel where memory is short, leave no word.
-SAY_KILLED = (
-    " || {{ code=$?; [ $code != 137 ] || echo 'error: killed (signal 9): out of memory (resources in the configuration"
-    " say how much is asked for), or by hand; the same command continues' | tee -a {log:q}; exit $code; }}"
+# For logs of jobs that kill -9 ended, or the kernel where memory was short: neither leaves a word.
+KILLED = (
+    "error: killed (signal 9): out of memory (`resources` in the configuration says how much is asked for), or by hand;"
+    " the same command continues"
 )
 
 # Jobs run the Python that runs Snakemake, whether or not its environment has been activated.

@@ -32,7 +32,9 @@ rule evaluate:
     params:
         dataset=subpath(input.star, parent=True),
         run=subpath(input.config, parent=True),
+        killed=KILLED,
         label=lambda wildcards: model_label(config, wildcards.model),
     shell:
         "python -u -m equipose.evaluate --run {params.run:q} --dataset {params.dataset:q} --label {params.label:q}"
-        " --threads {threads} --jobs-per-gpu {resources.jobs_per_gpu} 2>&1 | tee {log:q}" + SAY_KILLED
+        " --threads {threads} --jobs-per-gpu {resources.jobs_per_gpu} 2>&1 | tee {log:q}"
+        " || {{ code=$?; [ $code != 137 ] || echo {params.killed:q} | tee -a {log:q}; exit $code; }}"

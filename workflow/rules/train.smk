@@ -48,7 +48,9 @@ rule train:
     params:
         dataset=subpath(input.star, parent=True),
         run=subpath(input.config, parent=True),
+        killed=KILLED,
     shell:
         "trap : INT TERM; python -u -m equipose.train --config {input.config:q} --dataset {params.dataset:q}"
         " --output {params.run:q} --threads {threads} --jobs-per-gpu {resources.jobs_per_gpu} 2>&1"
-        " | (trap '' INT TERM; exec tee {log:q})" + SAY_KILLED
+        " | (trap '' INT TERM; exec tee {log:q})"
+        " || {{ code=$?; [ $code != 137 ] || echo {params.killed:q} | tee -a {log:q}; exit $code; }}"
