@@ -199,20 +199,10 @@ def assess(claim: dict[str, Any], results: list[RunResult], confidence: float, s
 
     A ratio is taken on each dataset that both sides have run, and averaged over these.
     """
+    if claim["test"] not in ("rate", "value", "ratio") or claim["number"] not in NUMBERS:
+        raise ConfigError(f"claims: no test `{claim['test']}` with number `{claim['number']}`.")
     chosen = choose(results, claim["of"])
-    if claim["test"] == "rate" and claim["number"] in NUMBERS:
-        values = numbers_of(chosen, claim["number"])
-        if not len(values):
-            return Verdict("not run", np.nan, np.nan, np.nan, 0)
-        estimate, interval = values.mean(), rate_interval(round(values.sum()), len(values), confidence)
-        counts = (len(values),)
-    elif claim["test"] == "value" and claim["number"] in NUMBERS:
-        values = numbers_of(chosen, claim["number"])
-        if not len(values):
-            return Verdict("not run", np.nan, np.nan, np.nan, 0)
-        estimate, interval = float(np.median(values)), bootstrap_interval([values], _median, confidence)
-        counts = (len(values),)
-    elif claim["test"] == "ratio" and claim["number"] in NUMBERS:
+    if claim["test"] == "ratio":
         pairs = _by_dataset(claim["number"], chosen, choose(results, claim["over"]))
         if not pairs:
             return Verdict("not run", np.nan, np.nan, np.nan, 0)
@@ -221,7 +211,14 @@ def assess(claim: dict[str, Any], results: list[RunResult], confidence: float, s
         interval = bootstrap_interval(samples, _mean_ratio, confidence)
         counts = sum(len(pair[0]) for pair in pairs), sum(len(pair[1]) for pair in pairs)
     else:
-        raise ConfigError(f"claims: no test `{claim['test']}` with number `{claim.get('number')}`.")
+        values = numbers_of(chosen, claim["number"])
+        if not len(values):
+            return Verdict("not run", np.nan, np.nan, np.nan, 0)
+        if claim["test"] == "rate":
+            estimate, interval = float(values.mean()), rate_interval(int(values.sum()), len(values), confidence)
+        else:
+            estimate, interval = float(np.median(values)), bootstrap_interval([values], _median, confidence)
+        counts = (len(values),)
     verdict = judge(*interval, claim["between"]) if min(counts) >= seeds else "inconclusive"
     return Verdict(verdict, estimate, *interval, *counts)
 

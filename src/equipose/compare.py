@@ -28,7 +28,7 @@ TOLD_APART = 0.01
 
 OPPOSITE = {"reproduced", "not reproduced"}
 
-NUMBERS = {
+RUN_COLUMNS = {
     "dataset": "dataset",
     "model": "model",
     "seed": "seed",
@@ -52,7 +52,7 @@ def runs_table(results: Path) -> pd.DataFrame:
     """A line for each run under `results` that has been evaluated and whose images have true poses."""
     found = [json.loads(path.read_text()) for path in sorted(results.glob("runs/*/*/seed*/metrics.json"))]
     numbers = pd.json_normalize([metrics for metrics in found if metrics["training"]])
-    return numbers.reindex(columns=list(NUMBERS)).rename(columns=NUMBERS)
+    return numbers.reindex(columns=list(RUN_COLUMNS)).rename(columns=RUN_COLUMNS)
 
 
 def told_apart(ours: pd.Series, theirs: pd.Series) -> bool:

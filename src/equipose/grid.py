@@ -74,7 +74,7 @@ def with_slopes(volume: Tensor, radius: int) -> Tensor:
 def sampled(transform: Callable[[Tensor], Tensor], radius: int, device: torch.device) -> Tensor:
     """Values (m³, 2) of a volume's transform, (n, 3) → (n,) complex, at the grid points; 0 beyond the radius."""
     k = grid_frequencies(radius, device)
-    inside = k.norm(dim=-1) < radius
+    inside = _within(radius, device)
     values = torch.cat([torch.view_as_real(transform(part)) for part in k[inside].split(100_000)])
     volume = values.new_zeros(len(k), 2)
     volume[inside] = values

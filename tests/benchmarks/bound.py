@@ -9,16 +9,14 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from equipose.autoencoder import load_model
 from equipose.cli import run_main, say
 from equipose.evaluate import Poses, score
-from equipose.fourier import to_half_disc
-from equipose.grid import empty_grid, grid_values, grid_volume, insert_images
-from equipose.optics import ctf
+from equipose.grid import grid_values, grid_volume
+from equipose.halves import Half, back_project
 from equipose.particles import read_particles
 from equipose.refinement import refine
 
@@ -38,16 +36,9 @@ class TrueMap(nn.Module):
 def main() -> None:
     run, dataset = map(Path, sys.argv[1:3])
     model, particles = load_model(run / "model.pt"), read_particles(dataset / "particles.star")
-    radius, disc = model.box // 2, model.disc
     model.config = dataclasses.replace(model.config, model=dataclasses.replace(model.config.model, refine_passes=1))
-    grid = empty_grid(radius, torch.device("cpu"))
-    for rows in np.array_split(np.arange(len(particles.images)), len(particles.images) // 200):
-        images = torch.from_numpy(np.array(particles.images[rows], np.float32)) * model.image_scale
-        rotations = torch.from_numpy(particles.rotations[rows]).float()
-        shifts = torch.from_numpy(particles.shifts[rows] / model.voxel_size).float()
-        transfer = ctf(torch.from_numpy(particles.ctf[rows]).float(), disc.k, model.box * model.voxel_size)
-        insert_images(grid, rotations, shifts, disc, to_half_disc(images, disc), transfer)
-    model.decoder = TrueMap(grid_volume(grid), radius)
+    grid = back_project(Half(particles, particles.rotations, particles.shifts))
+    model.decoder = TrueMap(model.image_scale * grid_volume(grid), grid.radius)
     rotations, shifts, _ = refine(model, particles, particles.rotations, particles.shifts, say)
     training = slice(0, model.config.dataset.images)
     bound, _ = score(Poses(rotations, shifts), particles, training)
