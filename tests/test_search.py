@@ -79,11 +79,12 @@ def test_the_match_s_error_is_the_squared_distance_to_the_best_slice(grid, gener
     target, transfer, _, _, disc = images_of(grid, 3, 6, generator)
     orientations, shifts = search.random_rotations(50, generator), torch.randn(20, 2, generator=generator)
     errors, best, shift = search.match(
-        grid_volume(grid), grid.radius, target, transfer, disc, orientations, shifts, kept=4
+        grid_volume(grid), grid.radius, target, transfer, disc, orientations, shifts, weight=0.7, kept=4
     )
     slices = grid_slices(grid_volume(grid), grid.radius, orientations, disc)
     predicted = transfer[:, None, None] * shift_phase(shifts, disc)[:, None] * slices  # (b, s, o, n)
     every = ((target[:, None, None] - predicted).abs().square() * disc.weights).sum(-1)
+    every += 0.7 * shifts.square().sum(-1)[:, None]
     assert torch.allclose(errors, every.amin(1).sort(1).values[:, :4], rtol=1e-3, atol=1e-4 * float(every.max()))
     rows = torch.arange(3)
     assert torch.equal(shift[:, 0], shifts[every[rows, :, best[:, 0]].argmin(1)])
@@ -121,7 +122,7 @@ def test_of_several_candidates_the_one_that_ends_best_is_kept(grid, generator):
     moved = shifts[:, None].expand(-1, 3, -1)
     field = with_slopes(grid_volume(grid), grid.radius)
     measured = [(target, transfer, disc)]
-    found, found_shifts = search.best_refined(field, grid.radius, measured, candidates, moved, iterations=1)
+    found, found_shifts = search.best_refined(field, grid.radius, measured, candidates, moved, weight=0.0, iterations=1)
     assert torch.allclose(found, rotations, atol=1e-4) and torch.allclose(found_shifts, shifts, atol=1e-4)
 
 
@@ -135,9 +136,9 @@ def test_of_many_candidates_a_quarter_outlives_the_first_disc_and_the_last_one_c
     candidates = torch.cat([others, strangers[:, None], rotations[:, None]], 1)
     moved = shifts[:, None].expand(-1, 8, -1)
     measured = [(0.6 * favoured + 0.4 * target, transfer, disc), (target, transfer, disc)]
-    found, _ = search.best_refined(field, grid.radius, measured, candidates, moved, iterations=0)
+    found, _ = search.best_refined(field, grid.radius, measured, candidates, moved, weight=0.0, iterations=0)
     assert torch.equal(found, rotations)
-    alone, _ = search.best_refined(field, grid.radius, measured[:1], candidates, moved, iterations=0)
+    alone, _ = search.best_refined(field, grid.radius, measured[:1], candidates, moved, weight=0.0, iterations=0)
     assert torch.equal(alone, strangers)
 
 
@@ -233,7 +234,9 @@ def search_blobs(generator, steps: int, hypotheses):
             generator,
         )
     orientations = search.random_rotations(2000, generator)
-    _, best, _ = search.match(grid_volume(grid), grid.radius, target, transfer, disc, orientations, shifts, kept=1)
+    _, best, _ = search.match(
+        grid_volume(grid), grid.radius, target, transfer, disc, orientations, shifts, weight=0.0, kept=1
+    )
     return temperature, paper_scores(orientations[best[:, 0]].double().numpy(), rotations.double().numpy())
 
 

@@ -4,7 +4,7 @@ Reads the run's config.json, model.pt and history.csv and the dataset's particle
 run folder, poses.star and volume.mrc (in the run's own frame, consistent with each other), volume_aligned.mrc (in the
 truth's frame), fsc.csv and metrics.json. With `refine_passes` poses and maps are those that refinement ends with, and
 metrics.json scores both the encoder's own poses (`direct`) and the `refined` ones; else the map is the decoder's.
-`confirmed_share` needs no truth: the part of the encoder's poses that a search against the run's own map confirms.
+`confirmed_share` needs no truth: the part of the poses that a search against the run's own map confirms.
 Particles without a truth get nulls, and an aligned volume that is their own.
 
 The aligned volume is evaluated where it is wanted, at a rotated or mirrored frequency grid. The decoder is a continuous
@@ -176,7 +176,7 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
         "seed": config.seed,
         **convergence(pd.read_csv(run / "history.csv"), config.evaluation.converged_mse),
         **scores,
-        "confirmed_share": confirmed_share(model, particles, direct.rotations, direct.shifts),
+        "confirmed_share": confirmed_share(model, particles, exported.rotations, exported.shifts),
         "resolution": resolution,
         "fsc_rule": FSC_RULE,
     }

@@ -113,6 +113,11 @@ def insert_images(
     insert_slices(grid, rotations, disc, transfer * centred, transfer**2)
 
 
+def without(grid: FourierGrid, part: FourierGrid) -> FourierGrid:
+    """The sums over all images but those of `part`."""
+    return FourierGrid(grid.radius, grid.signal - part.signal, grid.power - part.power)
+
+
 def blend(grid: FourierGrid, new: FourierGrid, rate: float, within: float) -> None:
     """Move the sums towards `new` by `rate`, at the shells up to `within`; a running mean over mini-batches."""
     inside = _shells(grid.radius, grid.power.device) <= within

@@ -196,6 +196,7 @@ def _matched(
     target, transfer = _measured(model, images, parameters, disc)
     white = search.whitened(disc, state.spectrum)
     orientations = search.spread_rotations(config.refine_orientations, generator)
+    weight = search.shift_weight(_deviation(model))
     _, best, shifts = search.match(
         volume,
         radius,
@@ -204,10 +205,11 @@ def _matched(
         white,
         orientations,
         search.trial_shifts(model.config, config.last_radius, model.frequencies.device),
+        weight,
         config.candidates,
     )
     measured = [(target, transfer, white)]
-    return search.best_refined(field, radius, measured, orientations[best], shifts, config.refine_iterations)
+    return search.best_refined(field, radius, measured, orientations[best], shifts, weight, config.refine_iterations)
 
 
 def _fit(

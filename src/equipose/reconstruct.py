@@ -30,7 +30,7 @@ from equipose.grid import FourierGrid, grid_volume, real_map
 from equipose.halves import Half, back_project, bring_together, read_half
 from equipose.local_resolution import local_resolution
 from equipose.particles import ANGLES, ORIGINS, SUBSET, Selection, as_written, chosen_rows, read_tables, write_star
-from equipose.refinement import JUDGED
+from equipose.refinement import judged
 from equipose.rotations import to_relion_angles
 from equipose.structures import write_map
 
@@ -86,7 +86,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     with whole_file(output / "examples.npz") as path, open(path, "wb") as file:
         np.savez(file, **examples(halves[0], grids[0], shells, scores[0]))
     write_star(output / "poses.star", *pose_tables(Path(configs[0].star), halves, scores, configs[0].limits))
-    judged = [json.loads((run / "metrics.json").read_text()) for run in runs]
+    scored = [json.loads((run / "metrics.json").read_text()) for run in runs]
     summary = {
         "star": configs[0].star,
         "particles": [len(half.rotations) for half in halves],
@@ -104,8 +104,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "agree_within_degrees": AGREES,
         "second_half_was_in_hand": alignment.hand,
         "hand": "undetermined",
-        "confirmed_share": [metrics["confirmed_share"] for metrics in judged],
-        "confirmed_images": [min(JUDGED, len(half.rotations)) for half in halves],
+        "confirmed_share": [metrics["confirmed_share"] for metrics in scored],
+        "confirmed_images": [judged(len(half.rotations)) for half in halves],
         "correlation": _quartiles(np.concatenate(scores)),
     }
     with whole_file(output / "reconstruction.json") as path:

@@ -4,8 +4,12 @@ An encoder answers for all images at once and errs a little for each (semi-amort
 pass, Gauss-Newton steps lead from the pose that an image has, and from the best matches of a search, to the nearest
 optima, the best of which goes on; all images then make the next volume, CTF-weighted, which the next pass compares
 with. Where noise is strong, the first volumes leave many images in a wrong pose, and later ones find them.
+
+An image's own noise is in the map that it helped to make, at the pose that it had: compared with that map, it would
+keep a wrong pose. So a part of the images at a time is compared with the map of all the others.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -16,7 +20,7 @@ from torch import Tensor
 from equipose import search
 from equipose.autoencoder import Autoencoder
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.grid import empty_grid, grid_volume, insert_images, sampled, with_slopes
+from equipose.grid import FourierGrid, empty_grid, grid_volume, insert_images, sampled, with_slopes, without
 from equipose.metrics import CONSISTENT
 from equipose.optics import ctf
 from equipose.particles import Particles
@@ -27,8 +31,10 @@ BATCH = 200
 FIRST_PASS = 0.75
 """Of the last pass's shells, the first of several passes sees this part: its volume, and so its poses, are vague."""
 
-JUDGED = 1000
-"""Images by which a run is judged without a truth."""
+PARTS = 20
+"""Of the images, each of which is compared with the map of the others. At SNR 0.1 one pass with it, and with the
+shifts' distribution, took 1,000 images of the spliceosome from MSE 0.14 to 0.09, and without both to 0.13.
+"""
 
 
 @torch.no_grad()
@@ -42,47 +48,55 @@ def refine(
     """
     device, radius = model.frequencies.device, model.box // 2
     generator, passes = torch.Generator(device).manual_seed(model.config.seed), model.config.model.refine_passes
-    turned = torch.tensor(rotations, dtype=torch.float32, device=device)
-    moved = torch.tensor(shifts / model.voxel_size, dtype=torch.float32, device=device)
-    volume = sampled(model.decoder, radius, device)
+    turned, moved = _on_device(model, rotations, shifts)
+    volume, grid = sampled(model.decoder, radius, device), None
     for refine_pass in range(passes):
         started, following = time.perf_counter(), empty_grid(radius, device)
         part = refine_pass / (passes - 1) if passes > 1 else 1.0
         resolution = FIRST_PASS + part * (1 - FIRST_PASS)
-        field = with_slopes(volume, radius)
-        for number, rows in enumerate(torch.arange(len(turned), device=device).split(BATCH), start=1):
-            batch = _read(model, particles, rows)
-            turned[rows], moved[rows] = _best_pose(
-                model, volume, field, resolution, batch, turned[rows], moved[rows], generator
-            )
-            target, transfer, _ = _measured(batch, model.disc)
-            insert_images(following, turned[rows], moved[rows], model.disc, target, transfer)
-            if number % 10 == 0:
-                left = (time.perf_counter() - started) * (len(turned) / (int(rows[-1]) + 1) - 1)
-                say(f"refinement {refine_pass + 1}/{passes}: {int(rows[-1]) + 1} images, {left:.0f} s left")
-        volume = grid_volume(following)
+        for some in torch.arange(len(turned), device=device).chunk(PARTS):
+            if grid is not None:
+                volume = grid_volume(without(grid, _back_projected(model, particles, some, turned, moved)))
+            field = with_slopes(volume, radius)
+            for rows in some.split(BATCH):
+                batch = _read(model, particles, rows)
+                poses = _best_pose(model, field, resolution, batch, turned[rows], moved[rows], generator)
+                turned[rows], moved[rows] = poses
+                insert_images(following, *poses, *_coefficients(batch, model.disc))
+            done = int(some[-1]) + 1
+            left = (time.perf_counter() - started) * (len(turned) / done - 1)
+            say(f"refinement {refine_pass + 1}/{passes}: {done} images, {left:.0f} s left")
+        grid, volume = following, grid_volume(following)
     return turned.double().cpu().numpy(), moved.double().cpu().numpy() * model.voxel_size, volume
 
 
 @torch.no_grad()
 def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndarray, shifts: np.ndarray) -> float:
-    """Part of the first images whose poses (as for `refine`) a search against the model's own volume confirms.
+    """Part of the `judged` first images whose poses (as for `refine`) a search confirms.
 
-    Needs no truth. Where the images of a volume are split over both hands, each of them has two poses that explain it
-    alike; where it has not formed, the search finds any other pose as good.
+    The search is against the model's own volume or, if the poses were refined, against the map of all other images at
+    theirs. Needs no truth. Where the images of a volume are split over both hands, each of them has two poses that
+    explain it alike; where it has not formed, the search finds any other pose as good.
     """
     device, radius, kept = model.frequencies.device, model.box // 2, 0
     generator = torch.Generator(device).manual_seed(model.config.seed)
-    volume = sampled(model.decoder, radius, device)
+    turned, moved = _on_device(model, rotations, shifts)
+    first, others = torch.arange(len(turned), device=device).tensor_split([judged(len(turned))])
+    if model.config.model.refine_passes:
+        volume = grid_volume(_back_projected(model, particles, others, turned, moved))
+    else:
+        volume = sampled(model.decoder, radius, device)
     field = with_slopes(volume, radius)
-    images = min(JUDGED, len(rotations))
-    for rows in torch.arange(images, device=device).split(BATCH):
-        part = rows.cpu().numpy()
-        own = torch.tensor(rotations[part], dtype=torch.float32, device=device)
-        moved = torch.tensor(shifts[part] / model.voxel_size, dtype=torch.float32, device=device)
-        best, _ = _best_pose(model, volume, field, 1.0, _read(model, particles, rows), own, moved, generator)
-        kept += int(((best - own).square().sum((1, 2)) < CONSISTENT).sum())
-    return kept / images
+    for rows in first.split(BATCH):
+        batch = _read(model, particles, rows)
+        best, _ = _best_pose(model, field, 1.0, batch, turned[rows], moved[rows], generator)
+        kept += int(((best - turned[rows]).square().sum((1, 2)) < CONSISTENT).sum())
+    return kept / len(first)
+
+
+def judged(images: int) -> int:
+    """Of so many images, those by which a run is judged without a truth."""
+    return min(1000, math.ceil(images / 2))
 
 
 Batch = tuple[Tensor, Tensor, float]
@@ -96,15 +110,32 @@ def _read(model: Autoencoder, particles: Particles, rows: Tensor) -> Batch:
     return images, parameters, model.box * model.voxel_size
 
 
-def _measured(batch: Batch, disc: HalfDisc) -> tuple[Tensor, Tensor, HalfDisc]:
-    """Coefficients and CTFs (b, n) at the disc's frequencies, and the disc."""
+def _on_device(model: Autoencoder, rotations: np.ndarray, shifts: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Rotations (n, 3, 3), and shifts (n, 2) given in Å, in pixels."""
+    device = model.frequencies.device
+    turned = torch.tensor(rotations, dtype=torch.float32, device=device)
+    return turned, torch.tensor(shifts / model.voxel_size, dtype=torch.float32, device=device)
+
+
+def _back_projected(
+    model: Autoencoder, particles: Particles, rows: Tensor, rotations: Tensor, shifts: Tensor
+) -> FourierGrid:
+    """The sums over these rows of the particles, at their poses of all."""
+    grid = empty_grid(model.box // 2, rows.device)
+    for part in rows.split(BATCH):
+        images = _coefficients(_read(model, particles, part), model.disc)
+        insert_images(grid, rotations[part], shifts[part], *images)
+    return grid
+
+
+def _coefficients(batch: Batch, disc: HalfDisc) -> tuple[HalfDisc, Tensor, Tensor]:
+    """The disc, and coefficients and CTFs (b, n) at its frequencies."""
     images, parameters, side = batch
-    return to_half_disc(images, disc), ctf(parameters, disc.k, side), disc
+    return disc, to_half_disc(images, disc), ctf(parameters, disc.k, side)
 
 
 def _best_pose(
     model: Autoencoder,
-    volume: Tensor,
     field: Tensor,
     resolution: float,
     batch: Batch,
@@ -114,14 +145,18 @@ def _best_pose(
 ) -> tuple[Tensor, Tensor]:
     """The given poses and the best matches of some thousand spread ones, all refined: the best of each image.
 
-    `field` (m³, 8) is the `volume` with its slopes. A `resolution` below 1 takes that part of the configured shells,
+    `field` (m³, 8) is the volume with its slopes. A `resolution` below 1 takes that part of the configured shells,
     which fewer orientations tell apart.
     """
     config, radius, device = model.config.model.search, model.box // 2, rotations.device
-    radii = [resolution * shells for shells in config.refine_radii]
-    measured = [_measured(batch, half_disc(model.box, shells).to(device)) for shells in radii]
+    discs = [half_disc(model.box, resolution * shells).to(device) for shells in config.refine_radii]
+    measured = [(target, transfer, disc) for disc, target, transfer in (_coefficients(batch, disc) for disc in discs)]
+    _, _, errors = search.refine_poses(field, radius, *measured[0], rotations, shifts, 0)
+    noise = float(errors.median() / discs[0].weights.sum())
+    weight = search.shift_weight(search.shift_deviation(model.config.dataset), noise)
     orientations = search.spread_rotations(round(config.refine_orientations * resolution**3), generator)
-    trial_shifts = search.trial_shifts(model.config, radii[0], device)
-    _, best, moved = search.match(volume, radius, *measured[0], orientations, trial_shifts, config.candidates)
-    candidates = torch.cat([rotations[:, None], orientations[best]], 1), torch.cat([shifts[:, None], moved], 1)
-    return search.best_refined(field, radius, measured, *candidates, config.refine_iterations)
+    trial_shifts = search.trial_shifts(model.config, resolution * config.refine_radii[0], device)
+    volume = field[:, :2].contiguous()
+    _, best, found = search.match(volume, radius, *measured[0], orientations, trial_shifts, weight, config.candidates)
+    candidates = torch.cat([rotations[:, None], orientations[best]], 1), torch.cat([shifts[:, None], found], 1)
+    return search.best_refined(field, radius, measured, *candidates, weight, config.refine_iterations)

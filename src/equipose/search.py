@@ -58,6 +58,15 @@ def shift_deviation(dataset: DatasetConfig) -> float:
     return dataset.shift_std / dataset.voxel_size
 
 
+def shift_weight(deviation: float, noise: float = 1.0) -> float:
+    """What a squared pixel of shift adds to an image's squared error, its negative log posterior times 2 `noise`.
+
+    `noise` is the mean squared error a coefficient, 1 for whitened ones; shifts have a normal distribution with this
+    standard `deviation`, in pixels.
+    """
+    return noise / max(deviation, 0.1) ** 2
+
+
 def trial_shifts(run: RunConfig, radius: float, device: torch.device) -> Tensor:
     """Shifts (s, 2) in pixels within three standard deviations, as far apart as shells up to `radius` can tell.
 
@@ -107,7 +116,7 @@ def search_step(
     rotations = spread_rotations(orientations, generator)
     slices = grid_slices(grid_volume(grid), grid.radius, rotations, disc)
     white = whitened(disc, spectrum)
-    prior = shifts.square().sum(-1) / (2 * max(deviation, 0.1) ** 2)
+    prior = shift_weight(deviation) * shifts.square().sum(-1) / 2
     signal = slices.new_zeros(len(slices), 2 * len(disc.k), dtype=torch.float32)
     power = torch.zeros_like(signal[:, ::2])
     squares, weighed = torch.zeros_like(power[0]), torch.zeros_like(temperature)
@@ -159,16 +168,19 @@ def match(
     disc: HalfDisc,
     orientations: Tensor,
     shifts: Tensor,
+    weight: float,
     kept: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each image against every orientation and shift: squared errors, indices, shifts of the `kept` best orientations.
 
-    ‖Î - CTF T P‖² = ‖Î‖² + ‖CTF P‖² - 2 Re⟨CTF T* Î, P⟩.
+    ‖Î - CTF T P‖² = ‖Î‖² + ‖CTF P‖² - 2 Re⟨CTF T* Î, P⟩, to which a shift adds its `shift_weight`.
     """
+    beyond = weight * shifts.square().sum(-1, keepdim=True) / 2
     slices, found = grid_slices(volume, radius, orientations, disc), []  # (o, n)
     images = max(1, AT_ONCE // (len(shifts) * len(slices)))
     for target_part, transfer_part in zip(target.split(images), transfer.split(images), strict=True):
         overlap, power = overlaps(slices, target_part, transfer_part, disc, shifts)
+        overlap -= beyond
         nearest = overlap.amax(dim=1)  # (b, o): at each orientation's best shift
         total = (target_part.abs() ** 2 * disc.weights).sum(-1, keepdim=True)
         error, best = (total + power - 2 * nearest).topk(kept, dim=1, largest=False)
@@ -239,13 +251,14 @@ def best_refined(
     measured: list[tuple[Tensor, Tensor, HalfDisc]],
     rotations: Tensor,
     shifts: Tensor,
+    weight: float,
     iterations: int,
 ) -> tuple[Tensor, Tensor]:
     """Several poses an image, rotations (b, c, 3, 3) and shifts (b, c, 2), all refined: the best, (b, 3, 3) and (b, 2).
 
     `measured` are coefficients, CTFs (b, n) and the disc they belong to, one after the other, of growing radius: at low
     radius a pose is drawn from afar, and at high radius its error tells the right pose from others. After each disc
-    but the last, the better quarter of an image's poses goes on.
+    but the last, the better quarter of an image's poses goes on. Shifts add their `shift_weight` to the errors.
     """
     for number, (target, transfer, disc) in enumerate(measured, start=1):
         count = rotations.shape[1]
@@ -253,6 +266,7 @@ def best_refined(
         flat = rotations.flatten(0, 1), shifts.flatten(0, 1)
         refined = refine_poses(field, radius, *repeated, disc, *flat, iterations)
         rotations, shifts, errors = (part.unflatten(0, (-1, count)) for part in refined)
+        errors = errors + weight * shifts.square().sum(-1)
         kept = math.ceil(count / 4) if number < len(measured) else 1
         best = errors.topk(kept, dim=1, largest=False).indices
         rows = torch.arange(len(target), device=target.device)[:, None]
