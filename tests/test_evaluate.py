@@ -234,7 +234,7 @@ def test_refinement_corrects_rough_poses_and_finds_lost_ones(monkeypatch, small_
         assert direct["median_degrees"] > 4 and direct["mse"] > 0.5
         assert refined["median_degrees"] < 1 and refined["mse"] < 0.3 and refined["hand"] == hand
         assert refined["shift_rmse_angstrom"] < 1
-    assert metrics["confirmed_share"] == pytest.approx(0.75, abs=0.04)  # known without the truth
+    assert metrics["confirmed_share"] > 0.9  # of the refined poses, by the map of the other images
     exported = read_particles(run / "poses.star")
     aligned = frame(hand).rotations(exported.rotations)
     truth = read_particles(dataset / "particles.star").rotations

@@ -79,7 +79,7 @@ def test_the_match_s_error_is_the_squared_distance_to_the_best_slice(grid, gener
     target, transfer, _, _, disc = images_of(grid, 3, 6, generator)
     orientations, shifts = search.random_rotations(50, generator), torch.randn(20, 2, generator=generator)
     errors, best, shift = search.match(
-        grid_volume(grid), grid.radius, target, transfer, disc, orientations, shifts, weight=0.7, kept=4
+        grid_volume(grid), grid.radius, target, transfer, disc, orientations, shifts, 0.7, 4, torch.float32
     )
     slices = grid_slices(grid_volume(grid), grid.radius, orientations, disc)
     predicted = transfer[:, None, None] * shift_phase(shifts, disc)[:, None] * slices  # (b, s, o, n)
@@ -235,7 +235,7 @@ def search_blobs(generator, steps: int, hypotheses):
         )
     orientations = search.random_rotations(2000, generator)
     _, best, _ = search.match(
-        grid_volume(grid), grid.radius, target, transfer, disc, orientations, shifts, weight=0.0, kept=1
+        grid_volume(grid), grid.radius, target, transfer, disc, orientations, shifts, 0.0, 1, torch.float32
     )
     return temperature, paper_scores(orientations[best[:, 0]].double().numpy(), rotations.double().numpy())
 

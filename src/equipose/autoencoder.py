@@ -20,7 +20,10 @@ CPU_POINTS, CPU_VALUES, GPU_POINTS = 2**14, 2**21, 2**18
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder of one run. `image_scale` multiplies images before they meet either."""
+    """Encoder and decoder of one run. `image_scale` multiplies images before they meet either.
+
+    `dtype` is what is computed in where some digits do not count.
+    """
 
     def __init__(self, config: RunConfig, image_scale: float) -> None:
         super().__init__()
@@ -29,6 +32,7 @@ class Autoencoder(nn.Module):
         self.box = config.dataset.box
         self.voxel_size = config.dataset.voxel_size
         model = dataclasses.replace(config.model, precision=usable_precision(config.model.precision))
+        self.dtype = getattr(torch, model.precision)
         self.encoder = ENCODERS[model.encoder](model, self.box)
         self.decoder = FourierNet(
             self.box, model.decoder_width, model.decoder_layers, model.decoder_omega, model.precision

@@ -207,6 +207,7 @@ def _matched(
         search.trial_shifts(model.config, config.last_radius, model.frequencies.device),
         weight,
         config.candidates,
+        model.dtype,
     )
     measured = [(target, transfer, white)]
     return search.best_refined(field, radius, measured, orientations[best], shifts, weight, config.refine_iterations)

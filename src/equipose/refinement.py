@@ -110,6 +110,16 @@ def _read(model: Autoencoder, particles: Particles, rows: Tensor) -> Batch:
     return images, parameters, model.box * model.voxel_size
 
 
+def growing_radii(radii: list[float], last: float) -> list[float]:
+    """The radii, and after them as many as it takes to reach the `last`, each at most twice the one before.
+
+    Half the radius tells a pose well enough to follow it from there.
+    """
+    while radii[-1] < last:
+        radii = [*radii, min(2 * radii[-1], last)]
+    return radii
+
+
 def _on_device(model: Autoencoder, rotations: np.ndarray, shifts: np.ndarray) -> tuple[Tensor, Tensor]:
     """Rotations (n, 3, 3), and shifts (n, 2) given in Å, in pixels."""
     device = model.frequencies.device
@@ -145,18 +155,21 @@ def _best_pose(
 ) -> tuple[Tensor, Tensor]:
     """The given poses and the best matches of some thousand spread ones, all refined: the best of each image.
 
-    `field` (m³, 8) is the volume with its slopes. A `resolution` below 1 takes that part of the configured shells,
-    which fewer orientations tell apart.
+    `field` (m³, 8) is the volume with its slopes. A `resolution` below 1 takes that part of the shells, which fewer
+    orientations tell apart.
     """
     config, radius, device = model.config.model.search, model.box // 2, rotations.device
-    discs = [half_disc(model.box, resolution * shells).to(device) for shells in config.refine_radii]
+    radii = growing_radii([resolution * shells for shells in config.refine_radii], resolution * radius)
+    discs = [half_disc(model.box, shells).to(device) for shells in radii]
     measured = [(target, transfer, disc) for disc, target, transfer in (_coefficients(batch, disc) for disc in discs)]
     _, _, errors = search.refine_poses(field, radius, *measured[0], rotations, shifts, 0)
     noise = float(errors.median() / discs[0].weights.sum())
     weight = search.shift_weight(search.shift_deviation(model.config.dataset), noise)
     orientations = search.spread_rotations(round(config.refine_orientations * resolution**3), generator)
-    trial_shifts = search.trial_shifts(model.config, resolution * config.refine_radii[0], device)
+    trial_shifts = search.trial_shifts(model.config, radii[0], device)
     volume = field[:, :2].contiguous()
-    _, best, found = search.match(volume, radius, *measured[0], orientations, trial_shifts, weight, config.candidates)
+    _, best, found = search.match(
+        volume, radius, *measured[0], orientations, trial_shifts, weight, config.candidates, model.dtype
+    )
     candidates = torch.cat([rotations[:, None], orientations[best]], 1), torch.cat([shifts[:, None], found], 1)
     return search.best_refined(field, radius, measured, *candidates, weight, config.refine_iterations)
