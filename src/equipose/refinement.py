@@ -28,8 +28,13 @@ from equipose.particles import Particles
 BATCH = 200
 """Images refined at once."""
 
-FIRST_PASS = 0.75
-"""Of the last pass's shells, the first of several passes sees this part: its volume, and so its poses, are vague."""
+FIRST_PASS, RISING = 0.75, 3
+"""Of all shells, the first of several passes sees this part, since its volume, and so its poses, are vague; so many
+passes later, or with the last one, poses are told by all.
+"""
+
+SETTLED = 0.001
+"""Share of the images that a pass with all shells finds in another place, below which no other pass follows."""
 
 PARTS = 20
 """Of the images, each of which is compared with the map of the others. At SNR 0.1 one pass with it, and with the
@@ -41,7 +46,7 @@ shifts' distribution, took 1,000 images of the spliceosome from MSE 0.14 to 0.09
 def refine(
     model: Autoencoder, particles: Particles, rotations: np.ndarray, shifts: np.ndarray, say: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray, Tensor]:
-    """Poses of all particles after the model's `refine_passes`, and the volume at the points of a grid of radius L/2.
+    """Poses of all particles after at most `refine_passes`, and the volume at the points of a grid of radius L/2.
 
     `rotations` (n, 3, 3) and `shifts` (n, 2), Å of the content from pixel L/2, are where the first pass starts, and of
     the same kind as what is returned.
@@ -52,8 +57,8 @@ def refine(
     volume, grid = sampled(model.decoder, radius, device), None
     for refine_pass in range(passes):
         started, following = time.perf_counter(), empty_grid(radius, device)
-        part = refine_pass / (passes - 1) if passes > 1 else 1.0
-        resolution = FIRST_PASS + part * (1 - FIRST_PASS)
+        part = min(1.0, refine_pass / min(passes - 1, RISING)) if passes > 1 else 1.0
+        resolution, elsewhere = FIRST_PASS + part * (1 - FIRST_PASS), 0
         for some in torch.arange(len(turned), device=device).chunk(PARTS):
             if grid is not None:
                 volume = grid_volume(without(grid, _back_projected(model, particles, some, turned, moved)))
@@ -61,12 +66,15 @@ def refine(
             for rows in some.split(BATCH):
                 batch = _read(model, particles, rows)
                 poses = _best_pose(model, field, resolution, batch, turned[rows], moved[rows], generator)
+                elsewhere += int(((poses[0] - turned[rows]).square().sum((1, 2)) > CONSISTENT).sum())
                 turned[rows], moved[rows] = poses
                 insert_images(following, *poses, *_coefficients(batch, model.disc))
             done = int(some[-1]) + 1
             left = (time.perf_counter() - started) * (len(turned) / done - 1)
             say(f"refinement {refine_pass + 1}/{passes}: {done} images, {left:.0f} s left")
         grid, volume = following, grid_volume(following)
+        if part == 1 and elsewhere < SETTLED * len(turned):
+            break
     return turned.double().cpu().numpy(), moved.double().cpu().numpy() * model.voxel_size, volume
 
 
