@@ -27,11 +27,15 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 ReturnToService=2
+MinJobAge=86400
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 GresTypes=gpu
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=4000 Gres=gpu:1
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=4000 Gres=gpu:1
 PartitionName=cpu Nodes=node[1-2] Default=YES
 PartitionName=gpu Nodes=node[1-2]
+PartitionName=urgent Nodes=node[1-2] PriorityTier=10
 """
 
 
@@ -82,6 +86,16 @@ class Cluster:
         columns = "JobID:|,Comment:|,State:|,NodeList:|,tres-per-job:|,TimeLimit:|,TimeUsed:|,RestartCnt:|,"
         listed = self.ask("squeue", "--states=all", "-hSi", "-O", columns)
         return [line.split("|")[:-1] for line in listed.splitlines()]
+
+    def restore(self) -> None:
+        """All daemons run, all nodes are back, no job is left."""
+        for daemon, process in self.running.items():
+            if process.poll() is not None:
+                self.start(daemon)
+        self.cancel_all()
+        for node in NODES:
+            self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        self.wait_for_idle_nodes()
 
     def wait_for_idle_nodes(self) -> None:
         _wait_until(

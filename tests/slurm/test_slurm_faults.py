@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 from broken_runs import assert_equal_runs, starts
-from cluster import Cluster
+from cluster import NODES, Cluster
 from sending import ROOT, RUNS, SITE, log_of, start, wait_for
 
-EVERY = 20
+EVERY, STEPS = 20, 300
+MOST_SECONDS = 600
 SINGLE, LONG = ((ROOT / "tests/slurm" / name,) for name in ("single.yaml", "long.yaml"))
 RUN = Path("results/smoke/runs") / RUNS / "seed0"
 JOB = "rule_run_evaluate_train"
@@ -45,9 +46,12 @@ class Sent:
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self.folder, self.run = cluster, folder, folder / RUN
         self.before = len(cluster.jobs())
-        self.snakemake = start(folder, cluster.environment, *SITE, presets=SINGLE)
+        self.send()
         self.wait_for_step(2 * EVERY)
         ((self.job, self.node),) = [(job[0], job[3]) for job in self.jobs() if job[1] == JOB and job[2] == "RUNNING"]
+
+    def send(self) -> None:
+        self.snakemake = start(self.folder, self.cluster.environment, *SITE, presets=SINGLE)
 
     def wait_for_step(self, step: int) -> None:
         while f"step {step}/" not in log_of(self.folder, 0):
@@ -60,7 +64,9 @@ class Sent:
 
     def finish(self) -> None:
         """Wait for the end. Slurm lets a job that it starts again rest for two minutes, which the test does not."""
+        end = time.monotonic() + MOST_SECONDS
         while self.snakemake.poll() is None:
+            assert time.monotonic() < end, (self.folder / "snakemake.log").read_text()
             if any(job[:3:2] == [self.job, "PENDING"] for job in self.jobs()):
                 self.cluster.ask("scontrol", "update", f"JobId={self.job}", "StartTime=now")
             time.sleep(1)
@@ -76,7 +82,7 @@ def sent(cluster: Cluster, prepared: Path, tmp_path: Path) -> Iterator[Sent]:
     yield sent
     sent.snakemake.kill()
     sent.snakemake.wait()
-    cluster.cancel_all()
+    cluster.restore()
 
 
 def processes_of(job: str) -> list[int]:
@@ -123,6 +129,28 @@ def test_requeue(sent: Sent, whole: Path, note: Callable[..., None]) -> None:
     note("Slurm: `scontrol requeue` at step 40", "SIGTERM, checkpoint; Slurm starts the same job again", sent.run)
 
 
+def test_preemption(sent: Sent, whole: Path, note: Callable[..., None]) -> None:
+    """A partition of higher priority wants both GPUs for some seconds."""
+    for _ in NODES:
+        sent.cluster.ask("sbatch", "--partition=urgent", "--gpus=1", "--comment=urgent", "--wrap=sleep 5")
+    sent.finish()
+    ours = [job for job in sent.jobs() if job[1] == JOB]
+    assert len(sent.jobs()) == 1 + len(NODES) and [(job[2], job[7]) for job in ours] == [("COMPLETED", "1")]
+    assert_little_was_lost(sent, whole)
+    note("Slurm: preempted at step 40", "SIGTERM, checkpoint; Slurm starts the same job again", sent.run)
+
+
+def test_kill_9_of_snakemake(sent: Sent, whole: Path, note: Callable[..., None]) -> None:
+    """Its job trains on; the same command sends another, which waits for that one."""
+    sent.snakemake.kill()
+    sent.snakemake.wait()
+    sent.send()
+    sent.finish()
+    assert_equal_runs(sent.run, whole)
+    assert starts(sent.run)[0] == 0 and all(step == STEPS for step in starts(sent.run)[1:])  # nothing twice
+    note("Slurm: kill -9 of Snakemake at step 40", "its job trains on; same command waits for it", sent.run)
+
+
 @pytest.mark.parametrize("how", ["dies", "is cut off"])
 def test_a_lost_node(sent: Sent, whole: Path, how: str, note: Callable[..., None]) -> None:
     """With all that ran on it, or alive behind a broken network: its job trains on while Slurm starts it elsewhere."""
@@ -134,16 +162,13 @@ def test_a_lost_node(sent: Sent, whole: Path, how: str, note: Callable[..., None
     sent.cluster.ask("scontrol", "update", f"NodeName={sent.node}", "State=DOWN", "Reason=lost")
     sent.finish()
     ((job, state, node, restarts),) = [(job[0], job[2], job[3], job[7]) for job in sent.jobs()]
-    sent.cluster.start(sent.node)
-    sent.cluster.ask("scontrol", "update", f"NodeName={sent.node}", "State=RESUME")
-    sent.cluster.wait_for_idle_nodes()
     assert (job, state, restarts) == (sent.job, "COMPLETED", "1") and node != sent.node
     assert_equal_runs(sent.run, whole)
     if how == "dies":
         assert_little_was_lost(sent, whole)
         happened = "Slurm starts the job on another node"
     else:
-        assert starts(sent.run) in ([0], [0, 300])
+        assert starts(sent.run) in ([0], [0, STEPS])
         happened = "the job on another node waits for the end of this one"
     note(f"Slurm: the node {how} at step 40", happened, sent.run)
 
