@@ -1,0 +1,69 @@
+"""What refinement compares images with, and for how long; what it reaches is in test_evaluate.py."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from equipose import refinement
+from equipose.autoencoder import Autoencoder
+from equipose.grid import FourierGrid, grid_volume
+from equipose.particles import read_particles
+
+
+@pytest.mark.parametrize(
+    ("radii", "last", "all_of_them"),
+    [([10, 13, 16], 16, [10, 13, 16]), ([12, 16], 32, [12, 16, 32]), ([9, 12], 40, [9, 12, 24, 40]), ([16], 8, [16])],
+)
+def test_radii_grow_to_the_last_shell_by_twice_at_most(radii, last, all_of_them):
+    assert refinement.growing_radii(radii, last) == all_of_them
+
+
+def test_images_are_compared_with_the_map_of_all_others(monkeypatch, small_run, simulated_dataset):
+    """Else an image's noise, which is in the map at the pose that it had, would hold it there."""
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    run = small_run("d4_l2", 32)
+    model = Autoencoder(dataclasses.replace(run, model=dataclasses.replace(run.model, refine_passes=2)), 1.0)
+    seen = []
+
+    def stay(model, field, resolution, batch, rotations, shifts, generator):
+        seen.append((len(rotations), field))
+        return rotations, shifts
+
+    monkeypatch.setattr(refinement, "_best_pose", stay)
+    rotations, shifts, volume = refinement.refine(
+        model, particles, particles.rotations, particles.shifts, lambda _: None
+    )
+    assert np.allclose(rotations, particles.rotations, atol=1e-6)
+
+    turned, moved = refinement._on_device(model, particles.rotations, particles.shifts)
+    every = torch.arange(len(turned))
+    assert torch.allclose(volume, grid_volume(refinement._back_projected(model, particles, every, turned, moved)))
+    first_pass, second_pass = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert all(torch.equal(field, first_pass[0][1]) for _, field in first_pass)  # the model's own volume
+    start = 0
+    for count, field in second_pass:
+        parts = [every[:start], every[start + count :]]
+        grids = [refinement._back_projected(model, particles, rows, turned, moved) for rows in parts if len(rows)]
+        others = FourierGrid(16, sum(grid.signal for grid in grids), sum(grid.power for grid in grids))
+        inside = others.power > 0
+        assert torch.allclose(field[inside, :2], grid_volume(others)[inside], rtol=1e-2, atol=0.05)
+        start += count
+    assert start == len(every)
+
+
+def test_passes_end_when_poses_have_settled(monkeypatch, small_run, simulated_dataset):
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    run = small_run("d4_l2", 32)
+    model = Autoencoder(dataclasses.replace(run, model=dataclasses.replace(run.model, refine_passes=9)), 1.0)
+    parts = len(torch.arange(len(particles.images)).chunk(refinement.PARTS))
+    resolutions = []
+
+    def move_in_five_passes(model, field, resolution, batch, rotations, shifts, generator):
+        resolutions.append(resolution)
+        return (-rotations if len(resolutions) <= 5 * parts else rotations), shifts
+
+    monkeypatch.setattr(refinement, "_best_pose", move_in_five_passes)
+    refinement.refine(model, particles, particles.rotations, particles.shifts, lambda _: None)
+    assert resolutions[::parts] == pytest.approx([0.75, 0.75 + 0.25 / 3, 0.75 + 0.5 / 3, 1.0, 1.0, 1.0])
