@@ -67,12 +67,12 @@ def shift_weight(deviation: float, noise: float = 1.0) -> float:
     return noise / max(deviation, 0.1) ** 2
 
 
-def trial_shifts(run: RunConfig, radius: float, device: torch.device) -> Tensor:
-    """Shifts (s, 2) in pixels within three standard deviations, as far apart as shells up to `radius` can tell.
+def trial_shifts(run: RunConfig, radius: float, device: torch.device, deviations: float = 3.0) -> Tensor:
+    """Shifts (s, 2) in pixels within so many standard deviations, as far apart as shells up to `radius` can tell.
 
     That is a quarter of the last shell's wavelength, and at least a pixel.
     """
-    reach = 3 * shift_deviation(run.dataset)
+    reach = deviations * shift_deviation(run.dataset)
     spacing = max(1.0, run.dataset.box / (4 * radius))
     count = math.ceil(reach / spacing)
     axis = spacing * torch.arange(-count, count + 1, device=device, dtype=torch.float32)
