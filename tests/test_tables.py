@@ -78,10 +78,45 @@ def test_the_mean_is_over_the_three_best_seeds_by_mse_with_the_population_standa
     assert row["counted"] == "0,3,2"
 
 
+def write_log(results: Path, model: str, seed: int, text: str) -> None:
+    path = results / f"logs/train/80s_snr1/{model}/seed{seed}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
 def test_the_percentage_that_converged_is_over_all_seeds(config, tmp_path):
     for seed, mse in enumerate([0.01, 2.5, 2.6, 2.7]):
         write_run(tmp_path, "80s_snr1", "d4_l2", seed, mse)
     assert table_of(config, "table1", tmp_path).loc["d4_l2", "converged_percent"] == 25
+
+
+def test_seeds_that_were_never_run_or_are_running_are_left_out_of_the_percentage_and_named_in_every_format(
+    config, tmp_path
+):
+    """Seed 0 converged, 1 failed, 2 is at its training, 3 was never started: 1 of 2."""
+    write_run(tmp_path, "80s_snr1", "d4_l2", 0, 0.01)
+    write_log(tmp_path, "d4_l2", 1, "step 8/12\nerror: the loss is not finite at step 8.\n")
+    write_log(tmp_path, "d4_l2", 2, "step 8/12\n")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_tables(tmp_path)
+    row = pd.read_csv(tmp_path / "tables/table1.csv").set_index(["model", "source"]).loc[("d4_l2", "here")]
+    assert (row["converged_percent"], row["seeds"], row["finished"], row["failed"]) == (50, 4, 1, 1)
+    assert row["missing"] == "2,3"
+    for stem in ("table1", "table1_exact"):
+        for end, percent in (("md", "50 (2 of 4 run)"), ("html", "50 (2 of 4 run)"), ("tex", "50 (2 of 4 run)")):
+            text = (tmp_path / f"tables/{stem}.{end}").read_text()
+            assert percent in text
+            assert "1 of 4 runs without a result, counted as not converged: seed 1 failed (the loss is not" in text
+            assert "2 of 4 runs not there, and left out: seed 2 not ended, seed 3 not run." in text
+
+
+def test_a_seed_that_failed_is_no_reason_to_doubt_the_number_of_seeds(config, tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.01)
+    write_log(tmp_path, "d4_l2", 3, "Traceback (most recent call last):\nRuntimeError: CUDA error\n")
+    table = tables.summarise(config, "table1", tables.read_runs(config, "table1", tmp_path), "paper")
+    text, _ = tables.format_cells(table, tables.PAPER_COLUMNS, "best_three")
+    assert text.loc[1, "Conv. runs %"] == "75"
 
 
 def test_a_run_that_did_not_converge_counts_with_all_its_training_and_makes_the_time_a_lower_bound(config, tmp_path):
@@ -107,22 +142,20 @@ def test_table_2_shows_the_best_seed_alone(config, tmp_path):
 
 def test_a_run_without_metrics_failed_as_its_log_says_or_was_not_run(config, tmp_path):
     write_run(tmp_path, "80s_snr1", "d4_l2", 0, 0.01)
-    logs = tmp_path / "logs/train/80s_snr1"
-    for model, seed in (("standard_sym", 3), ("d4_l2", 2)):
-        (logs / model).mkdir(parents=True)
-        log = "step 8/12\nerror: runs/x: the loss is not finite at step 8. The last good state is in checkpoint.pt\n"
-        (logs / model / f"seed{seed}.log").write_text(log)
+    log = "step 8/12\nerror: runs/x: the loss is not finite at step 8. The last good state is in checkpoint.pt\n"
+    write_log(tmp_path, "standard_sym", 3, log)
+    write_log(tmp_path, "d4_l2", 2, log)
     runs = tables.read_runs(config, "table1", tmp_path)
     table = tables.summarise(config, "table1", runs, "paper")
     assert table["failed"].tolist() == [1, 1] and table["finished"].tolist() == [0, 1]
     text, bold = tables.format_cells(table, tables.PAPER_COLUMNS, "best_three")
     assert (text.loc[0] == "failed").all() and not bold.loc[0].any()
     assert text.loc[1, "MSE"] == "0.0100", "one run has no spread"
-    notes = " ".join(tables.notes(config, "table1", runs, "paper", []))
-    assert (
-        "3 of 4 runs have no result and count as not converged: seed 1 not run,"
-        " seed 2 failed (runs/x: the loss is not finite at step 8), seed 3 not run." in notes
-    )
+    assert text.loc[1, "Conv. runs %"] == "50 (2 of 4 run)"
+    notes = tables.notes(config, "table1", runs, "paper", [])
+    failed = "counted as not converged: seed 2 failed (runs/x: the loss is not finite at step 8)."
+    assert f"80S SNR 1, $D_4$ ($L_2$): {failed}" in notes
+    assert "80S SNR 1, $D_4$ ($L_2$): 2 of 4 runs not there, and left out: seed 1 not run, seed 3 not run." in notes
 
 
 def test_a_model_of_which_nothing_was_run_says_so(config, tmp_path):
@@ -141,7 +174,7 @@ def test_particles_without_a_truth_give_dashes(config, tmp_path):
         table = tables.summarise(config, "table1", runs, mode)
         text, _ = tables.format_cells(table, tables.MODES[mode], "best_three")
         assert text.loc[1, "MSE"] == "-"
-        assert (text.filter(like="onv. time").loc[1] == "-").all(), "nobody knows whether it converged"
+        assert (text.filter(regex="onv. time|Conv. runs").loc[1].str[0] == "-").all(), "nobody knows if it converged"
         assert tables.notes(config, "table1", runs, mode, [])
 
 
@@ -186,14 +219,18 @@ def test_the_exact_table_is_on_held_out_images_and_of_the_same_runs(config, tmp_
     assert exact["mse"] == pytest.approx(0.9 * np.mean([0.01, 0.02, 0.3]))
 
 
+def write_tables(folder: Path) -> None:
+    call = [sys.executable, "-m", "equipose.tables", "--config", "config.json", "--experiment", "table1", "--results"]
+    call += [".", "--paper", str(PAPER), "--notes", "80S: 4V6X stands in & says so.", "--output-dir", "tables"]
+    subprocess.run(call, cwd=folder, check=True, env={"PYTHONPATH": str(ROOT / "src")})
+
+
 def test_the_command_writes_csv_latex_and_markdown_with_the_notes(config, tmp_path):
     for seed in range(4):
         write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.01 * (seed + 1))
         write_run(tmp_path, "80s_snr1", "standard_sym", seed, 0.5)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    call = [sys.executable, "-m", "equipose.tables", "--config", "config.json", "--experiment", "table1", "--results"]
-    call += [".", "--paper", str(PAPER), "--notes", "80S: 4V6X stands in & says so.", "--output-dir", "tables"]
-    subprocess.run(call, cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT / "src")})
+    write_tables(tmp_path)
     written = {path.name for path in (tmp_path / "tables").iterdir()}
     assert written == {f"{stem}.{end}" for stem in ("table1", "table1_exact") for end in ("csv", "tex", "md", "html")}
     markdown = (tmp_path / "tables/table1.md").read_text()

@@ -5,7 +5,8 @@ numbers (`paper` mode on training images), and NAME_exact.* (one alignment, on h
 own poses (`direct`) and describe the same runs. `--summary` prints the first to the terminal instead.
 
 `table: best_three` gives mean ± population standard deviation of the three seeds with the lowest final MSE and the
-percentage of all seeds that converged (Table 1); `table: best` gives the best seed (Table 2).
+percentage of seeds that converged (Table 1); `table: best` gives the best seed (Table 2). A run that failed counts as
+not converged; one that was never started, or has not ended, is left out of the percentage, and named.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from equipose.cli import run_main
 from equipose.config import model_config, model_label, simulation_config
 from equipose.errors import ConfigError
 from equipose.files import whole_file
+from equipose.status import ERROR
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ MODE_NOTES = {
 }
 RANKED_BY = PAPER_COLUMNS["mse"].path
 
-NOT_RUN = "not run"
+NOT_RUN, NOT_ENDED = "not run", "not ended"
+"""What is said of a run without metrics that has not failed: it may yet converge, and no rate counts it."""
 
 SEEDS_COUNTED = {"best_three": 3, "best": 1}
 """How many of the best seeds a kind of table sums up."""
@@ -76,7 +79,7 @@ MORE_IS_BETTER = (CONVERGED, EXACT_COLUMNS["confirmed_share"])
 
 
 def read_runs(config: dict[str, Any], experiment: str, results: Path) -> list[dict[str, Any]]:
-    """The metrics.json of every run that `experiment` asks for; without one, `failed` says what is known of it."""
+    """The metrics.json of every run that `experiment` asks for; `unfinished` says why there is none, else nothing."""
     spec = config["experiments"][experiment]
     runs = []
     for dataset in spec["datasets"]:
@@ -85,27 +88,34 @@ def read_runs(config: dict[str, Any], experiment: str, results: Path) -> list[di
                 run = Path(dataset) / model / f"seed{seed}"
                 path = results / "runs" / run / "metrics.json"
                 metrics = json.loads(path.read_text()) if path.exists() else {}
-                failed = "" if metrics else _what_happened(results, run)
-                runs.append({"dataset": dataset, "model": model, "seed": seed, "failed": failed} | metrics)
+                unfinished = "" if metrics else why_unfinished(results, run)
+                runs.append({"dataset": dataset, "model": model, "seed": seed, "unfinished": unfinished} | metrics)
     return runs
 
 
-def _what_happened(results: Path, run: Path) -> str:
-    """How the log of a run without metrics ends, its last job's first; the run was not even started if it has none."""
-    for rule in ("evaluate", "train"):
+def why_unfinished(results: Path, run: Path) -> str:
+    """What the logs of a `run` (dataset/model/seed) without metrics tell: how it failed, or that it is not done yet."""
+    for rule in ("evaluate", "train"):  # the last job's first
         log = results / "logs" / rule / run.with_suffix(".log")
         if log.exists():
-            last = (log.read_text(errors="replace").strip().splitlines() or ["an empty log"])[-1]
-            plain = re.sub(r"[\\${}^~]", "", last.removeprefix("error: ").split(". ")[0])  # fit for LaTeX
+            text = log.read_text(errors="replace").strip()
+            if not ERROR.search(text):
+                return NOT_ENDED
+            plain = re.sub(r"[\\${}^~]", "", text.splitlines()[-1].removeprefix("error: ").split(". ")[0])  # for LaTeX
             return f"failed ({plain})"
     return NOT_RUN
+
+
+def has_failed(run: dict[str, Any]) -> bool:
+    return run["unfinished"] not in ("", NOT_RUN, NOT_ENDED)
 
 
 def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], mode: str) -> pd.DataFrame:
     """One row of numbers for each dataset and model of `experiment`.
 
     Columns are those of `MODES[mode]`, each with its population standard deviation `…_std`, beside `source` ("here"),
-    `seeds` (asked for), `finished`, `failed`, `counted` and `converged_percent`. A number that does not exist is NaN.
+    `seeds` (asked for), `finished`, `counted`, `failed`, the `missing` seeds, and `converged_percent` of those
+    that finished or failed. A number that does not exist is NaN.
     Where a run that counts did not converge, `…_at_least` bounds the mean from below: it counts with all its training.
     """
     spec = config["experiments"][experiment]
@@ -114,7 +124,8 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
         for name in spec["models"]:
             model = model_config(config, name)
             asked = [run for run in runs if run["dataset"] == dataset and run["model"] == name]
-            finished = [run for run in asked if not run["failed"]]
+            finished = [run for run in asked if not run["unfinished"]]
+            failed = [run for run in asked if has_failed(run)]
             best = sorted(finished, key=_rank)[: SEEDS_COUNTED[spec["table"]]]
             row = {
                 "dataset": dataset,
@@ -125,14 +136,16 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
                 "seeds": len(asked),
                 "finished": len(finished),
                 "counted": ",".join(str(run["seed"]) for run in best),
-                "failed": sum(run["failed"] not in ("", NOT_RUN) for run in asked),
+                "failed": len(failed),
+                "missing": ",".join(str(run["seed"]) for run in asked if run["unfinished"] in (NOT_RUN, NOT_ENDED)),
             }
             for key, column in MODES[mode].items():
                 values = np.array([_number(run, column.path) for run in best])
                 row[key], row[f"{key}_std"] = _mean_and_spread(values)
                 if column.at_least:
                     row[f"{key}_at_least"] = _lower_bound(best, values, column)
-            row["converged_percent"] = 100 * sum(run["converged"] for run in finished) / len(asked)
+            judged = [*(run["converged"] for run in finished if run["training"]), *(False for _ in failed)]
+            row["converged_percent"] = 100 * float(np.mean(judged)) if judged else np.nan
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -170,6 +183,8 @@ def format_cells(table: pd.DataFrame, columns: dict[str, Column], kind: str) -> 
         if column.at_least:
             bounds = table[f"{key}_at_least"]
             cells = [cell if np.isnan(bound) else f"> {bound:.0f}" for cell, bound in zip(cells, bounds, strict=True)]
+        if column is CONVERGED:
+            cells = [cell + part for cell, part in zip(cells, _seeds_run(table), strict=True)]
         text[column.title] = np.where(empty, instead, cells)
         sign = -1 if column in MORE_IS_BETTER else 1
         best = (sign * table[key].mask(empty)).groupby([table["dataset"], table["source"]]).transform("min")
@@ -194,18 +209,20 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
             f"Converged: MSE < {threshold:g}; after a >, not all of the runs counted did, and those count with all of"
             " their training: the mean is more than that."
         )
-    missing: dict[tuple[str, str], list[str]] = {}
-    for run in runs:
-        if run["failed"]:
-            missing.setdefault((run["dataset"], run["model"]), []).append(f"seed {run['seed']} {run['failed']}")
-    for (dataset, model), each in missing.items():
-        found.append(
-            f"{dataset_title(dataset)}, {model_label(config, model)}: {len(each)} of {seeds} runs have no result and"
-            f" count as not converged: {', '.join(each)}."
-        )
-    if any(not run["failed"] and run["resolution"] and run["resolution"]["nyquist_reached"] for run in runs):
+    for dataset, model in dict.fromkeys((run["dataset"], run["model"]) for run in runs if run["unfinished"]):
+        each = [run for run in runs if run["unfinished"] and (run["dataset"], run["model"]) == (dataset, model)]
+        for failed, verdict in (
+            (True, "without a result, counted as not converged"),
+            (False, "not there, and left out"),
+        ):
+            listed = [f"seed {run['seed']} {run['unfinished']}" for run in each if has_failed(run) == failed]
+            if listed:
+                name = f"{dataset_title(dataset)}, {model_label(config, model)}"
+                found.append(f"{name}: {len(listed)} of {seeds} runs {verdict}: {', '.join(listed)}.")
+    finished = [run for run in runs if not run["unfinished"]]
+    if any(run["resolution"] and run["resolution"]["nyquist_reached"] for run in finished):
         found.append("Some maps have FSC ≥ 0.5 at every shell: their resolution is limited by the voxel size.")
-    if any(not run["failed"] and run["training"] and run["training"]["refined"] for run in runs):
+    if any(run["training"] and run["training"]["refined"] for run in finished):
         found.append("Refined: poses improved one by one after training; resolutions are of the map from these poses.")
     return found + more
 
@@ -342,6 +359,15 @@ def _row_titles(table: pd.DataFrame) -> pd.DataFrame:
     """Dataset, model and, where the paper's rows are among them, source."""
     titles = pd.DataFrame({"Dataset": table["dataset"].map(dataset_title), "Model": table["label"]})
     return titles.assign(Source=table["source"]) if (table["source"] == "paper").any() else titles
+
+
+def _seeds_run(table: pd.DataFrame) -> list[str]:
+    """For each row that lacks seeds, how many of them there are."""
+    parts = []
+    for row in table.itertuples():
+        lacks = len(str(row.missing).split(",")) if row.source == "here" and row.missing else 0
+        parts.append(f" ({row.seeds - lacks} of {row.seeds} run)" if 0 < lacks < row.seeds else "")
+    return parts
 
 
 def _rank(run: dict[str, Any]) -> float:
