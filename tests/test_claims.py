@@ -8,7 +8,17 @@ import pandas as pd
 import pytest
 import yaml
 
-from equipose.claims import NUMBERS, RunResult, assess, claims_table, judge, rate_interval, read_results
+from equipose.claims import (
+    NUMBERS,
+    RunResult,
+    as_markdown,
+    assess,
+    claims_table,
+    judge,
+    rate_interval,
+    read_results,
+    unfinished_runs,
+)
 from equipose.errors import ConfigError
 from equipose.rotations import other_hand, random_rotations
 
@@ -43,6 +53,51 @@ def test_a_rate_is_judged_by_its_exact_interval():
     assert assess(rate([0.6, 1.0]), eight, 0.95, 3).verdict == "reproduced"
     assert assess(rate([0.0, 0.5]), eight, 0.95, 3).verdict == "not reproduced"
     assert assess(rate([0.8, 1.0]), eight, 0.95, 3).verdict == "inconclusive"
+
+
+@pytest.fixture
+def nine(paper_config, tmp_path) -> list[RunResult]:
+    """Of nine runs that are asked for, two failed and two are missing: one never began, one is at its training."""
+    asked = {"datasets": ["80s_snr1"], "models": ["d4_l2"], "seeds": [*range(9)], "budget": {"steps": 5}}
+    logs = tmp_path / "logs/train/80s_snr1/d4_l2"
+    logs.mkdir(parents=True)
+    for seed, log in ((5, "error: the loss is not finite"), (6, "error: killed"), (7, "step 8/12")):
+        (logs / f"seed{seed}.log").write_text(log + "\n")
+    for seed in range(5):
+        path = tmp_path / f"runs/80s_snr1/d4_l2/seed{seed}/metrics.json"
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    done = [result(dataset="80s_snr1", snr=1.0, has_converged=True) for _ in range(5)]
+    return done + unfinished_runs(paper_config | {"experiments": {"mine": asked}}, ["mine"], tmp_path)
+
+
+def test_a_run_that_failed_counts_as_not_converged_and_one_that_is_missing_does_not_count(nine):
+    found = assess(rate([0.0, 1.0], {"model": "d4_l2", "snr": 1.0}), nine, 0.95, 3)
+    assert (found.estimate, found.runs) == (pytest.approx(5 / 7), 7)
+    assert found.failed == "80s_snr1/d4_l2 seed 5, 6"
+    assert found.missing == "80s_snr1/d4_l2 seed 7, 8"
+
+
+def test_a_run_that_failed_has_no_other_number(nine):
+    found = assess({"test": "value", "number": "mse", "of": {}, "between": [0, 1]}, nine, 0.95, 3)
+    assert (found.estimate, found.runs) == (0.01, 5)
+
+
+def test_what_a_missing_run_would_have_shown_is_open(nine):
+    """Of the runs that did not converge two exist, and two may yet be among them."""
+    for outcome, failed in ((False, "80s_snr1/d4_l2 seed 5, 6"), (True, "")):
+        found = assess(rate([0.0, 1.0], {"converged": outcome}), nine, 0.95, 3)
+        assert (found.failed, found.missing) == (failed, "80s_snr1/d4_l2 seed 7, 8")
+
+
+def test_the_table_of_claims_names_the_runs_that_no_number_counts(nine):
+    claims = {"all": rate([0.8, 1.0]) | {"where": "Table 1", "says": "All converge."}}
+    specification = {"confidence": 0.95, "seeds": 3, "claims": claims}
+    text = as_markdown(claims_table(specification, nine), 0.95, nine)
+    assert "Failed, counted as not converged: 80s_snr1/d4_l2 seed 5, 6." in text
+    assert "Asked for and not there, so that no number counts them: 80s_snr1/d4_l2 seed 7, 8." in text
+    done = [run for run in nine if not run.unfinished]
+    assert "count" not in as_markdown(claims_table(specification, done), 0.95, done)
 
 
 def test_a_run_is_judged_rightly_if_the_verdict_without_the_truth_is_that_of_the_truth():

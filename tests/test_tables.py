@@ -154,7 +154,7 @@ def test_a_run_without_metrics_failed_as_its_log_says_or_was_not_run(config, tmp
     assert text.loc[1, "Conv. runs %"] == "50 (2 of 4 run)"
     notes = tables.notes(config, "table1", runs, "paper", [])
     failed = "counted as not converged: seed 2 failed (runs/x: the loss is not finite at step 8)."
-    assert f"80S SNR 1, $D_4$ ($L_2$): {failed}" in notes
+    assert f"80S SNR 1, $D_4$ ($L_2$): 1 of 4 runs without a result, {failed}" in notes
     assert "80S SNR 1, $D_4$ ($L_2$): 2 of 4 runs not there, and left out: seed 1 not run, seed 3 not run." in notes
 
 

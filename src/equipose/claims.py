@@ -1,8 +1,9 @@
-"""A verdict on each of the paper's statements: `python -m equipose.claims --claims YAML --results DIR --output PATH`.
+"""A verdict on each of the paper's statements: `python -m equipose.claims --claims YAML --results DIR …`.
 
-Reads whatever runs have been evaluated, and writes PATH as .csv and .md. claims.yaml says what is tested and what would
-count; here are the numbers of a run (`NUMBERS`), the tests, and their intervals: Clopper and Pearson's for a rate, the
-bootstrap's over runs for all else. A verdict is `reproduced`, `not reproduced`, `inconclusive` or `not run`.
+Reads whatever runs have been evaluated, and writes a table as .csv and .md. claims.yaml says what is tested and what
+would count; here are the numbers of a run (`NUMBERS`), the tests, and their intervals: Clopper and Pearson's for a
+rate, the bootstrap's over runs for all else. A verdict is `reproduced`, `not reproduced`, `inconclusive` or `not run`.
+Of the runs that the configuration asks for, one that failed counts as not converged, and those not run are named.
 """
 
 import argparse
@@ -19,12 +20,14 @@ import yaml
 from scipy.stats import beta
 
 from equipose.cli import run_main
+from equipose.config import is_simulated, model_config, run_budgets, simulation_config
 from equipose.errors import ConfigError
 from equipose.figures.mixture import read_mixture
 from equipose.figures.runs import load_run
 from equipose.files import whole_file
 from equipose.metrics import HANDS, subset_sizes
 from equipose.symmetry import degrees_between
+from equipose.tables import has_failed, why_unfinished
 from equipose.verdict import CONVERGED
 
 RESAMPLES = 10_000
@@ -38,10 +41,18 @@ SMALL_MEDSE = 0.5
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a claim may ask of a run: metrics.json with the dataset's SNR, and the folder for everything else."""
+    """What a claim may ask of a run: metrics.json with the dataset's SNR, and the folder for everything else.
+
+    Of an `unfinished` run (why, else nothing) they are what was asked for and, if it failed, that it did not converge.
+    """
 
     folder: Path
     facts: dict[str, Any]
+    unfinished: str = ""
+
+    @property
+    def missing(self) -> bool:
+        return bool(self.unfinished) and not has_failed(self.unfinished)
 
     def history(self) -> pd.DataFrame:
         return pd.read_csv(self.folder / "history.csv")
@@ -49,14 +60,16 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`estimate` and its interval in the test's unit; NaN where no run counts."""
+    """`estimate` and its interval in the test's unit; NaN where no run counts. Runs that `failed` or are `missing`."""
 
-    verdict: str
-    estimate: float
-    low: float
-    high: float
-    runs: int
+    verdict: str = "not run"
+    estimate: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    runs: int = 0
     runs_compared: int = 0
+    failed: str = ""
+    missing: str = ""
 
 
 def read_results(results: Path) -> list[RunResult]:
@@ -71,12 +84,30 @@ def read_results(results: Path) -> list[RunResult]:
     return found
 
 
+def unfinished_runs(config: dict[str, Any], experiments: list[str], results: Path) -> list[RunResult]:
+    """Every run that `experiments` ask for, of simulated particles, and that has no metrics.json."""
+    asked = {name: config["experiments"][name] for name in experiments}
+    found = []
+    for dataset, name, seed in run_budgets(config | {"experiments": asked, "run": experiments}):
+        run = Path(dataset) / name / f"seed{seed}"
+        if is_simulated(config, dataset) and not (results / "runs" / run / "metrics.json").exists():
+            model = model_config(config, name)
+            facts = {"dataset": dataset, "model": name, "seed": seed, "encoder": model.encoder, "loss": model.loss}
+            facts |= {"snr": simulation_config(config, dataset).snr}
+            unfinished = why_unfinished(results, run)
+            if has_failed(unfinished):
+                facts |= {"converged": False, "has_converged": False}
+            found.append(RunResult(results / "runs" / run, facts, unfinished))
+    return found
+
+
 def choose(results: list[RunResult], wanted: dict[str, Any]) -> list[RunResult]:
-    """The runs whose facts have the wanted values; a list means any of them."""
+    """The runs whose facts have the wanted values; a list means any of them. A missing run may have any outcome."""
 
     def fits(result: RunResult) -> bool:
+        known = [key for key in wanted if key in result.facts or not result.missing]
         return all(
-            result.facts[key] in (value if isinstance(value, list) else [value]) for key, value in wanted.items()
+            result.facts[key] in (wanted[key] if isinstance(wanted[key], list) else [wanted[key]]) for key in known
         )
 
     return [result for result in results if fits(result)]
@@ -189,8 +220,12 @@ def judge(low: float, high: float, between: list[float]) -> str:
 
 
 def numbers_of(results: list[RunResult], name: str) -> np.ndarray:
-    """The runs' numbers, without those that have none (a run that never converged has no time of convergence)."""
-    values = np.array([NUMBERS[name](result) for result in results], float)
+    """The runs' numbers, without those that have none (a run that never converged has no time of convergence).
+
+    Of a run that failed all that is known is that it did not converge.
+    """
+    known = [result for result in results if not result.unfinished or (name == "converged" and not result.missing)]
+    values = np.array([NUMBERS[name](result) for result in known], float)
     return values[np.isfinite(values)]
 
 
@@ -202,10 +237,16 @@ def assess(claim: dict[str, Any], results: list[RunResult], confidence: float, s
     if claim["test"] not in ("rate", "value", "ratio") or claim["number"] not in NUMBERS:
         raise ConfigError(f"claims: no test `{claim['test']}` with number `{claim['number']}`.")
     chosen = choose(results, claim["of"])
+    compared = choose(results, claim["over"]) if claim["test"] == "ratio" else []
+    unfinished = [result for result in [*chosen, *compared] if result.unfinished]
+    without = {
+        "failed": _names([result for result in unfinished if not result.missing]),
+        "missing": _names([result for result in unfinished if result.missing]),
+    }
     if claim["test"] == "ratio":
-        pairs = _by_dataset(claim["number"], chosen, choose(results, claim["over"]))
+        pairs = _by_dataset(claim["number"], chosen, compared)
         if not pairs:
-            return Verdict("not run", np.nan, np.nan, np.nan, 0)
+            return Verdict(**without)
         samples = [values for pair in pairs for values in pair]
         estimate = float(_mean_ratio(*(values[None] for values in samples))[0])
         interval = bootstrap_interval(samples, _mean_ratio, confidence)
@@ -213,14 +254,14 @@ def assess(claim: dict[str, Any], results: list[RunResult], confidence: float, s
     else:
         values = numbers_of(chosen, claim["number"])
         if not len(values):
-            return Verdict("not run", np.nan, np.nan, np.nan, 0)
+            return Verdict(**without)
         if claim["test"] == "rate":
             estimate, interval = float(values.mean()), rate_interval(int(values.sum()), len(values), confidence)
         else:
             estimate, interval = float(np.median(values)), bootstrap_interval([values], _median, confidence)
         counts = (len(values),)
     verdict = judge(*interval, claim["between"]) if min(counts) >= seeds else "inconclusive"
-    return Verdict(verdict, estimate, *interval, *counts)
+    return Verdict(verdict, estimate, *interval, *counts, **without)
 
 
 def _by_dataset(number: str, of: list[RunResult], over: list[RunResult]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -233,6 +274,14 @@ def _by_dataset(number: str, of: list[RunResult], over: list[RunResult]) -> list
         for dataset in datasets
     ]
     return [(ours, theirs) for ours, theirs in pairs if len(ours) and len(theirs)]
+
+
+def _names(results: list[RunResult]) -> str:
+    """Runs as text, the seeds of a dataset and model together."""
+    seeds: dict[str, list[str]] = {}
+    for result in results:
+        seeds.setdefault(f"{result.facts['dataset']}/{result.facts['model']}", []).append(str(result.facts["seed"]))
+    return "; ".join(f"{name} seed {', '.join(each)}" for name, each in seeds.items())
 
 
 def _median(values: np.ndarray) -> np.ndarray:
@@ -257,7 +306,8 @@ def claims_table(specification: dict[str, Any], results: list[RunResult]) -> pd.
     )
 
 
-def as_markdown(table: pd.DataFrame, confidence: float) -> str:
+def as_markdown(table: pd.DataFrame, confidence: float, results: list[RunResult]) -> str:
+    """The claims as a table, and below it the runs that no number counts."""
     lines = ["| verdict | statement | where | found | asked for | runs |", "| --- | --- | --- | --- | --- | --- |"]
     for row in table.itertuples():
         found = "" if np.isnan(row.estimate) else f"{row.estimate:.3g} ({row.low:.3g} to {row.high:.3g})"
@@ -266,6 +316,11 @@ def as_markdown(table: pd.DataFrame, confidence: float) -> str:
         lines.append(f"| **{row.verdict}** | {row.says} | {row.where} | {found} | {asked} | {runs} |")
     counts = ", ".join(f"{count} {name}" for name, count in table["verdict"].value_counts().items())
     lines += ["", f"{counts}. In brackets: {confidence:.0%} intervals, over runs."]
+    unfinished = [result for result in results if result.unfinished]
+    if failed := _names([result for result in unfinished if not result.missing]):
+        lines += ["", f"Failed, counted as not converged: {failed}."]
+    if missing := _names([result for result in unfinished if result.missing]):
+        lines += ["", f"Asked for and not there, so that no number counts them: {missing}."]
     return "\n".join(lines) + "\n"
 
 
@@ -273,14 +328,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--claims", type=Path, required=True, help="claims.yaml")
     parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
+    parser.add_argument("--config", type=Path, required=True, help="tables/config.json of the preset")
+    parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")
     parser.add_argument("--output", type=Path, required=True, help="written as .csv and .md")
     arguments = parser.parse_args()
     specification = yaml.safe_load(arguments.claims.read_text())
-    table = claims_table(specification, read_results(arguments.results))
+    results = read_results(arguments.results)
+    results += unfinished_runs(json.loads(arguments.config.read_text()), arguments.experiments, arguments.results)
+    table = claims_table(specification, results)
     with whole_file(arguments.output.with_suffix(".csv")) as path:
         table.to_csv(path, index=False)
     with whole_file(arguments.output.with_suffix(".md")) as path:
-        path.write_text(as_markdown(table, specification["confidence"]))
+        path.write_text(as_markdown(table, specification["confidence"], results))
 
 
 if __name__ == "__main__":

@@ -106,8 +106,9 @@ def why_unfinished(results: Path, run: Path) -> str:
     return NOT_RUN
 
 
-def has_failed(run: dict[str, Any]) -> bool:
-    return run["unfinished"] not in ("", NOT_RUN, NOT_ENDED)
+def has_failed(unfinished: str) -> bool:
+    """Whether what `why_unfinished` says is that the run failed."""
+    return unfinished not in ("", NOT_RUN, NOT_ENDED)
 
 
 def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], mode: str) -> pd.DataFrame:
@@ -125,7 +126,7 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
             model = model_config(config, name)
             asked = [run for run in runs if run["dataset"] == dataset and run["model"] == name]
             finished = [run for run in asked if not run["unfinished"]]
-            failed = [run for run in asked if has_failed(run)]
+            failed = [run for run in asked if has_failed(run["unfinished"])]
             best = sorted(finished, key=_rank)[: SEEDS_COUNTED[spec["table"]]]
             row = {
                 "dataset": dataset,
@@ -215,7 +216,8 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
             (True, "without a result, counted as not converged"),
             (False, "not there, and left out"),
         ):
-            listed = [f"seed {run['seed']} {run['unfinished']}" for run in each if has_failed(run) == failed]
+            chosen = [run for run in each if has_failed(run["unfinished"]) == failed]
+            listed = [f"seed {run['seed']} {run['unfinished']}" for run in chosen]
             if listed:
                 name = f"{dataset_title(dataset)}, {model_label(config, model)}"
                 found.append(f"{name}: {len(listed)} of {seeds} runs {verdict}: {', '.join(listed)}.")

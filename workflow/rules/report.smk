@@ -13,6 +13,7 @@ rule claims:
     input:
         runs=that_exist("runs/*/*/seed*/metrics.json"),
         claims=here(CLAIMS),
+        config="<results>/tables/config.json",
         code=code("claims"),
     output:
         csv="<results>/claims.csv",
@@ -25,9 +26,10 @@ rule claims:
         "../../envs/gpu.yaml"
     params:
         results=RESULTS,
+        experiments=config["run"],
     shell:
-        "python -u -m equipose.claims --claims {input.claims:q} --results {params.results:q} --output {output.csv:q}"
-        " 2>&1 | tee {log:q}"
+        "python -u -m equipose.claims --claims {input.claims:q} --results {params.results:q} --config {input.config:q}"
+        " --experiments {params.experiments:q} --output {output.csv:q} 2>&1 | tee {log:q}"
 
 
 rule report:
