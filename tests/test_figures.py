@@ -14,7 +14,7 @@ from equipose.errors import ConfigError
 from equipose.figures import maps, runs, style
 from equipose.figures.convergence import plot_convergence
 from equipose.figures.fsc_curves import plot_fsc
-from equipose.figures.overview import plot_overview
+from equipose.figures.overview import map_label, plot_overview
 from equipose.particles import write_star
 from equipose.structures import write_map
 
@@ -34,14 +34,14 @@ def write_run(results: Path, model: str, seed: int, mse: float, volume: np.ndarr
     folder = results / "runs/balls" / model / f"seed{seed}"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"evaluation": {"converged_mse": 0.1}}))
-    exact = {"median_degrees": 1.5}
+    scores = {"paper": {"mse": mse}, "exact": {"median_degrees": 1.5}}
     crossing = {"0.5": {"first": 12.0, "last": 12.0}}
     metrics = {
         "dataset": "balls",
         "label": f"${model}$",
         "seed": seed,
-        "training": {"direct": {"paper": {"mse": mse}, "exact": exact}},
-        "resolution": {"exact": crossing},
+        "training": {"direct": scores, "refined": None},
+        "resolution": {"exact": crossing, "nyquist_reached": False},
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
     history = pd.DataFrame({"step": [0, 1, 2], "seconds": [0.0, 60.0, 120.0], "mse": [6.0, 2.7, mse]})
@@ -149,6 +149,16 @@ def test_the_overview_shows_one_dataset(loaded, results, tmp_path):
     assert matplotlib.image.imread(tmp_path / "overview.png").std() > 0.1
     with pytest.raises(ConfigError, match="runs of balls; the dataset is other"):
         runs.load_runs([run.folder for run in loaded], results / "datasets/other")
+
+
+def test_a_map_is_labelled_with_the_errors_of_its_own_poses_and_no_crossing_where_there_is_none(loaded):
+    run = loaded[0]
+    assert map_label(run) == "$d4$\nmedian error 1.5°\nFSC 0.5 at 12 Å"
+    refined = {"refined": {"exact": {"median_degrees": 0.25}}}
+    metrics = run.metrics | {"training": run.metrics["training"] | refined}
+    metrics |= {"resolution": run.metrics["resolution"] | {"nyquist_reached": True}}
+    better = runs.Run(**{**vars(run), "metrics": metrics})
+    assert map_label(better) == "$d4$\nmedian error 1.5°, refined 0.25°\nFSC ≥ 0.5 at every shell, to 12 Å"
 
 
 def test_runs_without_a_truth_are_drawn_without_pose_errors(results, tmp_path):

@@ -1,6 +1,9 @@
 """Figures that show what poses do: each shows what it says, on runs whose poses are known."""
 
 import json
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -13,8 +16,7 @@ from test_symmetry import NORMAL, blobs, symmetric
 
 from equipose.autoencoder import Autoencoder, save_model
 from equipose.errors import ConfigError
-from equipose.figures import EVERY, OF_DATASETS, caption, runs
-from equipose.figures.chimerax import commands
+from equipose.figures import EVERY, OF_DATASETS, caption, chimerax, runs, style
 from equipose.figures.convergence import plot_convergence
 from equipose.figures.directions import direction_colours, folded, plot_directions
 from equipose.figures.encoders import layers_of, plot_encoders
@@ -96,7 +98,7 @@ def mixture(loaded) -> Mixture:
 
 def test_every_figure_has_a_caption_and_can_be_made_by_the_command_line():
     for figure in EVERY:
-        assert caption(figure).endswith(".")
+        assert caption(figure).endswith(".") and "python" not in caption(figure)
         assert f"python -m equipose.figures.{figure} " in (ROOT / f"src/equipose/figures/{figure}.py").read_text()
 
 
@@ -113,6 +115,19 @@ def test_poses_and_map_of_mixed_hands_have_the_same_plane_in_the_truths_frame(mi
     assert mixture.shares(1).startswith("5") and mixture.when(1) == "60 s" and mixture.when(2) == "4.0 min"
 
 
+def test_figures_say_so_where_hands_were_never_mixed_and_draw_no_plane(loaded, mixture, tmp_path, monkeypatch):
+    pure = read_mixture([run for run in loaded if run.seed == 2])
+    assert mixture.mixed and "never" not in mixture.title
+    assert not pure.mixed and re.search(r"Hands were never mixed: 1\d % in the rarer one$", pure.title)
+    lines: list[int] = []
+    for shown in (mixture, pure):
+        monkeypatch.setattr(style.pyplot, "close", lambda figure: lines.append(sum(len(a.lines) for a in figure.axes)))
+        plot_mirror(shown, blobs(POINTS), blobs(POINTS), tmp_path / "mirror.png")
+    monkeypatch.undo()
+    style.pyplot.close("all")
+    assert lines == [1, 0]
+
+
 def test_a_dataset_without_a_truth_has_no_hands(loaded):
     blind = [runs.Run(**{**vars(run), "history": run.history[["step", "seconds"]]}) for run in loaded]
     with pytest.raises(ConfigError, match="true poses"):
@@ -125,6 +140,21 @@ def test_opposite_directions_fold_onto_one_point_and_one_colour():
     rim = np.stack([np.cos([0.3, 1.9]), np.sin([0.3, 1.9])], axis=1)
     assert np.allclose(direction_colours(rim), direction_colours(-rim))
     assert not np.allclose(direction_colours(rim)[0], direction_colours(rim)[1])
+
+
+def test_a_direction_and_its_mirror_image_have_colours_that_all_eyes_tell_apart():
+    """Seen with the three kinds of dichromacy (Viénot, Brettel and Mollon 1999; tritanopia after Brettel)."""
+    eyes = {
+        "deuteranopia": [[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]],
+        "protanopia": [[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]],
+        "tritanopia": [[1.01277, 0.13548, -0.14826], [-0.01243, 0.86812, 0.14431], [0.07589, 0.805, 0.11911]],
+    }
+    angles = np.radians([25, 45, 65, 115, 135, 155])
+    rim = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    colours = [direction_colours(rim * sign) ** 2.2 for sign in ([1, 1], [-1, 1])]
+    for matrix in eyes.values():
+        seen = [np.clip(side @ np.array(matrix).T, 0, 1) ** (1 / 2.2) for side in colours]
+        assert np.linalg.norm(seen[0] - seen[1], axis=1).min() > 0.2
 
 
 def test_an_even_spread_is_even_up_to_the_rim_of_the_disc_and_a_direction_is_counted_where_it_is():
@@ -201,14 +231,47 @@ def test_all_other_figures_are_drawn(loaded, mixture, dataset, simulated_dataset
     assert {"directions", "mirror", "twins", "subsets", "sphere"} < set(OF_DATASETS)
 
 
-def test_chimerax_opens_every_models_map_from_where_the_commands_lie(loaded, dataset):
-    folder = dataset.parents[1] / "figures/one"
-    folder.mkdir(parents=True)
-    opened = [line.split('"')[1] for line in commands(dataset, loaded, folder) if line.startswith("open")]
-    assert len(opened) == 3 and all((folder / path).exists() for path in opened)
-    assert "a/seed0" in opened[1] and "b/seed2" in opened[2]
+DOCUMENTED = {
+    "set": r"set bgColor white",
+    "lighting": r"lighting (default|simple|full|soft|gentle|flat)",
+    "graphics": r"graphics silhouettes (true|false)",
+    "close": r"close",
+    "open": r'open "[^"]+\.mrc" name "[^"]+"',
+    "volume": r"volume #\d+ style (surface|mesh|image) level -?\d[\d.e+-]* step \d+ color #[0-9a-fA-F]{6}",
+    "tile": r"tile #1-\d+ columns \d+",
+}
+"""What ChimeraX's user guide (docs/user/commands of RBVI/ChimeraX) has for each command that we write."""
 
 
-@pytest.mark.parametrize(("angle", "text"), [(123.4, "123°"), (9.87, "9.9°"), (0.00034, "0.00034°")])
+def test_chimerax_opens_every_models_map_from_where_the_commands_lie(loaded, dataset, monkeypatch, tmp_path):
+    """Its scripts run in their own folder, wherever it was started; the folder of results may have moved."""
+    file = dataset.parents[1] / "figures/one/maps_blobs.cxc"
+    arguments = ["--dataset", dataset, "--runs", *(run.folder for run in loaded), "--output", file]
+    monkeypatch.setattr(sys, "argv", ["chimerax", *map(str, arguments)])
+    chimerax.main()
+    moved = tmp_path / "moved"
+    shutil.copytree(dataset.parents[1], moved)
+    monkeypatch.chdir(moved / "figures/one")
+    opened = [line.split('"')[1] for line in Path("maps_blobs.cxc").read_text().splitlines() if line.startswith("open")]
+    assert [Path(path).resolve() for path in opened] == [
+        moved / "datasets/blobs/volume.mrc",
+        moved / "runs/blobs/a/seed0/volume_aligned.mrc",
+        moved / "runs/blobs/b/seed2/volume_aligned.mrc",
+    ]
+    assert all(Path(path).exists() for path in opened)
+
+
+def test_every_command_for_chimerax_is_one_that_its_guide_has(loaded, dataset):
+    lines = chimerax.commands(dataset, loaded, dataset)
+    assert all(re.fullmatch(DOCUMENTED[line.split()[0]], line) for line in lines)
+    opened = [line for line in lines if line.startswith(("close", "open", "volume"))]
+    assert [line.split(" style")[0].split(' "')[0] for line in opened] == [
+        "close",
+        *(part for number in (1, 2, 3) for part in ("open", f"volume #{number}")),
+    ], "models are numbered as they are opened"
+    assert lines[-1] == "tile #1-3 columns 3", "truth and two models, in a row"
+
+
+@pytest.mark.parametrize(("angle", "text"), [(123.4, "123°"), (9.87, "9.9°"), (0.0034, "0.0034°"), (1e-5, "< 0.001°")])
 def test_angles_are_short(angle, text):
     assert degrees_text(angle) == text

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from test_tables import write_run
 
 from equipose.claims import claims_table
 from equipose.config import merge
@@ -30,17 +31,15 @@ COMMAND = "snakemake --configfile smoke.yaml"
 def results(tmp_path) -> Path:
     """A preset of which one run of five is evaluated, and nothing is drawn."""
     folder = tmp_path / "smoke"
+    write_run(folder, "smoke_noiseless", "d4_l2", 0, 0.02)
     run = folder / "runs/smoke_noiseless/d4_l2/seed0"
     truth = folder / "datasets/smoke_noiseless/volume.mrc"
-    for path in (run, truth.parent, folder / "benchmarks/train", folder / "tables"):
+    for path in (truth.parent, folder / "benchmarks/train", folder / "tables"):
         path.mkdir(parents=True)
     z, y, x = np.ogrid[-16:16, -16:16, -16:16]
     for path in (truth, run / "volume_aligned.mrc"):
         with mrcfile.new(path) as file:
             file.set_data(np.exp(-(x**2 + 2 * y**2 + 3 * z**2) / 40).astype(np.float32))
-    scores = {"direct": {"paper": {"mse": 0.02}, "exact": {"mse": 0.02, "median_degrees": 4.0}}}
-    metrics = {"dataset": "smoke_noiseless", "model": "d4_l2", "converged": True, "convergence_seconds": 90.0}
-    (run / "metrics.json").write_text(json.dumps(metrics | {"training": scores, "held_out": scores}))
     (folder / "benchmarks/train/a.tsv").write_text("s\tmax_rss\n120\t2048\n")
     claims_table(CLAIMS, []).to_csv(folder / "claims.csv", index=False)
     return folder
@@ -48,7 +47,8 @@ def results(tmp_path) -> Path:
 
 def page(results: Path, experiments: tuple[str, ...] = ("smoke",)) -> str:
     template = ROOT / "workflow/report/report.html.jinja"
-    return build(SMOKE, PAPER, list(experiments), results, template, COMMAND)
+    notes = {"smoke": ["Structure x: a stand-in."]}
+    return build(SMOKE, PAPER, list(experiments), results, template, COMMAND, ROOT / "workflow/resources/paper", notes)
 
 
 def test_the_page_loads_nothing_from_elsewhere(results):
@@ -63,20 +63,39 @@ def test_the_page_loads_nothing_from_elsewhere(results):
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(results):
     text = page(results)
-    assert "4 runs have no result yet" in text and "smoke_noiseless/c4_mir/seed0" in text
-    assert "smoke_noiseless/d4_l2/seed0" not in text
-    assert text.count(COMMAND) == 4  # runs, two tables, figures
+    assert "4 runs have no result yet" in text and "smoke_noiseless/c4_mir seed 0" in text
+    assert "smoke_noiseless/d4_l2 seed 0" not in text
+    assert text.count(COMMAND) == 2  # runs, figures
+
+
+def test_a_run_that_failed_is_named_with_its_reason_and_counts(results):
+    log = results / "logs/train/smoke_noiseless/c4_mir/seed0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("error: the loss is not finite at step 8.\n")
+    text = page(results)
+    assert "smoke_noiseless/c4_mir seed 0 counts as not converged: failed (the loss is not finite at step 8.)" in text
+    assert "0 of 1, 1 failed" in text and "3 runs have no result yet" in text
+
+
+def test_tables_are_of_the_runs_that_there_are_and_carry_their_notes(results):
+    text = page(results)
+    assert text.count("<caption>") == 2 and "<b>0.0200</b>" in text
+    assert text.count("Structure x: a stand-in.") == 2
+    assert "None of its runs has a result." in page(results, ("smoke_noise",))
 
 
 def test_runs_are_summed_up(results):
     text = page(results)
-    assert "1 of 1" in text and "90 s" in text and "4°" in text
+    assert "1 of 1" in text and "100 s" in text and "2°" in text
     assert "<td>train</td><td>1</td><td>2.0</td><td>2.00</td>" in text
 
 
 def test_text_from_results_is_escaped(results):
-    pd.DataFrame({"label": ["<script>alert(1)</script>"]}).to_csv(results / "tables/smoke.csv", index=False)
-    assert "<script>alert" not in page(results)
+    log = results / "logs/train/smoke_noiseless/c4_mir/seed0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("error: <script>alert(1)</script>\n")
+    text = page(results)
+    assert "alert(1)" in text and "<script>alert" not in text
 
 
 def test_differences_from_the_paper_are_those_of_datasets_and_models_of_the_same_name():

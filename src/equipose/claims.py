@@ -27,13 +27,10 @@ from equipose.figures.runs import load_run
 from equipose.files import whole_file
 from equipose.metrics import HANDS, subset_sizes
 from equipose.symmetry import degrees_between
-from equipose.tables import has_failed, why_unfinished
+from equipose.tables import has_failed, run_names, why_unfinished
 from equipose.verdict import CONVERGED
 
 RESAMPLES = 10_000
-
-MIXED_SHARE = 0.25
-"""Part of the images in the rarer hand from which on a plane between both hands is looked for."""
 
 SMALL_MEDSE = 0.5
 """MedSE below which an evaluation with a large MSE is on the plateau: most images agree, in two ways."""
@@ -141,13 +138,10 @@ def plateau_subset_share(result: RunResult) -> float:
 def mixture_plane_angle(result: RunResult) -> float:
     """Degrees between the map's mirror plane and that between the poses of both hands, at their fullest mixture.
 
-    NaN where the rarer hand never had `MIXED_SHARE` of the images.
+    NaN where hands were never mixed.
     """
     mixture = read_mixture([load_run(result.folder)])
-    row = mixture.run.history.iloc[mixture.index]
-    if min(row["share_same"], row["share_mirror"]) < MIXED_SHARE:
-        return float("nan")
-    return degrees_between(mixture.normal, mixture.plane.normal)
+    return degrees_between(mixture.normal, mixture.plane.normal) if mixture.mixed else float("nan")
 
 
 def mean_fsc(result: RunResult) -> float:
@@ -277,11 +271,7 @@ def _by_dataset(number: str, of: list[RunResult], over: list[RunResult]) -> list
 
 
 def _names(results: list[RunResult]) -> str:
-    """Runs as text, the seeds of a dataset and model together."""
-    seeds: dict[str, list[str]] = {}
-    for result in results:
-        seeds.setdefault(f"{result.facts['dataset']}/{result.facts['model']}", []).append(str(result.facts["seed"]))
-    return "; ".join(f"{name} seed {', '.join(each)}" for name, each in seeds.items())
+    return run_names([(result.facts["dataset"], result.facts["model"], result.facts["seed"]) for result in results])
 
 
 def _median(values: np.ndarray) -> np.ndarray:

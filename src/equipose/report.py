@@ -25,12 +25,10 @@ from equipose.figures import EVERY, caption
 from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
 from equipose.files import whole_file
 from equipose.provenance import hardware, package_versions
+from equipose.tables import MODES, build_table, has_failed, read_runs, run_names, to_html, why_unfinished
 
 MESH_BOX = 64
 """Voxels a side that a map is brought to before its surface is taken: smooth, and a few hundred kB a map."""
-
-MODES = ("", "_exact")
-"""What follows an experiment's name in the names of its tables: the paper's definitions, and one alignment."""
 
 
 def build(
@@ -40,18 +38,26 @@ def build(
     results: Path,
     template: Path,
     command: str,
+    paper_tables: Path,
+    notes: dict[str, list[str]],
 ) -> str:
-    """The page, from the preset's configuration and what lies in its results folder."""
+    """The page, from the preset's configuration and what lies in its results folder.
+
+    `paper_tables` is the folder of the paper's own numbers, `notes` what captions of an experiment must say besides.
+    """
     asked = {name: config["experiments"][name] for name in experiments}
     runs = list(run_budgets(config | {"experiments": asked, "run": experiments}))
+    unfinished = {run: why for run in runs if (why := _why_unfinished(results, run))}
     return read_template(template).render(
         title=results.name,
         summary=summary(runs, results),
-        missing=[run for run in runs if not (_folder(results, run) / "metrics.json").exists()],
+        missing_count=sum(not has_failed(why) for why in unfinished.values()),
+        missing=run_names([run for run, why in unfinished.items() if not has_failed(why)]),
+        failed=[(run_names([run]), why) for run, why in unfinished.items() if has_failed(why)],
         command=command,
         claims=_read(results / "claims.csv"),
-        tables=[(name + mode, _read(results / "tables" / f"{name}{mode}.csv")) for name in asked for mode in MODES],
-        figures=[(name, figures_of(results, name)) for name in asked],
+        tables=[(name, html_tables(config, name, results, paper_tables, notes.get(name, []))) for name in asked],
+        figures=[(name, figures_of(results, name), notes.get(name, [])) for name in asked],
         maps=meshes(runs, results),
         differences=differences(config, paper, runs),
         configuration=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
@@ -70,7 +76,7 @@ def read_template(path: Path) -> jinja2.Template:
 
 
 def summary(runs: list[tuple[str, str, int]], results: Path) -> list[dict[str, Any]]:
-    """A line for each dataset and model: seeds asked for, finished and converged, and the best held-out error."""
+    """A line for each dataset and model: seeds asked for, finished, failed, converged, and the best held-out error."""
     lines = []
     for dataset, model in dict.fromkeys((dataset, model) for dataset, model, _ in runs):
         paths = [_folder(results, run) / "metrics.json" for run in runs if run[:2] == (dataset, model)]
@@ -83,6 +89,7 @@ def summary(runs: list[tuple[str, str, int]], results: Path) -> list[dict[str, A
                 "model": model,
                 "seeds": len(paths),
                 "finished": len(found),
+                "failed": sum(has_failed(_why_unfinished(results, run)) for run in runs if run[:2] == (dataset, model)),
                 "converged": len(times),
                 "seconds": float(np.median(times)) if times else None,
                 "mse": min((scores["mse"] for scores in scored), default=None),
@@ -90,6 +97,18 @@ def summary(runs: list[tuple[str, str, int]], results: Path) -> list[dict[str, A
             }
         )
     return lines
+
+
+def html_tables(
+    config: dict[str, Any], experiment: str, results: Path, paper_tables: Path, notes: list[str]
+) -> list[str]:
+    """An experiment's table by the paper's definitions and under one alignment, of the runs that there are, if any."""
+    runs = read_runs(config, experiment, results)
+    if all(run["unfinished"] for run in runs):
+        return []
+    titles = {"paper": "By the paper's definitions", "exact": "One alignment for all images"}
+    tables = {mode: build_table(config, experiment, runs, mode, paper_tables, notes) for mode in MODES}
+    return [to_html(*parts[:3], titles[mode], parts[3]) for mode, parts in tables.items()]
 
 
 def figures_of(results: Path, experiment: str) -> list[dict[str, str]]:
@@ -172,6 +191,11 @@ def _folder(results: Path, run: tuple[str, str, int]) -> Path:
     return results / "runs" / dataset / model / f"seed{seed}"
 
 
+def _why_unfinished(results: Path, run: tuple[str, str, int]) -> str:
+    folder = _folder(results, run)
+    return "" if (folder / "metrics.json").exists() else why_unfinished(results, folder.relative_to(results / "runs"))
+
+
 def _read(path: Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.exists() else None
 
@@ -193,6 +217,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="the preset's results folder")
     parser.add_argument("--template", type=Path, required=True, help="report.html.jinja")
     parser.add_argument("--command", required=True, help="what would make all that is missing")
+    parser.add_argument("--paper-tables", type=Path, required=True, help="folder of the paper's own tables")
+    parser.add_argument("--notes", default="{}", help="more for the captions, JSON: a list for each experiment")
     parser.add_argument("--output", type=Path, required=True, help="the page")
     arguments = parser.parse_args()
     page = build(
@@ -202,6 +228,8 @@ def main() -> None:
         arguments.results,
         arguments.template,
         arguments.command,
+        arguments.paper_tables,
+        json.loads(arguments.notes),
     )
     with whole_file(arguments.output) as path:
         path.write_text(page)

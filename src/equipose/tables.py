@@ -302,6 +302,14 @@ def dataset_title(name: str) -> str:
     return re.sub(r"^\d+[a-z]+|^[a-z]", lambda match: match[0].upper(), words)
 
 
+def run_names(runs: list[tuple[str, str, int]]) -> str:
+    """Runs (dataset, model, seed) as text, the seeds of a dataset and model together."""
+    seeds: dict[str, list[str]] = {}
+    for dataset, model, seed in runs:
+        seeds.setdefault(f"{dataset}/{model}", []).append(str(seed))
+    return "; ".join(f"{name} seed {', '.join(each)}" for name, each in seeds.items())
+
+
 def plain_label(label: str) -> str:
     """A label without its LaTeX: `$D_4$ ($L_2$)` is "D4 (L2)"."""
     return re.sub(r"\\mathcal|[${}]", "", label).replace("_sym", "sym").replace("_mir", "mir").replace("_", "")
@@ -323,14 +331,14 @@ def main() -> None:
         raise ConfigError(f"experiments has no {name!r}; known: {', '.join(config['experiments'])}")
     runs = read_runs(config, name, arguments.results)
     if arguments.summary:
-        table, text, bold, remarks = _build(config, name, runs, "paper", arguments.paper, arguments.notes)
+        table, text, bold, remarks = build_table(config, name, runs, "paper", arguments.paper, arguments.notes)
         console = Console()
         console.print(to_terminal(table, text, bold, name))
         for remark in remarks:
             console.print(f"· {plain_label(remark)}", markup=False, highlight=False)
         return
     for mode, stem in (("paper", name), ("exact", f"{name}_exact")):
-        table, text, bold, remarks = _build(config, name, runs, mode, arguments.paper, arguments.notes)
+        table, text, bold, remarks = build_table(config, name, runs, mode, arguments.paper, arguments.notes)
         path = arguments.output_dir / stem
         _write(path.with_suffix(".csv"), table.to_csv(index=False))
         _write(path.with_suffix(".tex"), to_latex(table, text, bold, " ".join(remarks), stem))
@@ -338,10 +346,10 @@ def main() -> None:
         _write(path.with_suffix(".html"), to_html(table, text, bold, stem, remarks))
 
 
-def _build(
+def build_table(
     config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], mode: str, paper: Path, more: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[str]]:
-    """Numbers, their text, what is bold, and the notes of one table."""
+    """Numbers, their text, what is bold, and the notes of one table; `paper` is the folder of the paper's own."""
     spec = config["experiments"][experiment]
     table = summarise(config, experiment, runs, mode)
     remarks = notes(config, experiment, runs, mode, more)

@@ -34,7 +34,7 @@ rule claims:
 
 rule report:
     input:
-        found=that_exist("runs/*/*/seed*/metrics.json", "tables/*.csv", "figures/*/*.png"),
+        found=that_exist("runs/*/*/seed*/metrics.json", "figures/*/*.png"),
         claims="<results>/claims.csv",
         config="<results>/tables/config.json",
         template=here(HERE / "workflow/report/report.html.jinja"),
@@ -52,11 +52,13 @@ rule report:
         results=RESULTS,
         experiments=config["run"],
         paper=here(HERE / "config.yaml"),
+        paper_tables=here(PAPER),
+        notes=json.dumps({experiment: stand_ins(experiment) for experiment in config["run"]}),
         command=rerun_command(),
     shell:
         "python -u -m equipose.report --config {input.config:q} --paper {params.paper:q} --experiments {params.experiments:q}"
-        " --results {params.results:q} --template {input.template:q} --command {params.command:q} --output {output:q}"
-        " 2>&1 | tee {log:q}"
+        " --results {params.results:q} --template {input.template:q} --command {params.command:q}"
+        " --paper-tables {params.paper_tables:q} --notes {params.notes:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule publish:

@@ -1,4 +1,4 @@
-"""Figures: one module each, from a run's files to a picture. The first line of a module's docstring is its caption."""
+"""Figures: one module each, from a run's files to a picture. A module's docstring is its caption."""
 
 import ast
 from pathlib import Path
@@ -14,6 +14,7 @@ EVERY = ("examples", *OF_RUNS, *OF_DATASETS)
 
 
 def caption(figure: str) -> str:
-    """What a figure shows, and where the paper has it."""
-    tree = ast.parse((Path(__file__).parent / f"{figure}.py").read_text())
-    return (ast.get_docstring(tree) or "").splitlines()[0]
+    """What a figure shows, where the paper has it, and how to read it: the docstring without the command."""
+    text = ast.get_docstring(ast.parse((Path(__file__).parent / f"{figure}.py").read_text())) or ""
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    return " ".join(paragraph for paragraph in paragraphs if not paragraph.startswith("`python "))

@@ -16,19 +16,22 @@ from equipose.tables import plain_label
 
 
 def commands(dataset: Path, runs: list[Run], folder: Path) -> list[str]:
-    """Lines of a .cxc file in `folder`: ChimeraX reads the paths in it from there."""
+    """Lines of a .cxc file in `folder`, which is where ChimeraX runs them, so that paths are relative to it.
+
+    Other models are closed first: the numbers then begin with 1 (`open` has an option `id` in newer versions only).
+    """
     colours = model_colours([run.label for run in runs])
     maps = [(dataset / "volume.mrc", "truth", TRUTH)]
     maps += [(run.folder / "volume_aligned.mrc", plain_label(run.label), colours[run.label]) for run in best_runs(runs)]
     fraction = molecule_fraction(read_map(maps[0][0])[0])
-    lines = ["set bgColor white", "lighting soft", "graphics silhouettes true"]
+    lines = ["close", "set bgColor white", "lighting soft", "graphics silhouettes true"]
     for number, (path, name, colour) in enumerate(maps, start=1):
         level = enclosing_level(read_map(path)[0], fraction)
         lines += [
-            f'open "{os.path.relpath(path, folder)}" id {number} name "{name}"',
+            f'open "{os.path.relpath(path, folder)}" name "{name}"',
             f"volume #{number} style surface level {level:.6g} step 1 color {colour}",
         ]
-    return [*lines, "tile", "view"]
+    return [*lines, f"tile #1-{len(maps)} columns {len(maps)}"]  # in a row, the view on all
 
 
 def main() -> None:

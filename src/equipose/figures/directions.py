@@ -20,7 +20,9 @@ from equipose.figures.runs import dataset_command_line, load_runs
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
 from equipose.rotations import viewing_directions
 from equipose.symmetry import frame_with_first_axis
-from equipose.tables import dataset_title
+
+WHEEL = ("#56B4E9", "#F0C020", "#D55E00", "#10326B")
+"""Colours of the disc's rim from 0° to 135°, blended: light against dark and yellow against blue, for all eyes."""
 
 
 def folded(directions: np.ndarray) -> np.ndarray:
@@ -29,10 +31,15 @@ def folded(directions: np.ndarray) -> np.ndarray:
 
 
 def direction_colours(points: np.ndarray) -> np.ndarray:
-    """Colours (n, 3) of points of the disc: opposite points of its rim, which are one direction, have the same."""
-    hue = (np.arctan2(points[:, 1], points[:, 0]) / np.pi) % 1
-    radius = np.linalg.norm(points, axis=1).clip(0, 1)
-    return colors.hsv_to_rgb(np.stack([hue, 0.25 + 0.75 * radius, 0.95 - 0.25 * (1 - radius)], axis=1))
+    """Colours (n, 3) of points of the disc: opposite points of its rim, which are one direction, have the same.
+
+    Inwards they fade to grey; mirrored in the vertical, a point has another colour.
+    """
+    place = len(WHEEL) * ((np.arctan2(points[:, 1], points[:, 0]) / np.pi) % 1)
+    wheel = np.array([colors.to_rgb(colour) for colour in (*WHEEL, WHEEL[0])])
+    rim = np.stack([np.interp(place, np.arange(len(wheel)), channel) for channel in wheel.T], axis=1)
+    strength = (0.25 + 0.75 * np.linalg.norm(points, axis=1).clip(0, 1))[:, None]
+    return strength * rim + (1 - strength) * 0.65
 
 
 def draw_folding(axes: Axes) -> None:
@@ -72,14 +79,14 @@ def plot_directions(mixture: Mixture, output: Path) -> None:
         ):
             draw_directions(axes, rotations, shades, frame)
             axes.set_title(f"after {mixture.when(index)}\n{mixture.shares(index)} in a hand")
-        row[2].axvline(0, ls="--", color="0.1", lw=0.9)
+        if mixture.mixed:
+            row[2].axvline(0, ls="--", color="0.1", lw=0.9)
         for axes in row:
             axes.set_aspect("equal")
             axes.set_xlim(-1.1, 1.1)
             axes.set_ylim(-1.1, 1.1)
             axes.set_axis_off()
-        run = mixture.run
-        figure.suptitle(f"{dataset_title(run.dataset)}: {run.label}, seed {run.seed}", fontsize=8.5)
+        figure.suptitle(mixture.title, fontsize=8.5)
         save(figure, output)
 
 

@@ -71,11 +71,14 @@ def layers_of(encoder: nn.Module, box: int) -> list[Layer]:
     return ran
 
 
-def draw_encoder(axes: Axes, title: str, encoder: nn.Module, box: int) -> None:
-    """The encoder from left to right: its first part, then every other part as a lane of its own."""
+def draw_encoder(axes: Axes, title: str, encoder: nn.Module, box: int) -> set[str]:
+    """The encoder from left to right: its first part, then every other part as a lane of its own. Returns its kinds."""
     ran = layers_of(encoder, box)
     lanes = list(dict.fromkeys(layer.lane for layer in ran))
     trunk = sum(layer.lane == lanes[0] for layer in ran)
+    longest = max((sum(layer.lane == lane for layer in ran) for lane in lanes[1:]), default=0)
+    columns = trunk + longest + 1.4
+    size = min(6.5, 72 * PAGE / columns / 5.2)  # the text of a bar is as wide as its column
     for number, lane in enumerate(lanes):
         level = 0.0 if number == 0 else 2.4 * ((len(lanes) - 2) / 2 - (number - 1))
         left = 0.0 if number == 0 else trunk + 0.6
@@ -84,16 +87,16 @@ def draw_encoder(axes: Axes, title: str, encoder: nn.Module, box: int) -> None:
             width = 0.12 + 0.08 * torch.log2(torch.tensor(float(layer.channels))).item()
             corner = (left + index - width / 2, level - height / 2)
             axes.add_patch(Rectangle(corner, width, height, fc=COLOURS[layer.kind], ec="0.2", lw=0.5))
-            axes.annotate(layer.text(), (left + index, level - height / 2 - 0.08), ha="center", va="top", fontsize=4.6)
+            axes.annotate(layer.text(), (left + index, level - height / 2 - 0.08), ha="center", va="top", fontsize=size)
         if number:
-            axes.annotate(lane.replace("_", " "), (left - 0.3, level + 0.45), fontsize=6)
+            axes.annotate(lane.replace("_", " "), (left - 0.3, level + 0.45), fontsize=7)
             axes.plot([trunk - 0.6, left - 0.4], [0, level], color="0.5", lw=0.7)
     weights = sum(parameter.numel() for parameter in encoder.parameters())
     axes.set_title(f"{title}: {weights:,} weights", loc="left")
-    longest = max(sum(layer.lane == lane for layer in ran) for lane in lanes[1:]) if lanes[1:] else 0
-    axes.set_xlim(-0.8, trunk + longest + 0.6)
+    axes.set_xlim(-0.8, columns - 0.8)
     axes.set_ylim(-2.6, 2.2)
     axes.set_axis_off()
+    return {layer.kind for layer in ran}
 
 
 def plot_encoders(runs: list[Path], output: Path) -> None:
@@ -104,10 +107,13 @@ def plot_encoders(runs: list[Path], output: Path) -> None:
         figure, column = pyplot.subplots(
             len(distinct), 1, figsize=(PAGE, 2.3 * len(distinct) + 0.3), squeeze=False, layout="constrained"
         )
+        drawn: set[str] = set()
         for axes, ((name, _, box), config) in zip(column[:, 0], distinct.items(), strict=True):
-            draw_encoder(axes, f"{name}, {box} px", Autoencoder(config, image_scale=1.0).encoder, box)
-        handles = [Rectangle((0, 0), 1, 1, fc=colour, ec="0.2", lw=0.5) for colour in COLOURS.values()]
-        figure.legend(handles, COLOURS, loc="outside lower center", ncols=len(COLOURS))
+            drawn |= draw_encoder(axes, f"{name}, {box} px", Autoencoder(config, image_scale=1.0).encoder, box)
+        handles = {
+            kind: Rectangle((0, 0), 1, 1, fc=COLOURS[kind], ec="0.2", lw=0.5) for kind in COLOURS if kind in drawn
+        }
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
         save(figure, output)
 
 
@@ -153,7 +159,8 @@ def _note(module: nn.Module) -> str:
     if isinstance(module, nn.Conv2d):
         return f"{module.kernel_size[0]}×{module.kernel_size[1]}"
     if isinstance(module, VectorHead):
-        return f"{module.weight.shape[0]} vectors"
+        vectors = module.weight.shape[0]
+        return f"{vectors} vector" + "s" * (vectors > 1)
     names = {"MaxPool2d": "max", "AvgPool2d": "mean", "GaussianPyramid": "Gaussians", "Linear": "", "Flatten": "flat"}
     return names.get(type(module).__name__, type(module).__name__)
 

@@ -1,6 +1,9 @@
 """Fourier shell correlation of the reconstructions with the truth (paper, Fig. 3).
 
 `python -m equipose.figures.fsc_curves --runs DIR … --output PATH`
+
+Strong lines are the best seed of each model by its final MSE, faint ones its other seeds. No mask; frame and hand of a
+map are those of its poses' alignment with the true ones.
 """
 
 from pathlib import Path

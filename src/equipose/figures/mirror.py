@@ -3,7 +3,7 @@
 `python -m equipose.figures.mirror --dataset DIR --runs DIR … --output PATH`
 
 All maps are seen along the plane that mirrors the mixed map best onto itself, from the side that shows the truth least
-symmetric. Below each, the correlation with its own best mirror image.
+symmetric. Above each, the correlation with its own best mirror image.
 """
 
 from pathlib import Path
@@ -19,7 +19,6 @@ from equipose.figures.runs import dataset_command_line, load_runs
 from equipose.figures.style import PAGE, PALETTE, TRUTH, paper_style, save
 from equipose.structures import read_map
 from equipose.symmetry import degrees_between, frame_with_first_axis, mirror_plane, projection
-from equipose.tables import dataset_title
 
 
 def edge_on_view(truth: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -39,20 +38,18 @@ def plot_mirror(mixture: Mixture, truth: np.ndarray, end: np.ndarray, output: Pa
     volumes = [truth, mixture.volume, end]
     scores = [mirror_plane(truth).correlation, mixture.plane.correlation, mirror_plane(end).correlation]
     titles = ["truth", f"after {mixture.when(mixture.index)}: {mixture.shares(mixture.index)} in a hand", "at the end"]
-    labels = [f"{title}\nown mirror image: {score:.2f}" for title, score in zip(titles, scores, strict=True)]
+    labels = [f"{title}\ncorrelation with its mirror: {score:.2f}" for title, score in zip(titles, scores, strict=True)]
     with paper_style():
         figure, row = pyplot.subplots(1, 3, figsize=(PAGE, 2.9), layout="constrained")
         view = edge_on_view(truth, mixture.plane.normal)
         width = draw_maps(list(row), volumes, labels, [TRUTH, PALETTE[1], PALETTE[0]], view)
-        middle = PIXELS / 2 + mixture.plane.offset * width / len(truth)
-        row[1].axvline(middle, ls="--", color="0.1", lw=0.9)
-        apart = degrees_between(mixture.normal, mixture.plane.normal)
-        run = mixture.run
-        figure.suptitle(
-            f"{dataset_title(run.dataset)}: {run.label}, seed {run.seed}. "
-            f"The map's plane lies {apart:.0f}° from that between the poses of both hands.",
-            fontsize=8.5,
-        )
+        title = mixture.title
+        if mixture.mixed:
+            middle = PIXELS / 2 + mixture.plane.offset * width / len(truth)
+            row[1].axvline(middle, ls="--", color="0.1", lw=0.9)
+            apart = degrees_between(mixture.normal, mixture.plane.normal)
+            title += f". The map's plane lies {apart:.0f}° from that between the poses of both hands."
+        figure.suptitle(title, fontsize=8.5)
         save(figure, output)
 
 

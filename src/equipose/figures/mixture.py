@@ -7,6 +7,10 @@ import numpy as np
 from equipose.errors import ConfigError
 from equipose.figures.runs import Run
 from equipose.symmetry import MirrorPlane, alignment_of_most, mirror_of_poses, mirror_plane, moved_volume
+from equipose.tables import dataset_title
+
+MIXED_SHARE = 0.25
+"""Part of the images in the rarer hand from which on hands are mixed, and a plane between both is looked for."""
 
 SNAPSHOT = "mixture_peak"
 """Name, in trace.npz, of the map that training kept of that moment."""
@@ -30,6 +34,22 @@ class Mixture:
     plane: MirrorPlane
     normal: np.ndarray
     twist: float
+
+    @property
+    def rarer_share(self) -> float:
+        """Part of the images in the rarer hand."""
+        return float(self.run.history.iloc[self.index][["share_same", "share_mirror"]].min())
+
+    @property
+    def mixed(self) -> bool:
+        """Whether there was a mixture at all; a few per cent agree in the wrong hand by chance."""
+        return self.rarer_share >= MIXED_SHARE
+
+    @property
+    def title(self) -> str:
+        """Dataset, model and seed; and, where that is so, that the paper's effect is not to be seen here."""
+        run = f"{dataset_title(self.run.dataset)}: {self.run.label}, seed {self.run.seed}"
+        return run if self.mixed else f"{run}. Hands were never mixed: {100 * self.rarer_share:.0f} % in the rarer one"
 
     def shares(self, index: int) -> str:
         """Images in each hand at an evaluation, the larger part first."""

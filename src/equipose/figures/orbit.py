@@ -2,8 +2,9 @@
 
 `python -m equipose.figures.orbit --dataset DIR --runs DIR … --output PATH`
 
-Arrows are the volume's x, y and z axes as the image shows them, from the particle's predicted centre. Below, the angle
-by which a pose departs from the first one moved with the image: none for an equivariant encoder.
+Arrows are the volume's x, y and z axes as the image shows them, from the particle's predicted centre; those that point
+away from the viewer are thin. Below, the angle by which a pose departs from the first one moved with the image: none
+for an equivariant encoder.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from equipose.autoencoder import load_model
@@ -47,7 +49,9 @@ def draw_pose(axes: Axes, rotation: np.ndarray, shift: np.ndarray, box: int) -> 
     start = (box - 1) / 2 + shift
     for axis, colour in enumerate(AXES):
         x, y, depth = 0.3 * box * rotation[:, axis]
+        head = 10 * min(1.0, np.hypot(x, y) / (0.15 * box))  # no longer than its arrow
         arrow = {"arrowstyle": "-|>,head_length=0.3,head_width=0.15", "color": colour, "lw": 1.6 if depth < 0 else 0.8}
+        arrow |= {"mutation_scale": head}
         axes.annotate("", start + (x, y), start, arrowprops=arrow | {"shrinkA": 0, "shrinkB": 0})
 
 
@@ -57,7 +61,7 @@ def plot_orbit(image: np.ndarray, runs: list[Run], output: Path) -> None:
     best = best_runs(runs)
     with paper_style():
         figure, grid = pyplot.subplots(
-            len(best), len(images), figsize=(PAGE, 1.25 * len(best) + 0.3), squeeze=False, layout="constrained"
+            len(best), len(images), figsize=(PAGE, 1.25 * len(best) + 0.5), squeeze=False, layout="constrained"
         )
         low, high = np.quantile(image, [0.005, 0.995])
         for row, run in zip(grid, best, strict=True):
@@ -73,6 +77,8 @@ def plot_orbit(image: np.ndarray, runs: list[Run], output: Path) -> None:
                 axes.set_xlabel("the image" if index == 0 else degrees_text(departures[index]))
             row[0].set_title(run.label, loc="left")
         figure.suptitle(dataset_title(runs[0].dataset), fontsize=8.5)
+        lines = [Line2D([], [], color=colour, lw=1.6) for colour in AXES]
+        figure.legend(lines, ["x", "y", "z of the volume"], loc="outside lower center", ncols=len(AXES))
         save(figure, output)
 
 

@@ -2,7 +2,8 @@
 
 `python -m equipose.figures.overview --dataset DIR --runs DIR … --output PATH`
 
-Of each model the best seed's map is shown, in the truth's frame; the runs are those of one dataset.
+Of each model the best seed's map is shown, in the truth's frame and hand, all from one direction and at levels that
+enclose as much. Median errors are of training images: poses as the encoder reads them and, where done, refined.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from equipose.figures.convergence import draw_errors
 from equipose.figures.fsc_curves import draw_fsc
 from equipose.figures.maps import draw_maps
 from equipose.figures.runs import Run, best_runs, dataset_command_line, load_runs
-from equipose.figures.style import PAGE, TRUTH, model_colours, paper_style, save
+from equipose.figures.style import PAGE, TRUTH, degrees_text, model_colours, paper_style, save
 from equipose.particles import read_particles
 from equipose.structures import read_map
 from equipose.tables import dataset_title
@@ -41,10 +42,15 @@ def map_label(run: Run) -> str:
     """What a map is, and how good, in three lines."""
     if run.metrics["training"] is None:
         return f"{run.label}\n\n"
-    exact = run.metrics["training"]["direct"]["exact"]
-    resolution = run.metrics["resolution"]["exact"]["0.5"]["first"]
-    found = f"FSC 0.5 at {resolution:.3g} Å" if resolution else "FSC below 0.5"
-    return f"{run.label}\nmedian error {exact['median_degrees']:.1f}°\n{found}"
+    training, resolution = run.metrics["training"], run.metrics["resolution"]
+    error = f"median error {degrees_text(training['direct']['exact']['median_degrees'])}"
+    if training["refined"]:
+        error += f", refined {degrees_text(training['refined']['exact']['median_degrees'])}"
+    first = resolution["exact"]["0.5"]["first"]
+    found = f"FSC 0.5 at {first:.3g} Å" if first else "FSC below 0.5"
+    if resolution["nyquist_reached"]:
+        found = f"FSC ≥ 0.5 at every shell, to {first:.3g} Å"
+    return f"{run.label}\n{error}\n{found}"
 
 
 def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:

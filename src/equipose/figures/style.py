@@ -59,8 +59,8 @@ def model_colours(labels: list[str]) -> dict[str, str]:
 
 
 def degrees_text(value: float) -> str:
-    """An angle for people: two digits, but whole degrees from ten on."""
-    return f"{value:.0f}°" if value >= 10 else f"{value:.2g}°"
+    """An angle for people: two digits, but whole degrees from ten on, and no powers of ten."""
+    return f"{value:.0f}°" if value >= 10 else f"{value:.2g}°" if value >= 0.001 else "< 0.001°"
 
 
 def save(figure: Figure, output: Path) -> None:

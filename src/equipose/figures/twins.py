@@ -20,7 +20,6 @@ from equipose.figures.style import PAGE, PALETTE, TRUTH, paper_style, save
 from equipose.rotations import random_rotations, viewing_directions
 from equipose.structures import read_map
 from equipose.symmetry import moved_volume, projection, twin
-from equipose.tables import dataset_title
 
 TRIED = 200
 """Random poses among which A is chosen."""
@@ -40,12 +39,12 @@ def draw_volume(
 ) -> None:
     """A map with the viewing directions A and B as arrows."""
     draw_maps([axes], [volume], [label], [colour], view)
-    reach = 0.65 * np.abs(np.subtract(*axes.get_xlim()))
+    reach = 1.5 * np.abs(np.subtract([*axes.get_xlim(), *axes.get_ylim()], PIXELS / 2)).max()  # the map, and arrows
     axes.set_xlim(PIXELS / 2 - reach, PIXELS / 2 + reach)
     axes.set_ylim(PIXELS / 2 + reach, PIXELS / 2 - reach)
     for name, direction in zip("AB", directions, strict=True):
         seen = (view @ direction)[:2]
-        tip, tail, letter = (PIXELS / 2 - part * reach * seen for part in (0.35, 0.8, 0.92))  # towards the molecule
+        tip, tail, letter = (PIXELS / 2 - part * reach * seen for part in (0.6, 0.85, 0.94))  # towards the molecule
         axes.annotate("", tip, tail, arrowprops={"arrowstyle": "-|>", "color": "0.1", "lw": 1.2})
         axes.annotate(name, letter, ha="center", va="center", fontsize=9, fontweight="bold")
 
@@ -63,27 +62,27 @@ def plot_twins(mixture: Mixture, truth: np.ndarray, output: Path) -> None:
     with paper_style():
         figure, grid = pyplot.subplots(2, 3, figsize=(0.75 * PAGE, 3.7), layout="constrained")
         for row, volume, name, colour in (
-            (grid[0], centred, "mixed hands", PALETTE[1]),
+            (grid[0], centred, f"after {mixture.when(mixture.index)}", PALETTE[1]),
             (grid[1], truth, "truth", TRUTH),
         ):
             pair = images_of_twins(volume, rotation, normal)
             draw_volume(row[0], volume, name, colour, directions, view)
-            row[0].axhline(PIXELS / 2, ls="--", color="0.1", lw=0.8)
+            if mixture.mixed:
+                row[0].axhline(PIXELS / 2, ls="--", color="0.1", lw=0.8)
             low, high = np.quantile(pair, [0.01, 0.999])
             for axes, image, letter in zip(row[1:], pair, "AB", strict=True):
                 axes.imshow(image, cmap="gray", vmin=low, vmax=high)
                 axes.set_axis_off()
                 axes.set_title(f"along {letter}")
             row[2].annotate(
-                f"correlation {likeness(pair):.3f}",
+                f"A with B: correlation {likeness(pair):.3f}",
                 (0, -0.02),
                 (0, -4),
                 xycoords="axes fraction",
                 textcoords="offset points",
                 va="top",
             )
-        run = mixture.run
-        figure.suptitle(f"{dataset_title(run.dataset)}: {run.label}, seed {run.seed}", fontsize=8.5)
+        figure.suptitle(mixture.title, fontsize=8.5)
         save(figure, output)
 
 
