@@ -144,6 +144,20 @@ def test_figures_of_runs_are_written_as_pdf_and_png(loaded, tmp_path, plot):
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"figure.pdf", "figure.png"}
 
 
+def test_a_picture_in_256_colours_is_small_and_looks_the_same(tmp_path):
+    """A shaded map in three hues, the hardest case; no colour is off by more than a twelfth of the scale."""
+    volumes = [ball((0, 0, 0), 8), ball((1, 0, 0), 7), ball((0, 2, 0), 9)]
+    figure, row = style.pyplot.subplots(1, 3, figsize=(style.PAGE, 2.6))
+    maps.draw_maps(list(row), volumes, ["truth", "a", "b"], [style.TRUTH, *style.PALETTE[:2]])
+    figure.savefig(tmp_path / "all.png", dpi=300)
+    exact = matplotlib.image.imread(tmp_path / "all.png")[..., :3]
+    with style.paper_style():
+        style.save(figure, tmp_path / "few.png")
+    shown = matplotlib.image.imread(tmp_path / "few.png")[..., :3]
+    assert np.abs(shown - exact).max() < 1 / 12 and np.sqrt(np.mean((shown - exact) ** 2)) < 0.01
+    assert (tmp_path / "few.png").stat().st_size < 0.4 * (tmp_path / "all.png").stat().st_size
+
+
 def test_the_overview_shows_one_dataset(loaded, results, tmp_path):
     plot_overview(results / "datasets/balls", loaded, tmp_path / "overview.png")
     assert matplotlib.image.imread(tmp_path / "overview.png").std() > 0.1
@@ -158,7 +172,7 @@ def test_a_map_is_labelled_with_the_errors_of_its_own_poses_and_no_crossing_wher
     metrics = run.metrics | {"training": run.metrics["training"] | refined}
     metrics |= {"resolution": run.metrics["resolution"] | {"nyquist_reached": True}}
     better = runs.Run(**{**vars(run), "metrics": metrics})
-    assert map_label(better) == "$d4$\nmedian error 1.5°, refined 0.25°\nFSC ≥ 0.5 at every shell, to 12 Å"
+    assert map_label(better) == "$d4$\nmedian error 1.5°\nrefined 0.25°\nFSC ≥ 0.5 to 12 Å"
 
 
 def test_runs_without_a_truth_are_drawn_without_pose_errors(results, tmp_path):

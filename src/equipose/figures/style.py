@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from PIL import Image
 
 from equipose.files import whole_file
 
@@ -64,8 +66,16 @@ def degrees_text(value: float) -> str:
 
 
 def save(figure: Figure, output: Path) -> None:
-    """Write `output` as .pdf and .png, each whole or not at all, and close the figure."""
-    for kind in ("pdf", "png"):
-        with whole_file(output.with_suffix(f".{kind}")) as partial:
-            figure.savefig(partial, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+    """Write `output` as .pdf and .png, each whole or not at all, and close the figure.
+
+    The PNG has 256 colours of its own choice, none off by more than the eye sees, and a quarter of the size: git keeps
+    those of every preset.
+    """
+    with whole_file(output.with_suffix(".pdf")) as partial:
+        figure.savefig(partial, format="pdf", metadata={"CreationDate": None})
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png")
+    few = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    with whole_file(output.with_suffix(".png")) as partial:
+        few.save(partial, format="PNG", optimize=True, dpi=(SETTINGS["savefig.dpi"],) * 2)
     pyplot.close(figure)
