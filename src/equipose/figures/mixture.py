@@ -49,7 +49,10 @@ class Mixture:
     def title(self) -> str:
         """Dataset, model and seed; and, where that is so, that the paper's effect is not to be seen here."""
         run = f"{dataset_title(self.run.dataset)}: {self.run.label}, seed {self.run.seed}"
-        return run if self.mixed else f"{run}. Hands were never mixed: {100 * self.rarer_share:.0f} % in the rarer one"
+        never = (
+            f"Hands were hardly mixed: never more than {100 * self.rarer_share:.0f} % of the images in the rarer one"
+        )
+        return run if self.mixed else f"{run}\n{never}"
 
     def shares(self, index: int) -> str:
         """Images in each hand at an evaluation, the larger part first."""

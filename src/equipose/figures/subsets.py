@@ -3,7 +3,8 @@
 `python -m equipose.figures.subsets --dataset DIR --runs DIR … --within ε … --output PATH`
 
 Of the dataset's runs, the one whose hands were mixed most; S_i are the images that the relative rotation of image i
-aligns to a squared Frobenius distance below ε, in the better hand. Several ε show how much depends on it.
+aligns to a squared Frobenius distance below ε, in the better hand. Several ε show how much depends on it. Dotted: half
+of the images, where the S_i of two mixed hands lie.
 """
 
 from pathlib import Path
