@@ -155,6 +155,12 @@ def test_editing_a_module_reruns_what_depends_on_it(finished: tuple[Path, str]) 
     assert not {"simulate", "volume"} & jobs.keys()
 
 
+def test_a_report_takes_results_as_they_are_where_code_has_changed_since(finished: tuple[Path, str]) -> None:
+    with edited(finished[0] / "src/equipose/encoders.py", "# edited\n"):
+        jobs = planned(finished[0], "report", "--configfile", SMOKE)
+    assert "report" in jobs and not {"train", "evaluate", "table", "figure"} & jobs.keys()
+
+
 def test_changing_a_dataset_reruns_its_own_runs_only(finished: tuple[Path, str], tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("datasets: { smoke_snr1: { snr: 0.9 } }")
     jobs = planned(finished[0], "--configfile", SMOKE, str(tmp_path / "mine.yaml"))

@@ -1,5 +1,5 @@
 # Whatever results there are → claims and the report: their inputs are the files that exist, so that partial results
-# have a report too, in which what is missing is named.
+# have a report too, in which what is missing is named. They are taken as they are, also where code has changed since.
 
 
 localrules:
