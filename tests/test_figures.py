@@ -144,18 +144,19 @@ def test_figures_of_runs_are_written_as_pdf_and_png(loaded, tmp_path, plot):
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"figure.pdf", "figure.png"}
 
 
-def test_a_picture_in_256_colours_is_small_and_looks_the_same(tmp_path):
-    """A shaded map in three hues, the hardest case; no colour is off by more than a twelfth of the scale."""
+@pytest.mark.parametrize(("width", "dpi"), [(style.PAGE, 200), (style.COLUMN, 300)])
+def test_a_picture_is_small_and_looks_the_same(tmp_path, width, dpi):
+    """Shaded maps in three hues: no colour is off by more than 2 of 255 steps, and white is white."""
     volumes = [ball((0, 0, 0), 8), ball((1, 0, 0), 7), ball((0, 2, 0), 9)]
-    figure, row = style.pyplot.subplots(1, 3, figsize=(style.PAGE, 2.6))
+    figure, row = style.pyplot.subplots(1, 3, figsize=(width, 2.6))
     maps.draw_maps(list(row), volumes, ["truth", "a", "b"], [style.TRUTH, *style.PALETTE[:2]])
-    figure.savefig(tmp_path / "all.png", dpi=300)
+    figure.savefig(tmp_path / "all.png", dpi=dpi)
     exact = matplotlib.image.imread(tmp_path / "all.png")[..., :3]
     with style.paper_style():
         style.save(figure, tmp_path / "few.png")
-    shown = matplotlib.image.imread(tmp_path / "few.png")[..., :3]
-    assert np.abs(shown - exact).max() < 1 / 12 and np.sqrt(np.mean((shown - exact) ** 2)) < 0.01
-    assert (tmp_path / "few.png").stat().st_size < 0.4 * (tmp_path / "all.png").stat().st_size
+    shown = matplotlib.image.imread(tmp_path / "few.png")
+    assert np.abs(shown - exact).max() < 2.5 / 255 and (shown[exact == 1] == 1).all()
+    assert (tmp_path / "few.png").stat().st_size < 0.65 * (tmp_path / "all.png").stat().st_size
 
 
 def test_the_overview_shows_one_dataset(loaded, results, tmp_path):
