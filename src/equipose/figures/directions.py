@@ -33,7 +33,7 @@ def folded(directions: np.ndarray) -> np.ndarray:
 def direction_colours(points: np.ndarray) -> np.ndarray:
     """Colours (n, 3) of points of the disc: opposite points of its rim, which are one direction, have the same.
 
-    Inwards they fade to grey; mirrored in the vertical, a point has another colour.
+    Inwards they fade to grey.
     """
     place = len(WHEEL) * ((np.arctan2(points[:, 1], points[:, 0]) / np.pi) % 1)
     wheel = np.array([colors.to_rgb(colour) for colour in (*WHEEL, WHEEL[0])])
