@@ -147,7 +147,7 @@ def in_runs(pattern: str, experiments: list[str], only: str | None = None) -> li
 
 
 def that_exist(*patterns: str) -> list[str]:
-    """What there is of `patterns` in the results folder now, by names that no rule makes: a report trains nothing."""
+    """What there is of `patterns` in the results folder now, by names that no job makes: a report trains nothing."""
     folder = Path(os.path.relpath(RESULTS)) if RESULTS.is_absolute() else RESULTS.absolute()
     return sorted(str(path) for pattern in patterns for path in folder.glob(pattern))
 
