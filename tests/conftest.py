@@ -3,15 +3,18 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.spatial.transform import Rotation
 
 from equipose import reconstruct
+from equipose.autoencoder import Autoencoder
 from equipose.config import (
     DatasetConfig,
     PreparationConfig,
@@ -116,21 +119,45 @@ def halves(paper_config: dict, tmp_path_factory: pytest.TempPathFactory) -> Path
         part[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]] = to_relion_angles(rotations)
         part[["rlnOriginXAngst", "rlnOriginYAngst"]] = -shifts
         write_star(run / "poses.star", optics, part)
-        (run / "metrics.json").write_text(json.dumps({"confirmed_share": 1.0}))
     return folder
 
 
+def roughly(rotations: np.ndarray, shifts: np.ndarray) -> Poses:
+    """What an encoder might answer: some 20° off, half a pixel, and every fifth pose anywhere."""
+    rng = np.random.default_rng(4)
+    off = Rotation.from_rotvec(rng.normal(0, np.deg2rad(12), (len(rotations), 3))).as_matrix() @ rotations
+    off[::5] = random_rotations(len(off[::5]), rng)
+    return Poses(off, shifts + 0.5 * VOXEL)
+
+
 @pytest.fixture(scope="session")
-def joined(halves: Path) -> Path:
-    """What `reconstruct` makes of them; each run's encoder knows the other half's poses, in its own frame."""
+def asking(halves: Path, small_run: Callable[..., RunConfig]) -> Callable[[], AbstractContextManager]:
+    """While this lasts, each run's encoder knows roughly the other half's poses, in the run's own frame."""
     true = {half: read_particles(halves / f"half{half}/particles.star") for half in (1, 2)}
+    config = small_run("d4_l2", BOX)
+    few = dataclasses.replace(config.model.search, refine_orientations=1000, refine_radii=(7, 10), candidates=4)
+    dataset = dataclasses.replace(config.dataset, voxel_size=VOXEL, shift_std=true[1].shifts.std())
+    config = dataclasses.replace(config, dataset=dataset, model=dataclasses.replace(config.model, search=few))
+    models = {name: Autoencoder(config, image_scale) for name, image_scale in (("run1", 0.7), ("run2", 0.8))}
     answers = {  # of a run about the images of the half that it has not seen
-        "run1": Poses(true[2].rotations, true[2].shifts),
-        "run2": Poses(*in_other_frame(true[1].rotations, true[1].shifts)),
+        models["run1"]: roughly(true[2].rotations, true[2].shifts),
+        models["run2"]: roughly(*in_other_frame(true[1].rotations, true[1].shifts)),
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("equipose.halves.load_model", lambda path: path.parent.name)
-        patch.setattr("equipose.halves.predict", lambda run, _: (answers[run], None))
+
+    @contextmanager
+    def patched() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("equipose.halves.load_model", lambda path: models[path.parent.name])
+            patch.setattr("equipose.halves.predict", lambda model, _: (answers[model], None))
+            yield
+
+    return patched
+
+
+@pytest.fixture(scope="session")
+def joined(halves: Path, asking: Callable[[], AbstractContextManager]) -> Path:
+    """What `reconstruct` makes of them."""
+    with asking():
         runs, datasets = [halves / "run1", halves / "run2"], [halves / "half1", halves / "half2"]
         reconstruct.reconstruct(runs, datasets, halves / "out", lambda _: None)
     return halves / "out"

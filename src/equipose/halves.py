@@ -13,18 +13,19 @@ from torch import Tensor
 from equipose.autoencoder import load_model
 from equipose.evaluate import Poses, predict
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.grid import FourierGrid, empty_grid, insert_images
+from equipose.grid import FourierGrid, empty_grid, grid_volume, insert_images
 from equipose.metrics import Alignment, align, squared_distances
 from equipose.noise import on_disc
 from equipose.optics import ctf
 from equipose.particles import Particles, read_particles
+from equipose.refinement import poses_against
 from equipose.rotations import degrees_from_squared_frobenius
 
 BATCH = 500
 """Images read at once."""
 
-COMPARED = 5000
-"""Images of each half about which the other half's run is asked."""
+COMPARED = 1000
+"""Images of each half about which the other half's run is asked, which searches for each."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,11 @@ def bring_together(halves: list[Half], runs: list[Path]) -> tuple[list[Half], Al
     rotation, hand and translation between the runs; (n,) degrees of both halves are measured with these.
     """
     first, second = halves
-    theirs = _asked(runs[1], first)
+    theirs = _asked(runs[1], second, first)
     few = slice(len(theirs.rotations))
     alignment = align(theirs.rotations, first.rotations[few], theirs.shifts, first.shifts[few])
     moved = second.moved(alignment)
-    answers = alignment.rotations(theirs.rotations), _asked(runs[0], moved).rotations
+    answers = alignment.rotations(theirs.rotations), _asked(runs[0], first, moved).rotations
     apart = [
         degrees_from_squared_frobenius(squared_distances(answer, half.rotations[: len(answer)]))
         for answer, half in zip(answers, (first, moved), strict=True)
@@ -103,7 +104,13 @@ def back_project(half: Half) -> FourierGrid:
     return grid
 
 
-def _asked(run: Path, half: Half) -> Poses:
-    """What the encoder of `run` says of the half's first images."""
-    with torch.no_grad():
-        return predict(load_model(run / "model.pt"), half.some(slice(COMPARED)).particles)[0]
+@torch.no_grad()
+def _asked(run: Path, own: Half, other: Half) -> Poses:
+    """Poses that `run` finds for the first images of the other half: its encoder's answers, and a search, refined
+    against the map of its own half. Of the other half's run nothing is known to it.
+    """
+    model, asked = load_model(run / "model.pt"), other.some(slice(COMPARED)).particles
+    answers, _ = predict(model, asked)
+    as_seen = dataclasses.replace(own, whitening=None)  # the model compares images as they are, whitened and scaled
+    volume = model.image_scale * grid_volume(back_project(as_seen))
+    return Poses(*poses_against(model, volume, asked, answers.rotations, answers.shifts))

@@ -21,7 +21,7 @@ from equipose import search
 from equipose.autoencoder import Autoencoder
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.grid import FourierGrid, empty_grid, grid_volume, insert_images, sampled, with_slopes, without
-from equipose.metrics import CONSISTENT
+from equipose.metrics import CONSISTENT, squared_distances
 from equipose.optics import ctf
 from equipose.particles import Particles
 
@@ -45,6 +45,9 @@ PARTS = 20
 """Of the images, each of which is compared with the map of the others. At SNR 0.1 one pass with it, and with the
 shifts' distribution, took 1,000 images of the spliceosome from MSE 0.14 to 0.09, and without both to 0.13.
 """
+
+JUDGED = 1000
+"""Images by which a run is judged without a truth; at most half of them all."""
 
 
 @torch.no_grad()
@@ -80,36 +83,44 @@ def refine(
         grid, volume = following, grid_volume(following)
         if part == 1 and elsewhere < SETTLED * len(turned):
             break
-    return turned.double().cpu().numpy(), moved.double().cpu().numpy() * model.voxel_size, volume
+    return *_as_arrays(model, turned, moved), volume
+
+
+@torch.no_grad()
+def poses_against(
+    model: Autoencoder, volume: Tensor, particles: Particles, rotations: np.ndarray, shifts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Poses of the first n particles by `volume` (m³, 2), the points of a grid of radius L/2 in the model's scale.
+
+    Of each image the best of its start, `rotations` (n, 3, 3) and `shifts` (n, 2) as for `refine`, and of a search,
+    all refined. Wants a map that these images had no part in: their own noise would keep them where they were.
+    """
+    generator = torch.Generator(volume.device).manual_seed(model.config.seed)
+    field = with_slopes(volume, model.box // 2)
+    turned, moved = _on_device(model, rotations, shifts)
+    for rows in torch.arange(len(turned), device=volume.device).split(BATCH):
+        batch = _read(model, particles, rows)
+        turned[rows], moved[rows] = _best_pose(model, field, 1.0, batch, turned[rows], moved[rows], generator)
+    return _as_arrays(model, turned, moved)
 
 
 @torch.no_grad()
 def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndarray, shifts: np.ndarray) -> float:
-    """Part of the `judged` first images whose poses (as for `refine`) a search confirms.
+    """Part of the first images, a thousand at most, whose poses (as for `refine`) a search confirms.
 
     The search is against the model's own volume or, if the poses were refined, against the map of all other images at
     theirs. Needs no truth. Where the images of a volume are split over both hands, each of them has two poses that
     explain it alike; where it has not formed, the search finds any other pose as good.
     """
-    device, radius, kept = model.frequencies.device, model.box // 2, 0
-    generator = torch.Generator(device).manual_seed(model.config.seed)
-    turned, moved = _on_device(model, rotations, shifts)
-    first, others = torch.arange(len(turned), device=device).tensor_split([judged(len(turned))])
+    judged = min(JUDGED, math.ceil(len(rotations) / 2))
     if model.config.model.refine_passes:
+        turned, moved = _on_device(model, rotations, shifts)
+        others = torch.arange(judged, len(turned), device=turned.device)
         volume = grid_volume(_back_projected(model, particles, others, turned, moved))
     else:
-        volume = sampled(model.decoder, radius, device)
-    field = with_slopes(volume, radius)
-    for rows in first.split(BATCH):
-        batch = _read(model, particles, rows)
-        best, _ = _best_pose(model, field, 1.0, batch, turned[rows], moved[rows], generator)
-        kept += int(((best - turned[rows]).square().sum((1, 2)) < CONSISTENT).sum())
-    return kept / len(first)
-
-
-def judged(images: int) -> int:
-    """Of so many images, those by which a run is judged without a truth."""
-    return min(1000, math.ceil(images / 2))
+        volume = sampled(model.decoder, model.box // 2, model.frequencies.device)
+    found, _ = poses_against(model, volume, particles, rotations[:judged], shifts[:judged])
+    return float((squared_distances(found, rotations[:judged]) < CONSISTENT).mean())
 
 
 Batch = tuple[Tensor, Tensor, float]
@@ -138,6 +149,11 @@ def _on_device(model: Autoencoder, rotations: np.ndarray, shifts: np.ndarray) ->
     device = model.frequencies.device
     turned = torch.tensor(rotations, dtype=torch.float32, device=device)
     return turned, torch.tensor(shifts / model.voxel_size, dtype=torch.float32, device=device)
+
+
+def _as_arrays(model: Autoencoder, rotations: Tensor, shifts: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The way back."""
+    return rotations.double().cpu().numpy(), shifts.double().cpu().numpy() * model.voxel_size
 
 
 def _back_projected(

@@ -5,7 +5,6 @@ rule join_halves:
     input:
         models=of_halves("runs/{half}/{model}/seed{seed}/model.pt"),
         poses=of_halves("runs/{half}/{model}/seed{seed}/poses.star"),
-        metrics=of_halves("runs/{half}/{model}/seed{seed}/metrics.json"),
         particles=of_halves("datasets/{half}/particles.star"),
         stacks=of_halves("datasets/{half}/particles.mrcs"),
         code=code("reconstruct"),
