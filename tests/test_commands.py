@@ -64,6 +64,16 @@ def test_info_says_what_the_star_file_says_of_halves_and_optics(
     assert "poses          none\n" in printed
 
 
+def test_info_says_why_it_draws_halves_where_all_particles_have_one(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path
+) -> None:
+    optics, table = read_tables(simulated_dataset.folder / "particles.star")
+    (tmp_path / "particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")
+    write_star(tmp_path / "particles.star", optics, table.assign(rlnRandomSubset=1))
+    assert equipose(monkeypatch, "info", tmp_path / "particles.star") == 0
+    assert "25 and 25, drawn at random: rlnRandomSubset in the file is not 1 and 2\n" in capsys.readouterr().out
+
+
 def test_validate_says_that_sound_particles_are_sound(monkeypatch, capsys, simulated_dataset) -> None:
     assert equipose(monkeypatch, "validate", simulated_dataset.folder / "particles.star") == 0
     assert "50 particles of 32 pixels are sound" in capsys.readouterr().out

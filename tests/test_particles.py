@@ -15,7 +15,15 @@ import torch
 from equipose.errors import ConfigError
 from equipose.fourier import from_half_disc, half_disc, shift_phase
 from equipose.optics import CTF_COLUMNS, ctf
-from equipose.particles import CTF_LABELS, check_training_box, half_of, read_particles, summarise, write_star
+from equipose.particles import (
+    CTF_LABELS,
+    check_training_box,
+    half_of,
+    read_particles,
+    read_tables,
+    summarise,
+    write_star,
+)
 from equipose.rotations import from_relion_angles
 from equipose.simulate import padded_transform, slices
 from equipose.stacks import HEADER
@@ -476,9 +484,32 @@ def test_a_summary_tells_number_box_and_pixel_of_each_half(star: Callable) -> No
     assert (summary.subsets, summary.box, summary.voxel_size) == ({None: 5, 1: 2, 2: 3}, BOX, PIXEL)
 
 
+@pytest.mark.parametrize("form", ["3.0", "3.1"])
+def test_what_is_written_in_a_star_file_is_there_as_text(tmp_path: Path, form: str) -> None:
+    """Names that look like numbers, and numbers that six decimals do not hold."""
+    columns = {"rlnImageName": "1@a.mrcs", "rlnMicrographName": "0071", "rlnOther": "1.25e-09", "rlnLost": "nan"}
+    optics = {"rlnVoltage": "300.00", "rlnSphericalAberration": "2.70", "rlnAmplitudeContrast": "0.1000"}
+    if form == "3.0":
+        columns |= optics | {"rlnPixelSize": "2.5"}
+        tables = [("data_", columns)]
+    else:
+        tables = [("data_optics", optics | {"rlnOpticsGroup": "1"}), ("data_particles", columns)]
+    loops = (
+        "\n".join(["", name, "", "loop_", *(f"_{label} #{number}" for number, label in enumerate(table, 1)), ""])
+        + "\t".join(table.values())
+        for name, table in tables
+    )
+    (tmp_path / "a.star").write_text("\n".join(loops) + "\n")
+    found, table = read_tables(tmp_path / "a.star", as_written=True)
+    for label in ("rlnImageName", "rlnMicrographName", "rlnOther", "rlnLost"):
+        assert list(table[label]) == [columns[label]], label
+    assert float(found["rlnVoltage"].iloc[0]) == 300 and (form == "3.0" or found["rlnVoltage"].iloc[0] == "300.00")
+
+
 def test_particles_without_halves_get_equal_ones_that_are_always_the_same() -> None:
     table = pd.DataFrame({"rlnImageName": ["a"] * 1001})
     halves = half_of(table)
     assert abs(int((halves == 1).sum()) - int((halves == 2).sum())) == 1
     assert np.array_equal(halves, half_of(table))
     assert list(half_of(table[:3].assign(rlnRandomSubset=[2, 1, 2]))) == [2, 1, 2]
+    assert list(half_of(table[:3].assign(rlnRandomSubset=["2", "1", "2"]))) == [2, 1, 2]

@@ -52,9 +52,8 @@ def test_a_star_file_without_halves_gets_them_in_a_fixed_way(halves: Path, tmp_p
     number = half_of(read_tables(tmp_path / "particles.star")[1])
     true = read_particles(halves / "particles.star")
     parts = [Half(true, true.rotations, true.shifts).some(np.flatnonzero(number == half)) for half in (1, 2)]
-    _, written = reconstruct.pose_tables(
-        tmp_path / "particles.star", parts, [np.full(len(part.shifts), 0.5) for part in parts]
-    )
+    scores = [np.full(len(part.shifts), 0.5) for part in parts]
+    written = reconstruct.pose_table(tmp_path / "particles.star", table.drop(columns=SUBSET), parts, scores)
     np.testing.assert_array_equal(written[SUBSET], number)
     assert list(written["rlnImageName"]) == list(table["rlnImageName"])
     np.testing.assert_allclose(from_relion_angles(written[list(ANGLES)].to_numpy(float)), true.rotations, atol=1e-9)
@@ -134,9 +133,9 @@ def test_rows_that_were_left_out_have_no_pose_and_the_others_keep_their_order(ha
     optics, table = read_tables(halves / "particles.star")
     write_star(star, optics, table.assign(rlnMaxValueProbDistribution=np.arange(len(table)) % 3 / 2))
     true, kept = read_particles(halves / "particles.star"), np.flatnonzero(np.arange(len(table)) % 3)
-    rows = [chosen_rows(star, read_tables(star)[1], number, select) for number in (1, 2)]
+    rows = [chosen_rows(star, read_tables(star)[1], number, select) for number in (1, 2)]  # as prepare reads it
     parts = [Half(true, true.rotations, true.shifts).some(part) for part in rows]
-    _, posed = reconstruct.pose_tables(star, parts, rows, select)
+    posed = reconstruct.pose_table(star, read_tables(star, as_written=True)[1], parts, rows, select)
     assert list(posed["rlnImageName"]) == list(table["rlnImageName"].iloc[kept])
     assert list(posed[SCORE]) == list(kept)
     np.testing.assert_allclose(from_relion_angles(posed[list(ANGLES)]), true.rotations[kept], atol=1e-6)

@@ -30,10 +30,10 @@ from equipose.particles import (
     SUBSET,
     TRAINING_BOXES,
     Particles,
-    as_written,
     check_inside,
     check_symmetry,
     half_of,
+    has_halves,
     per_particle,
     read_particles,
     read_tables,
@@ -132,11 +132,10 @@ def info(arguments: argparse.Namespace) -> None:
     size, (defocus_u, defocus_v, *_) = particles.images.shape[-1], particles.ctf.T
     voltage, spherical_aberration, amplitude_contrast = (_values(column) for column in particles.ctf.T[3:6])
     first, second = np.bincount(half_of(particles.particle_table), minlength=3)[1:]
-    given = set(particles.particle_table.get(SUBSET, ())) == {1, 2}
     groups = len(particles.optics_table)
     print(f"particles      {len(particles.images)}, in {groups} optics group{'s' * (groups != 1)}")
     print(f"box            {size} pixels of {particles.voxel_size:g} Å, {size * particles.voxel_size:.0f} Å")
-    print(f"halves         {first} and {second}, {f'{SUBSET} in the file' if given else 'drawn at random'}")
+    print(f"halves         {first} and {second}, {_source_of_halves(particles.particle_table)}")
     print(f"optics         {voltage} kV, Cs {spherical_aberration} mm, amplitude contrast {amplitude_contrast}")
     print(f"defocus        {particles.ctf[:, :2].min():.0f} to {particles.ctf[:, :2].max():.0f} Å")
     print(f"astigmatism    up to {np.abs(defocus_u - defocus_v).max():.0f} Å")
@@ -157,7 +156,7 @@ def flip_hand(arguments: argparse.Namespace) -> None:
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
         raise ConfigError(f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction")
     poses = folder / "poses.star"
-    optics, table = as_written(poses)
+    optics, table = read_tables(poses, as_written=True)
     if not set(ANGLES) <= set(table):
         raise ConfigError(f"star file {poses} has no {', '.join(ANGLES)}: name the folder of a reconstruction")
     angles = np.stack([per_particle(poses, label, optics, table) for label in ANGLES], axis=1)
@@ -189,6 +188,12 @@ def status(arguments: argparse.Namespace) -> None:
 def mirrored(volume: np.ndarray) -> np.ndarray:
     """V(x, y, -z) of a volume (z, y, x) about voxel L/2; the plane that has no partner stays."""
     return np.roll(volume[::-1], 1, axis=0) if len(volume) % 2 == 0 else volume[::-1]
+
+
+def _source_of_halves(particle_table: pd.DataFrame) -> str:
+    if has_halves(particle_table):
+        return f"{SUBSET} in the file"
+    return "drawn at random" + (f": {SUBSET} in the file is not 1 and 2" if SUBSET in particle_table else "")
 
 
 def _protein(particles: Particles, star: Path) -> str:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import linecache
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,11 +102,15 @@ def summarise(star: Path, datadir: Path | None = None, select: Selection = ()) -
     return Summary(counts, box, voxel_size, hashlib.sha256(star.read_bytes()).hexdigest())
 
 
+def has_halves(particle_table: pd.DataFrame) -> bool:
+    """Whether every particle has one of two halves, and both are there: a column of ones alone makes none."""
+    return SUBSET in particle_table and set(pd.to_numeric(particle_table[SUBSET], errors="coerce")) == {1, 2}
+
+
 def half_of(particle_table: pd.DataFrame) -> np.ndarray:
     """The half, 1 or 2, that each particle belongs to: its rlnRandomSubset if all have one, else a fixed random one."""
-    given = particle_table.get(SUBSET)
-    if given is not None and set(given) == {1, 2}:
-        return given.to_numpy(np.int64)
+    if has_halves(particle_table):
+        return pd.to_numeric(particle_table[SUBSET]).to_numpy(np.int64)
     order = np.random.default_rng(0).permutation(len(particle_table))
     return 1 + order % 2
 
@@ -192,58 +197,47 @@ def write_star(path: Path, optics_table: pd.DataFrame, particle_table: pd.DataFr
         partial.write_text("\n# version 30001\n" + tables)
 
 
-def read_tables(star: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables data_optics and data_particles, of RELION 3.1's form whatever form the file has."""
+def read_tables(star: Path, as_written: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables data_optics and data_particles, of RELION 3.1's form whatever form the file has.
+
+    With `as_written` a star file's own columns are the text that stands there, and nothing of them is rounded: RELION
+    has columns whose numbers six decimals do not hold, and names that look like numbers.
+    """
     if not star.is_file():
         raise ConfigError(f"star file {star} does not exist")
     if star.suffix == ".cs":
         return _with_optics(star, read_cryosparc(star))
     linecache.clearcache()  # starfile reads through it, and it would give what a file of this name once held
     try:
-        star.read_bytes().decode()
+        text = star.read_bytes().decode()
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"star file {star} cannot be read: line {line} is not UTF-8 text: mend it") from error
     try:
-        tables = starfile.read(star, always_dict=True)
+        labels = re.findall(r"^\s*_(\S+)", text, re.MULTILINE) if as_written else []
+        tables = starfile.read(star, always_dict=True, parse_as_string=labels)
     except Exception as error:  # starfile has no error class of its own: a broken file raises whatever it hits first
         raise ConfigError(f"star file {star} cannot be read ({error})") from error
     if "optics" not in tables and len(tables) == 1 and "rlnImageName" in (only := next(iter(tables.values()))):
-        return _with_optics(star, _frame(star, "", only))
+        return _with_optics(star, _frame(star, "", only, as_written))
     if "optics" not in tables or "particles" not in tables:
         raise ConfigError(
             f"star file {star} must have the tables data_optics and data_particles of RELION 3.1 or later, or one table"
             f" of particles of RELION 3.0, found {', '.join(f'data_{name}' for name in tables) or 'none'}: is it"
             " the star file of another job?"
         )
-    return _frame(star, "optics", tables["optics"]), _frame(star, "particles", tables["particles"])
+    optics, particles = (_frame(star, name, tables[name], as_written) for name in ("optics", "particles"))
+    return optics, particles
 
 
-def _frame(star: Path, name: str, table: pd.DataFrame | dict) -> pd.DataFrame:
+def _frame(star: Path, name: str, table: pd.DataFrame | dict, as_written: bool) -> pd.DataFrame:
     frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame([table])
     if frame.empty:
         raise ConfigError(f"star file {star} lists no particles: table data_{name} is empty")
     if frame.columns.has_duplicates:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise ConfigError(f"star file {star}: table data_{name} has the column {twice} twice: remove one")
-    return frame
-
-
-def as_written(star: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables of `read_tables`, but the file's own columns as the text that stands there: nothing of it is rounded.
-
-    RELION has columns whose numbers six decimals do not hold, and names that look like numbers.
-    """
-    tables = read_tables(star)
-    if star.suffix == ".cs":
-        return tables
-    text = starfile.read(star, always_dict=True, parse_as_string=[label for table in tables for label in table])
-    own = text.get("optics", {}), text["particles" if "optics" in text else next(iter(text))]
-    for table, written in zip(tables, own, strict=True):
-        written = written if isinstance(written, pd.DataFrame) else pd.DataFrame([written])
-        for label in table.columns.intersection(written.columns):
-            table[label] = written[label].fillna("nan").to_numpy()
-    return tables
+    return frame.fillna("nan") if as_written else frame
 
 
 def _with_optics(star: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -29,7 +29,7 @@ from equipose.fits import correlations, examples
 from equipose.grid import FourierGrid, grid_volume, real_map
 from equipose.halves import Half, back_project, bring_together, read_half
 from equipose.local_resolution import local_resolution
-from equipose.particles import ANGLES, ORIGINS, SUBSET, Selection, as_written, chosen_rows, read_tables, write_star
+from equipose.particles import ANGLES, ORIGINS, SUBSET, Selection, chosen_rows, read_tables, write_star
 from equipose.rotations import to_relion_angles
 from equipose.structures import write_map
 
@@ -52,6 +52,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     configs = [PreparationConfig.load(dataset / "config.json") for dataset in datasets]
     if [config.subset for config in configs] != [1, 2] or len({(config.star, config.limits) for config in configs}) > 1:
         raise ConfigError("a reconstruction wants two datasets of one star file and `select`, with subset: 1 and 2")
+    star = Path(configs[0].star)
     own = [read_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
     halves, alignment, degrees = bring_together(own, runs)
     for number, apart in enumerate(degrees, start=1):
@@ -84,11 +85,13 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     _write_csv(output / "agreement.csv", pd.concat(agreement))
     with whole_file(output / "examples.npz") as path, open(path, "wb") as file:
         np.savez(file, **examples(halves[0], grids[0], shells, scores[0]))
-    write_star(output / "poses.star", *pose_tables(Path(configs[0].star), halves, scores, configs[0].limits))
+    optics, table = read_tables(star, as_written=True)
+    posed = pose_table(star, table, halves, scores, configs[0].limits)
+    write_star(output / "poses.star", optics, posed)
     summary = {
-        "star": configs[0].star,
+        "star": str(star),
         "particles": [len(half.rotations) for half in halves],
-        "left_out": len(read_tables(Path(configs[0].star))[1]) - sum(len(half.rotations) for half in halves),
+        "left_out": len(table) - len(posed),
         "select": configs[0].select,
         "box": box,
         "voxel_size": voxel_size,
@@ -120,15 +123,13 @@ def solvent_mask(volume: np.ndarray) -> np.ndarray:
     return (0.5 + 0.5 * np.cos(np.pi * np.clip((distance - 2) / 3, 0, 1))).astype(np.float32)
 
 
-def pose_tables(
-    star: Path, halves: list[Half], scores: list[np.ndarray], select: Selection = ()
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The user's own tables with the new poses, each particle's half and its score: every column, and in their order
-    every row but those that `select` left out, which have no pose.
+def pose_table(
+    star: Path, table: pd.DataFrame, halves: list[Half], scores: list[np.ndarray], select: Selection = ()
+) -> pd.DataFrame:
+    """The user's own table of particles, as it is written in `star`, with the new poses, each particle's half and its
+    score: every column, and in their order every row but those that `select` left out, which have no pose.
     """
-    optics, table = as_written(star)
-    numbers = read_tables(star)[1]
-    rows = [chosen_rows(star, numbers, half, select) for half in (1, 2)]
+    rows = [chosen_rows(star, table, half, select) for half in (1, 2)]
     order = np.argsort(np.concatenate(rows))
     table = table.iloc[np.concatenate(rows)[order]].reset_index(drop=True)
     table[list(ANGLES)] = to_relion_angles(np.concatenate([half.rotations for half in halves])[order])
@@ -136,7 +137,7 @@ def pose_tables(
     table[list(ORIGINS)] = -np.concatenate([half.shifts for half in halves])[order]
     table[SUBSET] = np.repeat([1, 2], [len(part) for part in rows])[order]
     table[SCORE] = np.concatenate(scores)[order]
-    return optics, table
+    return table
 
 
 def _quartiles(values: np.ndarray) -> dict[str, Any]:
