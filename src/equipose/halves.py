@@ -46,12 +46,12 @@ class Half:
         """Some of the particles, in the order of `rows`."""
         shown = {"images": self.particles.images[rows], "ctf": self.particles.ctf[rows]}
         particles = dataclasses.replace(self.particles, **shown)
-        return Half(particles, self.rotations[rows], self.shifts[rows], self.whitening)
+        return dataclasses.replace(self, particles=particles, rotations=self.rotations[rows], shifts=self.shifts[rows])
 
     def moved(self, alignment: Alignment) -> "Half":
         """The same particles, their poses in another frame."""
-        shifts = alignment.shifts(self.rotations, self.shifts)
-        return Half(self.particles, alignment.rotations(self.rotations), shifts, self.whitening)
+        rotations, shifts = alignment.rotations(self.rotations), alignment.shifts(self.rotations, self.shifts)
+        return dataclasses.replace(self, rotations=rotations, shifts=shifts)
 
     def batches(self, disc: HalfDisc) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Rotations (b, 3, 3), shifts (b, 2) in pixels, coefficients and CTFs (b, n) of all images, in order.
