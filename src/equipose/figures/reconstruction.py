@@ -37,7 +37,7 @@ def draw_fsc(axes: Axes, folder: Path) -> None:
     axes.set_xlabel("Spatial frequency (1/Å)")
     axes.set_ylabel("FSC of half-maps")
     axes.set_ylim(-0.1, 1.02)
-    axes.legend(loc="lower left")
+    axes.legend(loc="center left")
 
 
 def directions_seen(folder: Path) -> np.ndarray:
