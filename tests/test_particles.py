@@ -513,3 +513,9 @@ def test_particles_without_halves_get_equal_ones_that_are_always_the_same() -> N
     assert np.array_equal(halves, half_of(table))
     assert list(half_of(table[:3].assign(rlnRandomSubset=[2, 1, 2]))) == [2, 1, 2]
     assert list(half_of(table[:3].assign(rlnRandomSubset=["2", "1", "2"]))) == [2, 1, 2]
+
+
+def test_a_cryosparc_file_that_claims_a_header_longer_than_itself_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "particles.cs").write_bytes(b"\x93NUMPY\x03\x00" + (600_000_000).to_bytes(4, "little") + b"{}")
+    with pytest.raises(ConfigError, match="header is longer than the file"):
+        read_particles(tmp_path / "particles.cs")

@@ -36,6 +36,7 @@ NEEDED = {STACK, INDEX, *COLUMNS} - {"ctf/phase_shift_rad"}
 def read_cryosparc(path: Path) -> pd.DataFrame:
     """Stacks, CTFs, and poses and halves where there are any. Raises ConfigError, naming the field."""
     try:
+        _check_length(path)
         with np.errstate(over="ignore"):  # where the header claims more bytes than there are numbers
             records = np.load(path, mmap_mode="r", allow_pickle=False)
         names = set(records.dtype.names or ()) if records.ndim == 1 else set()
@@ -63,6 +64,14 @@ def read_cryosparc(path: Path) -> pd.DataFrame:
     if SPLIT in names:
         table["rlnRandomSubset"] = 1 + _field(path, records, SPLIT, "iu").astype(int)
     return pd.DataFrame(table)
+
+
+def _check_length(path: Path) -> None:
+    """Raises ValueError where the header claims more bytes than the file has: NumPy would ask for memory for them."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > path.stat().st_size:  # else at most 64 KiB
+        raise ValueError("its header is longer than the file")
 
 
 def _field(path: Path, records: np.ndarray, name: str, kinds: str, *shape: int) -> np.ndarray:

@@ -32,6 +32,7 @@ import pandas as pd
 import scipy.fft
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from equipose.cli import run_main, say
 from equipose.config import SimulationConfig
@@ -46,6 +47,9 @@ from equipose.structures import particle_radius, read_map
 
 CHUNK = 64
 """Images a random stream; part of what a seed means."""
+
+PROJECTED = 8
+"""Images projected at once: of more, what is between them and the volume leaves the cache."""
 
 PADDING = 2
 """Oversampling of the volume's transform, as RELION's."""
@@ -79,7 +83,9 @@ def simulate(config: SimulationConfig, volume_path: Path, output: Path, threads:
 
     disc, transform = half_disc(box), padded_transform(volume)
     mask_radius = particle_radius(volume, np.full(3, box // 2))
-    chunks = [slice(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    parts, chunks = (
+        [slice(start, min(start + size, count)) for start in range(0, count, size)] for size in (PROJECTED, CHUNK)
+    )
 
     with whole_file(output / "particles.mrcs") as partial:
         _make_stack(partial, (count, box, box), config.voxel_size)
@@ -99,9 +105,10 @@ def simulate(config: SimulationConfig, volume_path: Path, output: Path, threads:
                 noise *= np.float32(sigma)
                 images += noise
                 _write_images(file, rows, images)
-                return [images.min(), images.max(), _sum(images), _sum(images**2), _sum(noise**2)]
+                sums = _sum(images), _sum_of_squares(images), _sum_of_squares(noise)
+                return [images.min(), images.max(), *sums]
 
-            power = _run(pool.map(write_clean, chunks), chunks, progress, "projected")
+            power = _run(pool.map(write_clean, parts), parts, progress, "projected")
             box_power, mask_power, mask_pixels = power.sum(axis=0)
             clean_variance = box_power / (count * box**2)
             scale = np.float32(1 / math.sqrt(clean_variance))
@@ -157,11 +164,11 @@ def draw_ctf(config: SimulationConfig, count: int, rng: np.random.Generator) -> 
 
 
 def padded_transform(volume: np.ndarray) -> Tensor:
-    """Fourier transform of a volume (L, L, L) about voxel L/2, oversampled: complex (P + 1, P + 1, P/2 + 1), P = 2L.
+    """Fourier transform of a volume (L, L, L) about voxel L/2, oversampled: (P + 1, P + 1, P/2 + 1, 4), P = 2L.
 
-    At (kz, ky, kx), kz and ky from -P/2 to P/2 and kx from 0, in units of 1/P cycles a voxel.
-    Divided by L, so that a slice is the unitary transform of a projection (see equipose.fourier). The volume is divided
-    by the window sinc² that interpolation between the samples multiplies it with.
+    At (kz, ky, kx), kz and ky from -P/2 to P/2 and kx from 0, in units of 1/P cycles a voxel: re and im there and at
+    the next kx, since interpolation reads both. Divided by L, so that a slice is the unitary transform of a projection
+    (see equipose.fourier). The volume is divided by the window sinc² that interpolation multiplies it with.
     """
     box = len(volume)
     padded = PADDING * box
@@ -171,21 +178,31 @@ def padded_transform(volume: np.ndarray) -> Tensor:
     inner = slice(padded // 2 - box // 2, padded // 2 + box // 2)
     wide[inner, inner, inner] = corrected / box
     spectrum = scipy.fft.fftshift(scipy.fft.rfftn(scipy.fft.ifftshift(wide)), axes=(0, 1))
-    return torch.from_numpy(np.pad(spectrum, ((0, 1), (0, 1), (0, 0)), mode="wrap"))
+    pairs = np.zeros((padded + 1, padded + 1, padded // 2 + 1, 2), np.complex64)
+    pairs[..., 0] = np.pad(spectrum, ((0, 1), (0, 1), (0, 0)), mode="wrap")
+    pairs[:, :, :-1, 1] = pairs[:, :, 1:, 0]
+    return torch.from_numpy(pairs.view(np.float32))
 
 
 def slices(transform: Tensor, rotations: np.ndarray, disc: HalfDisc) -> Tensor:
     """Coefficients (n, points), complex, of the projections along poses (n, 3, 3): V̂(Rᵀ (kx, ky, 0)), trilinear."""
-    # As row vectors: (Rᵀ k)ᵀ = kᵀ R. V̂(-k) = V̂(k)*, and only kx ≥ 0 is stored.
-    k = disc.k @ torch.from_numpy(rotations[:, :2]).float()  # (n, points, 3)
-    mirrored = k[..., 0] < 0
-    k = torch.where(mirrored[..., None], -k, k)
-    # grid_sample's coordinates run from -1 to 1 along each axis: (x, y, z) = (kx, ky, kz).
-    scale = 2 / disc.box
-    grid = torch.stack([2 * scale * k[..., 0] - 1, scale * k[..., 1], scale * k[..., 2]], dim=-1)
-    parts = torch.view_as_real(transform).permute(3, 0, 1, 2)[None]  # side by side in memory, for speed
-    real, imaginary = torch.nn.functional.grid_sample(parts, grid[None, None], align_corners=True)[0, :, 0]
-    return torch.complex(real, torch.where(mirrored, -imaginary, imaginary))
+    side, _, row, _ = transform.shape
+    k = (PADDING * torch.from_numpy(rotations[:, :2]).float().mT) @ disc.k.T.contiguous()  # (n, 3, points)
+    sign = torch.ones_like(k[:, :1]).copysign(k[:, :1])  # V̂(-k) = V̂(k)*, and only kx ≥ 0 is stored
+    k *= sign
+    low = k.floor()
+    x, y, z = (k - low).unbind(1)
+    column, line, layer = low.int().unbind(1)
+    first = ((layer + side // 2) * side + line + side // 2) * row + column
+    corners = first[..., None] + torch.tensor([0, row, side * row, (side + 1) * row], dtype=torch.int32)
+    weights = torch.stack([(1 - z) * (1 - y), (1 - z) * y, z * (1 - y), z * y], -1)
+    pairs = embedding_bag(
+        corners.view(-1, 4), transform.view(-1, 4), per_sample_weights=weights.view(-1, 4), mode="sum"
+    )
+    here, beyond = pairs.view(*x.shape, 2, 2).unbind(-2)
+    values = torch.lerp(here, beyond, x[..., None])
+    values[..., 1] *= sign[:, 0]
+    return torch.view_as_complex(values)
 
 
 def star_tables(
@@ -288,15 +305,22 @@ def _run(results: Iterable[list[float]], chunks: list[slice], progress: Progress
 
 def _power(images: np.ndarray, shifts: np.ndarray, radius: float) -> list[float]:
     """Sum of squares, about each image's mean, over the box and over the mask, and the mask's pixels."""
-    squared = (images - images.mean(axis=(1, 2), keepdims=True)) ** 2
+    inside = images - images.mean(axis=(1, 2), keepdims=True)
+    whole = _sum_of_squares(inside)
     position = np.arange(images.shape[-1]) - images.shape[-1] // 2
     x, y = ((position - shifts[:, axis, None]) ** 2 for axis in (0, 1))
     mask = y[:, :, None] + x[:, None, :] <= radius**2
-    return [_sum(squared), _sum(squared[mask]), float(mask.sum())]
+    inside *= mask
+    return [whole, _sum_of_squares(inside), float(mask.sum())]
 
 
-def _sum(values: np.ndarray) -> float:
-    return float(values.sum(dtype=np.float64))
+# In float32 over an image, in float64 over images.
+def _sum(images: np.ndarray) -> float:
+    return float(images.sum(axis=(1, 2)).sum(dtype=np.float64))
+
+
+def _sum_of_squares(images: np.ndarray) -> float:
+    return float(np.einsum("nyx,nyx->n", images, images).sum(dtype=np.float64))
 
 
 def _decibel(signal: float, noise: float) -> float | None:
