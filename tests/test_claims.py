@@ -107,6 +107,16 @@ def test_a_run_is_judged_rightly_if_the_verdict_without_the_truth_is_that_of_the
     assert assess(asked, results, 0.95, 3).estimate == 0.5
 
 
+def test_a_run_with_refined_poses_is_judged_by_those():
+    asked = {"test": "rate", "number": "judged_rightly", "of": {}, "between": [0.8, 1.0]}
+    runs = [(0.97, 0.02), (0.97, 0.3), (0.4, 3.0)]
+    results = [
+        result(confirmed_share=share, converged=False, converged_mse=0.1, training={"refined": {"paper": {"mse": mse}}})
+        for share, mse in runs
+    ]
+    assert assess(asked, results, 0.95, 3).estimate == pytest.approx(2 / 3)
+
+
 def test_few_seeds_are_inconclusive_however_clear_they_look():
     assert assess(rate([0.0, 1.0]), [result()] * 2, 0.95, 3).verdict == "inconclusive"
 
@@ -158,6 +168,7 @@ def test_the_plateau_is_read_from_history_and_trace(tmp_path):
     facts = {"model": "d4_l2", "dataset": "one", "converged": False, "convergence_seconds": None}
     scores = {"direct": {"paper": {"mse": 8 / 3}}}
     (folder / "metrics.json").write_text(json.dumps(facts | {"training": scores}))
+    (folder / "config.json").write_text(json.dumps({"evaluation": {"converged_mse": 0.1}}))
     (tmp_path / "datasets/one").mkdir(parents=True)
     (tmp_path / "datasets/one/config.json").write_text(json.dumps({"snr": "noiseless"}))
     (run,) = read_results(tmp_path)

@@ -38,7 +38,8 @@ SMALL_MEDSE = 0.5
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a claim may ask of a run: metrics.json with the dataset's SNR, and the folder for everything else.
+    """What a claim may ask of a run: metrics.json with the dataset's SNR and the MSE that counts as converged, and the
+    folder for everything else.
 
     Of an `unfinished` run (why, else nothing) they are what was asked for and, if it failed, that it did not converge.
     """
@@ -76,7 +77,9 @@ def read_results(results: Path) -> list[RunResult]:
         metrics = json.loads(path.read_text())
         if metrics["training"]:
             dataset = json.loads((results / "datasets" / metrics["dataset"] / "config.json").read_text())
+            config = json.loads((path.parent / "config.json").read_text())
             facts = {"snr": dataset.get("snr"), "has_converged": metrics["convergence_seconds"] is not None}
+            facts |= {"converged_mse": config["evaluation"]["converged_mse"]}
             found.append(RunResult(path.parent, metrics | facts))
     return found
 
@@ -150,8 +153,13 @@ def mean_fsc(result: RunResult) -> float:
 
 
 def judged_rightly(result: RunResult) -> float:
-    """Whether the truth agrees with what is said without it: converged, where a search confirms the run's poses."""
-    return float((result.facts["confirmed_share"] >= CONVERGED) == result.facts["converged"])
+    """Whether the truth agrees with what is said without it: converged, where a search confirms the run's poses.
+
+    The search looks at the refined poses where there are any, and so does the truth.
+    """
+    refined = result.facts["training"].get("refined")
+    converged = refined["paper"]["mse"] < result.facts["converged_mse"] if refined else result.facts["converged"]
+    return float((result.facts["confirmed_share"] >= CONVERGED) == converged)
 
 
 def fact(*path: str) -> Callable[[RunResult], float]:
