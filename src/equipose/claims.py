@@ -20,7 +20,7 @@ import yaml
 from scipy.stats import beta
 
 from equipose.cli import run_main
-from equipose.config import is_simulated, model_config, run_budgets, simulation_config
+from equipose.config import asked_runs, is_simulated, model_config, simulation_config
 from equipose.errors import ConfigError
 from equipose.figures.mixture import read_mixture
 from equipose.figures.runs import load_run
@@ -86,15 +86,13 @@ def read_results(results: Path) -> list[RunResult]:
 
 def unfinished_runs(config: dict[str, Any], experiments: list[str], results: Path) -> list[RunResult]:
     """Every run that `experiments` ask for, of simulated particles, and that has no metrics.json."""
-    asked = {name: config["experiments"][name] for name in experiments}
     found = []
-    for dataset, name, seed in run_budgets(config | {"experiments": asked, "run": experiments}):
+    for dataset, name, seed in asked_runs(config, experiments):
         run = Path(dataset) / name / f"seed{seed}"
-        if is_simulated(config, dataset) and not (results / "runs" / run / "metrics.json").exists():
+        if is_simulated(config, dataset) and (unfinished := why_unfinished(results, run)):
             model = model_config(config, name)
             facts = {"dataset": dataset, "model": name, "seed": seed, "encoder": model.encoder, "loss": model.loss}
             facts |= {"snr": simulation_config(config, dataset).snr}
-            unfinished = why_unfinished(results, run)
             if has_failed(unfinished):
                 facts |= {"converged": False, "has_converged": False}
             found.append(RunResult(results / "runs" / run, facts, unfinished))

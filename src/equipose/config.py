@@ -304,3 +304,9 @@ def run_budgets(config: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, 
                 )
             asked_by.setdefault(run, experiment)
     return budgets
+
+
+def asked_runs(config: dict[str, Any], experiments: list[str]) -> dict[tuple[str, str, int], dict[str, float]]:
+    """The budget of every (dataset, model, seed) that these experiments ask for."""
+    asked = {name: config["experiments"][name] for name in experiments}
+    return run_budgets(config | {"experiments": asked, "run": experiments})

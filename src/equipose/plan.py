@@ -17,7 +17,7 @@ import yaml
 
 from equipose.benchmarks import wall_times
 from equipose.cli import run_main
-from equipose.config import DatasetConfig, dataset_config, merge, run_budgets
+from equipose.config import DatasetConfig, asked_runs, dataset_config, merge
 
 GPUS = (1, 8, 64)
 """The plan says how long so many would take."""
@@ -32,7 +32,7 @@ VOXEL_BYTES, IMAGE_BYTES = 64, 300
 def plan(config: dict[str, Any], gpus: Sequence[int] = GPUS) -> str:
     """What the experiments in `run` still need: jobs, GPU-hours, disk, memory, and the time on so many GPUs."""
     results = Path(config["pathvars"]["results"])
-    asked = run_budgets(config | {"experiments": {name: config["experiments"][name] for name in config["run"]}})
+    asked = asked_runs(config, config["run"])
     runs = {run: budget for run, budget in asked.items() if not (_folder(results, run) / "model.pt").exists()}
     of_runs = {name: dataset_config(config, name) for name in sorted({dataset for dataset, _, _ in runs})}
     missing = [dataset for name, dataset in of_runs.items() if not _particles(results, name).exists()]

@@ -20,7 +20,7 @@ from skimage.measure import marching_cubes
 
 from equipose.benchmarks import wall_times
 from equipose.cli import run_main
-from equipose.config import model_config, run_budgets, simulation_config
+from equipose.config import asked_runs, model_config, simulation_config
 from equipose.figures import EVERY, caption
 from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
 from equipose.files import whole_file
@@ -45,19 +45,18 @@ def build(
 
     `paper_tables` is the folder of the paper's own numbers, `notes` what captions of an experiment must say besides.
     """
-    asked = {name: config["experiments"][name] for name in experiments}
-    runs = list(run_budgets(config | {"experiments": asked, "run": experiments}))
-    unfinished = {run: why for run in runs if (why := _why_unfinished(results, run))}
+    runs = list(asked_runs(config, experiments))
+    unfinished = {run: why for run in runs if (why := why_unfinished(results, _path(run)))}
     return read_template(template).render(
         title=results.name,
-        summary=summary(runs, results),
+        summary=summary(runs, unfinished, results),
         missing_count=sum(not has_failed(why) for why in unfinished.values()),
         missing=run_names([run for run, why in unfinished.items() if not has_failed(why)]),
         failed=[(run_names([run]), why) for run, why in unfinished.items() if has_failed(why)],
         command=command,
         claims=_read(results / "claims.csv"),
-        tables=[(name, html_tables(config, name, results, paper_tables, notes.get(name, []))) for name in asked],
-        figures=[(name, figures_of(results, name), notes.get(name, [])) for name in asked],
+        tables=[(name, html_tables(config, name, results, paper_tables, notes.get(name, []))) for name in experiments],
+        figures=[(name, figures_of(results, name), notes.get(name, [])) for name in experiments],
         maps=meshes(runs, results),
         differences=differences(config, paper, runs),
         configuration=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
@@ -75,11 +74,17 @@ def read_template(path: Path) -> jinja2.Template:
     )
 
 
-def summary(runs: list[tuple[str, str, int]], results: Path) -> list[dict[str, Any]]:
-    """A line for each dataset and model: seeds asked for, finished, failed, converged, and the best held-out error."""
+def summary(
+    runs: list[tuple[str, str, int]], unfinished: dict[tuple[str, str, int], str], results: Path
+) -> list[dict[str, Any]]:
+    """A line for each dataset and model: seeds asked for, finished, failed, converged, and the best held-out error.
+
+    `unfinished` says why of those `runs` that have no result.
+    """
     lines = []
     for dataset, model in dict.fromkeys((dataset, model) for dataset, model, _ in runs):
-        paths = [_folder(results, run) / "metrics.json" for run in runs if run[:2] == (dataset, model)]
+        chosen = [run for run in runs if run[:2] == (dataset, model)]
+        paths = [_folder(results, run) / "metrics.json" for run in chosen]
         found = [json.loads(path.read_text()) for path in paths if path.exists()]
         scored = [metrics["held_out"]["direct"]["exact"] for metrics in found if metrics["held_out"]]
         times = [metrics["convergence_seconds"] for metrics in found if metrics["converged"]]
@@ -89,7 +94,7 @@ def summary(runs: list[tuple[str, str, int]], results: Path) -> list[dict[str, A
                 "model": model,
                 "seeds": len(paths),
                 "finished": len(found),
-                "failed": sum(has_failed(_why_unfinished(results, run)) for run in runs if run[:2] == (dataset, model)),
+                "failed": sum(has_failed(unfinished.get(run, "")) for run in chosen),
                 "converged": len(times),
                 "seconds": float(np.median(times)) if times else None,
                 "mse": min((scores["mse"] for scores in scored), default=None),
@@ -186,14 +191,13 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _folder(results: Path, run: tuple[str, str, int]) -> Path:
+def _path(run: tuple[str, str, int]) -> Path:
     dataset, model, seed = run
-    return results / "runs" / dataset / model / f"seed{seed}"
+    return Path(dataset, model, f"seed{seed}")
 
 
-def _why_unfinished(results: Path, run: tuple[str, str, int]) -> str:
-    folder = _folder(results, run)
-    return "" if (folder / "metrics.json").exists() else why_unfinished(results, folder.relative_to(results / "runs"))
+def _folder(results: Path, run: tuple[str, str, int]) -> Path:
+    return results / "runs" / _path(run)
 
 
 def _read(path: Path) -> pd.DataFrame | None:

@@ -88,13 +88,18 @@ def read_runs(config: dict[str, Any], experiment: str, results: Path) -> list[di
                 run = Path(dataset) / model / f"seed{seed}"
                 path = results / "runs" / run / "metrics.json"
                 metrics = json.loads(path.read_text()) if path.exists() else {}
-                unfinished = "" if metrics else why_unfinished(results, run)
-                runs.append({"dataset": dataset, "model": model, "seed": seed, "unfinished": unfinished} | metrics)
+                unfinished = {"unfinished": why_unfinished(results, run)}
+                runs.append({"dataset": dataset, "model": model, "seed": seed} | unfinished | metrics)
     return runs
 
 
 def why_unfinished(results: Path, run: Path) -> str:
-    """What the logs of a `run` (dataset/model/seed) without metrics tell: how it failed, or that it is not done yet."""
+    """Why a `run` (dataset/model/seed) has no metrics, by its logs: how it failed, or that it is not done yet.
+
+    Nothing where it has.
+    """
+    if (results / "runs" / run / "metrics.json").exists():
+        return ""
     for rule in ("evaluate", "train"):  # the last job's first
         log = results / "logs" / rule / run.with_suffix(".log")
         if log.exists():

@@ -11,6 +11,7 @@ import sys
 import time
 
 from equipose.config import (
+    asked_runs,
     is_simulated,
     model_label,
     preparation_config,
@@ -133,8 +134,7 @@ def code(module: str) -> list[str]:
 
 def runs(experiments: list[str]) -> list[tuple[str, str, int]]:
     """Every (dataset, model, seed) that `experiments` ask for, once."""
-    asked = {name: config["experiments"][name] for name in experiments}
-    return list(run_budgets(config | {"experiments": asked}))
+    return list(asked_runs(config, experiments))
 
 
 def in_runs(pattern: str, experiments: list[str], only: str | None = None) -> list[str]:
