@@ -17,7 +17,7 @@ CASES ?= 2000
 GPUS ?=
 BIN := .venv/bin
 
-.PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults test-slurm fuzz plan bench format clean
+.PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults test-slurm test-gpu fuzz plan bench format clean
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores all --quiet host rules --configfile workflow/presets/demo.yaml
@@ -36,7 +36,7 @@ lint: .venv/installed
 	$(BIN)/snakemake --lint
 
 unit-test: .venv/installed
-	$(BIN)/pytest --ignore tests/workflow --ignore tests/interop --ignore tests/faults --ignore tests/slurm
+	$(BIN)/pytest --ignore tests/workflow --ignore tests/interop --ignore tests/faults --ignore tests/slurm --ignore tests/gpu
 
 workflow-test: .venv/installed
 	$(BIN)/pytest tests/workflow
@@ -56,6 +56,9 @@ test-slurm: .venv/installed
 	@type munged slurmctld slurmd sbatch > /dev/null && [ $$(id -u) = 0 ] || \
 		{ echo "error: Slurm and root are needed; on Debian and Ubuntu: apt install munge slurmctld slurmd slurm-client" >&2; exit 1; }
 	$(BIN)/pytest tests/slurm
+
+test-gpu: .venv/installed
+	CUDA_VISIBLE_DEVICES=0 $(BIN)/pytest tests/gpu
 
 plan: .venv/installed
 	$(BIN)/python -m equipose.plan config.yaml $(CONFIG) $(if $(GPUS),--gpus $(GPUS))

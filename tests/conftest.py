@@ -33,7 +33,7 @@ from equipose.structures import density, write_map
 ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # `make test-gpu` names one
 
 
 @pytest.fixture(scope="session")

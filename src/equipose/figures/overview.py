@@ -55,9 +55,10 @@ def map_label(run: Run) -> str:
 def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:
     """Particles, MSE over time, FSC, and the truth beside each model's best map."""
     best, colours = best_runs(runs), model_colours([run.label for run in runs])
+    heights = [2.3, 0.8 + PAGE / (1 + len(best))]  # maps are square; above them are at most four lines
     with paper_style():
-        figure = pyplot.figure(figsize=(PAGE, 4.9), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, height_ratios=[2.3, 2.6], squeeze=False)[:, 0]
+        figure = pyplot.figure(figsize=(PAGE, sum(heights)), layout="constrained")
+        top, bottom = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
         particles, errors, correlation = top.subplots(1, 3, width_ratios=[1, 1.3, 1.3])
         images = read_particles(dataset / "particles.star").images
         draw_particles(particles, np.array(images[: EXAMPLES[0] * EXAMPLES[1]]))
