@@ -219,7 +219,8 @@ def batch_source(particles: Particles, device: torch.device) -> Callable[[np.nda
 def predict_poses(model: Autoencoder, fetch: Fetch, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rotations (n, 3, 3) and shifts (n, 2) in Å about the array's centre, in evaluation mode."""
     model.eval()
-    batches = (fetch(chunk) for chunk in np.array_split(indices, max(1, len(indices) // 250)))
+    starts = range(0, len(indices), model.config.model.batch)  # as many at once as in training: no more memory
+    batches = (fetch(indices[start : start + model.config.model.batch]) for start in starts)
     find_poses = pose_finder(model)
     predictions = [find_poses(images * model.image_scale, parameters) for images, parameters in batches]
     rotations, shifts = (torch.cat(parts).double().cpu().numpy() for parts in zip(*predictions, strict=True))

@@ -258,9 +258,7 @@ def bench_metric() -> dict[str, Any]:
 def bench_scaling(model: str, box: int, batch: int) -> dict[str, Any]:
     """Item 6: seconds of a step and peak memory, beside what `forecast` expects; too large a case is left at that."""
     torch.manual_seed(0)
-    run = run_of(model, box, batch, "float32")
-    run = dataclasses.replace(run, evaluation=dataclasses.replace(run.evaluation, images=0))  # training steps alone
-    network = Autoencoder(run, image_scale=1.0)
+    network = Autoencoder(run_of(model, box, batch, "float32"), image_scale=1.0)
     images, ctf = torch.randn(batch, box, box), CTF.repeat(batch, 1)
     row = {"expected_gib": peak_bytes(network, images) / 2**30, "expected_seconds": measure(network, images, ctf)[0]}
     del network, images, ctf
