@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +26,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"gpu-{index}"))
+    monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext())
 
 
 def test_two_jobs_get_two_gpus_and_a_freed_one_is_taken_again(two_gpus, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from equipose.autoencoder import Autoencoder
 from equipose.config import Budget
 from equipose.forecast import forecast, peak_bytes, saved_bytes
+from equipose.losses import LOSSES
 
 
 @pytest.fixture
@@ -42,6 +43,14 @@ def test_only_what_is_left_after_an_interruption_is_counted(small_run, batch):
 
 def test_a_search_is_said_not_to_be_counted(small_run, batch):
     assert "the search's steps take their own time" in line_of(model_of(small_run, steps=200), batch, search=True)
+
+
+def test_a_loss_of_one_s_own_has_one_path(small_run, batch, monkeypatch):
+    model = model_of(small_run, steps=200)
+    expected = peak_bytes(model, batch[0])
+    monkeypatch.setitem(LOSSES, "mine", LOSSES["l2"])
+    model.config = dataclasses.replace(model.config, model=dataclasses.replace(model.config.model, loss="mine"))
+    assert peak_bytes(model, batch[0]) == pytest.approx(expected, rel=0.1)
 
 
 def test_the_run_is_not_touched(small_run, batch):

@@ -12,7 +12,7 @@ from equipose.autoencoder import Autoencoder
 from equipose.config import Budget, EvaluationConfig
 from equipose.fourier import half_disc, shift_phase, to_half_disc
 from equipose.grid import FourierGrid, grid_slices, grid_volume, with_slopes
-from equipose.initialise import fitting_rates, stage
+from equipose.initialise import fitting_rates, stage, start_search
 from equipose.metrics import paper_scores, squared_distances
 from equipose.optics import ctf
 from equipose.particles import read_particles
@@ -197,10 +197,10 @@ def test_a_run_with_a_search_continues_in_every_stage_to_the_same_result(
     train.train(quick, particles, tmp_path / "whole", cpu, quiet)
     update = train.update
 
-    def dying(model, optimizers, progress, fetch):
+    def dying(model, optimizers, progress, *rest):
         if progress.step == stopped_at:
             raise KeyboardInterrupt
-        return update(model, optimizers, progress, fetch)
+        return update(model, optimizers, progress, *rest)
 
     monkeypatch.setattr(train, "update", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -209,6 +209,39 @@ def test_a_run_with_a_search_continues_in_every_stage_to_the_same_result(
     train.train(quick, particles, tmp_path / "broken", cpu, quiet)
     whole, broken = (np.load(tmp_path / name / "trace.npz") for name in ("whole", "broken"))
     assert np.array_equal(whole["predicted"], broken["predicted"])
+
+
+def test_stages_of_a_budget_in_seconds_follow_the_clock_between_evaluations(quick, simulated_dataset, tmp_path):
+    """Evaluations may be far apart: the fit must not go on until the next."""
+    seconds = dataclasses.replace(quick, budget=Budget(seconds=100.0, steps=None))
+    progress, seen = train.Progress(step=8), []
+    model = Autoencoder(seconds, image_scale=1.0)
+    progress.search = start_search(model)
+    fetch = train.batch_source(read_particles(simulated_dataset.folder / "particles.star"), torch.device("cpu"))
+    for elapsed in (10.0, 74.0, 76.0):
+        train.update(model, train.make_optimizers(model, quick.model.optimizer), progress, fetch, elapsed)
+        seen.append(progress.search is not None)
+    assert seen == [True, True, False]
+
+
+def test_once_the_volume_is_found_the_search_s_grids_are_not_kept(quick, simulated_dataset, tmp_path):
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    asked = iter(range(1000))
+    with pytest.raises(train.Interrupted):
+        train.train(quick, particles, tmp_path, torch.device("cpu"), lambda _: None, lambda: next(asked) >= 8)
+    with torch.serialization.safe_globals(train.IN_CHECKPOINT):
+        content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]
+    assert stage(content["step"], content["step"] / 16, quick.model.search)[0] == "fit"
+    assert content["search"].best is None
+    assert len(content["search"].grid.power) < 1000 < len(content["search"].volume)
+
+
+def test_a_budget_that_ends_in_the_search_is_said_to_have_taught_nothing(quick, simulated_dataset, tmp_path):
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    said: list[str] = []
+    short = dataclasses.replace(quick, budget=Budget(seconds=None, steps=6))
+    train.train(short, particles, tmp_path, torch.device("cpu"), said.append)
+    assert "the budget ended in the search" in said[-1]
 
 
 def search_blobs(generator, steps: int, hypotheses):

@@ -39,7 +39,8 @@ def claim_device(jobs_per_gpu: int, lock_folder: Path = LOCK_FOLDER) -> Iterator
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
-                yield torch.device("cuda", index)
+                with torch.cuda.device(index):
+                    yield torch.device("cuda", index)
                 return
         time.sleep(POLL_SECONDS)
 

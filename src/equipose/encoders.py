@@ -37,7 +37,7 @@ class GaussianPyramid(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # A Gaussian filters rows and columns apart: two matrix products, in a fiftieth of the convolution's time.
-        identity = torch.eye(images.shape[-1]).to(images)
+        identity = torch.eye(images.shape[-1], dtype=images.dtype, device=images.device)
         borders = functional.pad(identity, (5, 5), mode="reflect").unfold(1, self.profile.shape[1], 1)
         smooth = torch.einsum("pyd,id->iyp", borders, self.profile)
         filtered = torch.einsum("iyp,bpq,ixq->biyx", smooth, images, smooth)

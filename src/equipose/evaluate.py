@@ -67,7 +67,7 @@ def predict(model: Autoencoder, particles: Particles) -> tuple[Poses, Poses | No
     image, CTF and pose together leaves the error as it is, so all paths are compared on the image itself.
     """
     device = next(model.parameters()).device
-    paths = torch.tensor(PATHS[model.config.model.loss], device=device)
+    paths = torch.tensor(PATHS.get(model.config.model.loss, PATHS["l2"]), device=device)
     find_poses, direct, best_path = pose_finder(model), [], []
     for start in range(0, len(particles.images), model.config.model.batch):
         batch = slice(start, start + model.config.model.batch)
@@ -136,7 +136,9 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     particles = read_particles(dataset / "particles.star")
     direct, best_path = predict(model, particles)
     if not (np.isfinite(direct.rotations).all() and np.isfinite(direct.shifts).all()):
-        raise ConfigError(f"{run / 'model.pt'} predicts NaN poses: training diverged; lower training.learning_rate.")
+        raise ConfigError(
+            f"{run / 'model.pt'} predicts NaN poses: training diverged; lower training.optimizer.learning_rate."
+        )
 
     kinds = {"direct": direct, "best_path": best_path, "refined": None}
     transform = functools.partial(_decoder_values, model)
@@ -206,8 +208,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with one_at_a_time(arguments.run / "config.json", say), claim_device(arguments.jobs_per_gpu) as device:
         evaluate(arguments.run, arguments.dataset, arguments.label, device, say)
-    for name in CHECKPOINTS:  # all that training knew is in the results now
-        (arguments.run / name).unlink(missing_ok=True)
+        for name in CHECKPOINTS:  # all that training knew is in the results now
+            (arguments.run / name).unlink(missing_ok=True)
 
 
 def _move_back(g: Tensor, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:

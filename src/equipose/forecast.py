@@ -90,7 +90,7 @@ def peak_bytes(model: Autoencoder, images: Tensor) -> float:
     model = copy.deepcopy(model).train()
     training = model.config.model
     two, four = (saved_bytes(model.encoder, images[:1].repeat(count, 1, 1)) for count in (2, 4))
-    copies = len(PATHS[training.loss]) * len(images)
+    copies = len(PATHS.get(training.loss, PATHS["l2"])) * len(images)
     encoder = two + (four - two) / 2 * (copies - 2)
     decoder = saved_bytes(model.decoder, torch.zeros(model.points, 3, device=images.device))
     # Gradients, and Adam's two or three moments, are as large as the weights.

@@ -55,8 +55,8 @@ def from_half_disc(coefficients: Tensor, disc: HalfDisc) -> Tensor:
     spectrum = coefficients.new_zeros(*coefficients.shape[:-1], disc.box, disc.box // 2 + 1)
     signed = coefficients * _centre_sign(column, row)
     spectrum[..., row, column] = signed
-    on_axis = (column == 0) & (row > 0)
-    spectrum[..., -row[on_axis], 0] = signed[..., on_axis].conj()
+    on_axis = column == 0  # where -k is in the spectrum too; elsewhere the same value is written again
+    spectrum[..., torch.where(on_axis, -row, row), column] = torch.where(on_axis, signed.conj(), signed)
     return torch.fft.irfft2(spectrum, s=(disc.box, disc.box), norm="ortho")
 
 

@@ -5,6 +5,7 @@ zero where few images contribute, is the least-squares volume (a Wiener filter).
 `fourier`: slices are the unitary transforms of projections, k is in cycles per box.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,8 +44,8 @@ def grid_volume(grid: FourierGrid) -> Tensor:
     power = grid.power + grid.power.flip(0)
     signal = grid.signal + grid.signal.flip(0) * torch.tensor([1.0, -1.0], device=power.device)
     shell = _shells(grid.radius, power.device)
-    per_shell = torch.zeros(int(shell.max()) + 1, device=shell.device).index_add(0, shell, power)
-    mean = per_shell / torch.bincount(shell)
+    shells = torch.zeros(_side(grid.radius), device=power.device)  # more than there are
+    mean = shells.index_add(0, shell, power) / shells.index_add(0, shell, torch.ones_like(power))
     return signal / (power + PRIOR * mean[shell]).clamp_min(1e-12)[:, None]
 
 
@@ -118,7 +119,7 @@ def without(grid: FourierGrid, part: FourierGrid) -> FourierGrid:
     return FourierGrid(grid.radius, grid.signal - part.signal, grid.power - part.power)
 
 
-def blend(grid: FourierGrid, new: FourierGrid, rate: float, within: float) -> None:
+def blend(grid: FourierGrid, new: FourierGrid, rate: float, within: Tensor) -> None:
     """Move the sums towards `new` by `rate`, at the shells up to `within`; a running mean over mini-batches."""
     inside = _shells(grid.radius, grid.power.device) <= within
     grid.power = torch.where(inside, (1 - rate) * grid.power + rate * new.power, grid.power)
@@ -136,6 +137,7 @@ def grid_frequencies(radius: int, device: torch.device) -> Tensor:
     return torch.stack([x, y, z], -1).flatten(0, 2)
 
 
+@functools.lru_cache(maxsize=1)  # a search asks twice a step
 def _shells(radius: int, device: torch.device) -> Tensor:
     """Shell of every grid point, (m³,), in cycles per box."""
     return grid_frequencies(radius, device).norm(dim=-1).round().long()
@@ -153,8 +155,8 @@ def _corners(k: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     low = position.floor()
     x, y, z = torch.stack([1 - position + low, position - low], -1).unbind(-2)  # (..., 2): weights below and above
     weights = z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]
-    strides = torch.tensor([1, side, side**2], device=k.device)
     step = torch.arange(2, device=k.device)
     beyond = (step[:, None, None] * side + step[:, None]) * side + step
-    first = ((low.long() + side // 2) * strides).sum(-1)
+    x, y, z = (low.long() + side // 2).unbind(-1)
+    first = (z * side + y) * side + x
     return first[..., None] + beyond.flatten(), weights.flatten(-3)

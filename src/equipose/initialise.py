@@ -223,9 +223,12 @@ def _fit(
 ) -> Tensor:
     """The encoder learns the poses of rendered images, first clean ones, then noisy ones; the decoder the volume."""
     config = model.config.model.search
+    radius = model.box // 2
     if state.volume is None:
         state.volume = grid_volume(state.grid)
-    volume, radius = state.volume, state.grid.radius
+        state.grid = state.next_grid = empty_grid(0, model.frequencies.device)  # large, and not needed again
+        state.best = None
+    volume = state.volume
     transfer = ctf(parameters, model.frequencies, model.box * model.voxel_size)
     noise = state.errors.median().sqrt()  # the median: images in a wrong pose do not count as noise
     noise = noise * min(1.0, index / max(1, config.fit_ramp))

@@ -4,7 +4,7 @@ A loss is a function (model, images (b, L, L), CTF parameters (b, 7)) → scalar
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def best_path(
     The errors of all copies are found without gradients, and the winner is decoded once more with them: the gradient
     is the published one, without a backward pass through the losers' decoding.
     """
-    g = images.new_tensor(motions)  # (p, 2, 2)
+    g = _matrices(motions, images.device).to(images.dtype)  # (p, 2, 2)
     paths, batch = len(motions), len(images)
     copies = torch.cat([move_images(torch.tensor(motion), images) for motion in motions])
     rotations, shifts = model.encoder(copies)
@@ -44,8 +44,16 @@ def best_path(
     return model.mean_error(rotations[chosen], shifts[chosen], ctf_parameters, target[chosen], g[winner])
 
 
+@cache
+def _matrices(motions: tuple[tuple[tuple[float, ...], ...], ...], device: torch.device) -> Tensor:
+    """Motions (p, 2, 2) on a device, brought there once: a GPU's copy would make every step wait."""
+    return torch.tensor(motions, device=device)
+
+
 PATHS = {"l2": (IDENTITY,), "sym": (IDENTITY, HALF_TURN), "mir": (IDENTITY, MIRROR)}
-"""The in-plane motions whose best copy a loss trains, the identity first; what `best_path` scores choose from."""
+"""The in-plane motions whose best copy a loss trains, the identity first; what `best_path` scores choose from. A loss
+that is not here has the identity alone.
+"""
 
 LOSSES: dict[str, Callable[[Autoencoder, Tensor, Tensor], Tensor]] = {
     "l2": l2,

@@ -145,7 +145,7 @@ def search_step(
     spectrum[:] = torch.where(found > 0, (1 - rate) * spectrum + rate * found, spectrum)
     new = empty_grid(grid.radius, target.device)
     insert_slices(new, rotations, disc, torch.view_as_complex(signal.unflatten(1, (-1, 2))), power)
-    blend(grid, new, rate, within=float(disc.k.norm(dim=-1).max()))
+    blend(grid, new, rate, within=disc.k.norm(dim=-1).max())
     return residual.mean()
 
 
@@ -158,7 +158,7 @@ def shell_means(values: Tensor, disc: HalfDisc, shells: int) -> Tensor:
     """Means of `values` (n,) over the frequencies of each shell, (shells,); 0 where there are none."""
     shell = disc.k.norm(dim=-1).round().long()
     zeros = torch.zeros(shells, device=values.device)
-    return zeros.index_add(0, shell, values) / torch.bincount(shell, minlength=shells).clamp_min(1)
+    return zeros.index_add(0, shell, values) / zeros.index_add(0, shell, torch.ones_like(values)).clamp_min(1)
 
 
 def match(
@@ -216,6 +216,7 @@ def refine_poses(
     Steps that do not lower an image's error are not taken. Returns rotations, shifts and squared errors (b,).
     """
     root, (kx, ky) = disc.weights.sqrt(), disc.k.T
+    identity = torch.eye(5, dtype=target.real.dtype, device=target.device)
 
     def predict(rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
         """Images (b, n), and their derivatives (b, 5, n) by ω, which moves slice and slopes, and by τ."""
@@ -233,7 +234,7 @@ def refine_poses(
         jacobian = torch.view_as_real(derivatives).flatten(2)  # (b, 5, 2n)
         residual = torch.view_as_real(wanted - predicted).flatten(1)
         normal = jacobian @ jacobian.mT
-        normal = normal + 1e-2 * torch.diag_embed(normal.diagonal(dim1=1, dim2=2)) + 1e-8 * torch.eye(5).to(normal)
+        normal = normal + 1e-2 * torch.diag_embed(normal.diagonal(dim1=1, dim2=2)) + 1e-8 * identity
         update = torch.linalg.solve(normal, jacobian @ residual[..., None])[..., 0]
         turn = torch.matrix_exp(torch.einsum("bi,ijk->bjk", update[:, :3].clamp(-0.2, 0.2), _generators(update)))
         new_rotations, new_shifts = turn @ rotations, shifts + update[:, 3:].clamp(-1, 1)

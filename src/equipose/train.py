@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 import signal
 import sys
 import time
@@ -129,9 +130,10 @@ def train(
     while not budget_spent(config, progress):
         started = time.perf_counter()
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # the same sum, wherever it is interrupted
+        elapsed = 0.0
         model.train()
         while True:
-            loss_sum += update(model, optimizers, progress, fetch)
+            loss_sum += update(model, optimizers, progress, fetch, elapsed)
             progress.step += 1
             follow(averaged, model, progress.step)
             progress.loss_count += 1
@@ -152,14 +154,26 @@ def train(
         if stop_requested():
             raise Interrupted
 
+    if progress.search is not None and progress.search.volume is None:
+        say(
+            f"{output}: the budget ended in the search, before the networks learned anything: this model knows nothing."
+            " Give it more time."
+        )
     write_outputs(output, averaged, progress, particles, fixed)
 
 
-def update(model: Autoencoder, optimizers: list[Optimizer], progress: Progress, fetch: Fetch) -> Tensor:
-    """The next step of a run, training or what comes before it; returns the loss."""
-    config, step, spent = model.config, progress.step, spent_part(model.config, progress)
-    if progress.search is not None and stage(step, spent, config.model.search)[0] != "train":
-        return initial_step(progress.search, step, spent, model, optimizers, fetch)
+def update(
+    model: Autoencoder, optimizers: list[Optimizer], progress: Progress, fetch: Fetch, more_seconds: float
+) -> Tensor:
+    """The next step of a run, training or what comes before it; returns the loss.
+
+    `more_seconds` have passed since those of `progress`.
+    """
+    config, step, spent = model.config, progress.step, spent_part(model.config, progress, more_seconds)
+    if progress.search is not None:
+        if stage(step, spent, config.model.search)[0] != "train":
+            return initial_step(progress.search, step, spent, model, optimizers, fetch)
+        progress.search = None
     model.march(step)
     set_rates(optimizers, training_rates(config.model.optimizer, spent))
     batch = batch_indices(config.dataset.images, config.model.batch, config.seed, step)
@@ -189,18 +203,19 @@ def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.
     return progress.seconds + more_seconds >= config.budget.seconds
 
 
-def spent_part(config: RunConfig, progress: Progress) -> float:
-    """Part of the budget that was spent at the last evaluation, 0 to 1; of a budget in steps, at this step."""
+def spent_part(config: RunConfig, progress: Progress, more_seconds: float = 0.0) -> float:
+    """Part of the budget that is spent, 0 to 1."""
     if config.budget.steps is not None:
         return progress.step / config.budget.steps
-    return min(progress.seconds / config.budget.seconds, 1.0)
+    return min((progress.seconds + more_seconds) / config.budget.seconds, 1.0)
 
 
 def batch_source(particles: Particles, device: torch.device) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
     """A function from indices to (images, CTF parameters) on the device, where all of them live if they fit."""
     ctf_parameters = torch.from_numpy(particles.ctf).float().to(device)
-    if device.type == "cuda" and particles.images.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
-        resident = torch.from_numpy(np.ascontiguousarray(particles.images)).to(device)
+    size = 4 * math.prod(particles.images.shape)
+    if device.type == "cuda" and size < 0.5 * torch.cuda.mem_get_info(device)[0]:
+        resident = torch.from_numpy(np.ascontiguousarray(particles.images[:], dtype=np.float32)).to(device)
 
         def fetch(indices: np.ndarray) -> tuple[Tensor, Tensor]:
             rows = torch.from_numpy(indices).to(device, non_blocking=True)
@@ -301,6 +316,7 @@ def checkpoint(
     """Write all that the loop knows; the checkpoint before it stays as the former one, should a disk spoil this."""
     content = {
         "config": model.config.to_json(),
+        "image_scale": model.image_scale,
         "weights": model.state_dict(),
         "averaged": averaged.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
@@ -318,29 +334,45 @@ def checkpoint(
 def restore(
     output: Path, model: Autoencoder, averaged: Autoencoder, optimizers: list[Optimizer], say: Callable[[str], None]
 ) -> Progress | None:
-    """Load the last good checkpoint into models and optimisers. Broken and another configuration's are set aside."""
+    """Load the last good checkpoint into models and optimisers; one that is broken or of another run is set aside."""
     for path in (output / name for name in CHECKPOINTS):
         if not path.exists():
             continue
         try:
             with torch.serialization.safe_globals(IN_CHECKPOINT):  # a pickle of anything else could run code
                 content = torch.load(path, map_location=model.frequencies.device, weights_only=True)
+            progress, problem = Progress(**content["progress"]), difference(model, content)
         except Exception as error:  # whatever a truncated file makes torch raise
             problem = f"cannot be read ({type(error).__name__})"
         else:
-            if content["config"] == model.config.to_json():
+            if problem is None:
                 model.load_state_dict(content["weights"])
                 averaged.load_state_dict(content["averaged"])
                 for optimizer, state in zip(optimizers, content["optimizers"], strict=True):
                     optimizer.load_state_dict(state)
+                    for moments in optimizer.state.values():  # Adam reads its count at every step: not from a GPU
+                        moments |= {"step": moments["step"].cpu()} if "step" in moments else {}
                 torch.set_rng_state(content["random_state"].cpu())
-                progress = Progress(**content["progress"])
                 say(f"continuing from step {progress.step} ({path})")
                 return progress
-            problem = "belongs to another configuration"
         aside = path.with_suffix(".set-aside.pt")
         path.replace(aside)
         say(f"{path} {problem}; set aside as {aside.name}")
+    return None
+
+
+def difference(model: Autoencoder, content: dict[str, Any]) -> str | None:
+    """What tells the run of a checkpoint from this one, if anything does."""
+
+    def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+        return {name: weight.shape for name, weight in weights.items()}
+
+    if content["config"] != model.config.to_json():
+        return "belongs to another configuration"
+    if content["image_scale"] != model.image_scale:
+        return "belongs to other images"
+    if shapes(content["weights"]) != shapes(model.state_dict()):
+        return "belongs to other networks: the code has changed"
     return None
 
 

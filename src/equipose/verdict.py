@@ -61,12 +61,13 @@ def verdict(summary: dict[str, Any]) -> Verdict:
         )
     else:
         state = "not converged"
+        found = [f"agree on {percent} of the poses only"] * (worst.low < PARTLY)
+        found += ["have maps of which no shell correlates"] * (not resolved)
         says = (
-            f"Two runs that share no image agree on {percent} of the poses only"
-            + ("" if resolved else ", and no shell of their maps correlates")
-            + ". Do not use this map. Train longer (--minutes), or give cleaner or more particles."
+            f"Two runs that share no image {' and '.join(found)}. Do not use this map. Train longer (--minutes), or"
+            " give cleaner or more particles."
         )
-    below = "" if state == "converged" else f", of which {CONVERGED:.0%} would have to be at least"
+    below = "" if worst.low >= CONVERGED else f", of which {CONVERGED:.0%} would have to be at least"
     certainty = (
         f"The weaker of the two checks below lies between {worst.low:.1%} and {worst.high:.1%} ({SURE:.0%} interval,"
         f" {worst.images} images){below}. That is sure of these particles and this agreement; whether agreement means a"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from equipose import search, train
+from equipose import initialise, search, train
 from equipose.autoencoder import Autoencoder
 from equipose.config import Budget, EvaluationConfig
 from equipose.devices import claim_device
@@ -88,6 +88,20 @@ def searching(small_run, simulated_dataset):
         budget=Budget(seconds=None, steps=16),
         evaluation=EvaluationConfig(every=4, images=10, converged_mse=0.1),
     )
+
+
+def test_a_step_of_the_fit_never_waits_for_the_gpu(searching, particles):
+    model = Autoencoder(searching, image_scale=1.0).to(GPU).train()
+    optimizers = train.make_optimizers(model, searching.model.optimizer)
+    state, fetch = initialise.start_search(model), train.batch_source(particles, GPU)
+    first = next(step for step in range(100) if initialise.stage(step, 0.1, searching.model.search)[0] == "fit")
+    initialise.initial_step(state, first, 0.1, model, optimizers, fetch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss = initialise.initial_step(state, first + 1, 0.1, model, optimizers, fetch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert loss.isfinite()
 
 
 @pytest.mark.parametrize("stopped_at", [2, 6, 10, 14])
