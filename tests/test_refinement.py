@@ -20,7 +20,7 @@ def test_radii_grow_to_the_last_shell_by_twice_at_most(radii, last, all_of_them)
     assert refinement.growing_radii(radii, last) == all_of_them
 
 
-def test_images_are_compared_with_the_map_of_all_others(monkeypatch, small_run, simulated_dataset):
+def test_images_are_compared_with_the_map_of_all_others(monkeypatch, small_run, simulated_dataset, tmp_path):
     """Else an image's noise, which is in the map at the pose that it had, would hold it there."""
     particles = read_particles(simulated_dataset.folder / "particles.star")
     run = small_run("d4_l2", 32)
@@ -33,7 +33,7 @@ def test_images_are_compared_with_the_map_of_all_others(monkeypatch, small_run, 
 
     monkeypatch.setattr(refinement, "_best_pose", stay)
     rotations, shifts, volume = refinement.refine(
-        model, particles, particles.rotations, particles.shifts, lambda _: None
+        model, particles, particles.rotations, particles.shifts, lambda _: None, tmp_path / "refinement.pt"
     )
     assert np.allclose(rotations, particles.rotations, atol=1e-6)
 
@@ -53,7 +53,7 @@ def test_images_are_compared_with_the_map_of_all_others(monkeypatch, small_run, 
     assert start == len(every)
 
 
-def test_passes_end_when_poses_have_settled(monkeypatch, small_run, simulated_dataset):
+def test_passes_end_when_poses_have_settled(monkeypatch, small_run, simulated_dataset, tmp_path):
     particles = read_particles(simulated_dataset.folder / "particles.star")
     run = small_run("d4_l2", 32)
     model = Autoencoder(dataclasses.replace(run, model=dataclasses.replace(run.model, refine_passes=9)), 1.0)
@@ -65,5 +65,38 @@ def test_passes_end_when_poses_have_settled(monkeypatch, small_run, simulated_da
         return (-rotations if len(resolutions) <= 5 * parts else rotations), shifts
 
     monkeypatch.setattr(refinement, "_best_pose", move_in_five_passes)
-    refinement.refine(model, particles, particles.rotations, particles.shifts, lambda _: None)
+    start = particles.rotations, particles.shifts
+    refinement.refine(model, particles, *start, lambda _: None, tmp_path / "refinement.pt")
     assert resolutions[::parts] == pytest.approx([0.75, 0.75 + 0.25 / 3, 0.75 + 0.5 / 3, 1.0, 1.0, 1.0])
+
+
+def test_an_interrupted_refinement_continues_after_its_last_pass_to_the_same_result(
+    small_run, simulated_dataset, tmp_path
+):
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    run = small_run("d4_l2", 32)
+    search = dataclasses.replace(run.model.search, refine_orientations=50, candidates=2)
+    settings = dataclasses.replace(run.model, refine_passes=3, search=search)
+    model = Autoencoder(dataclasses.replace(run, model=settings), 1.0)
+
+    def refined(kept, say=lambda _: None, shifts=particles.shifts):
+        return refinement.refine(model, particles, particles.rotations, shifts, say, tmp_path / kept)
+
+    def stop_in_the_third_pass(line):
+        if line.startswith("refinement 3/3"):
+            raise KeyboardInterrupt
+
+    whole = refined("whole.pt")
+    with pytest.raises(KeyboardInterrupt):
+        refined("broken.pt", stop_in_the_third_pass)
+    said = []
+    broken = refined("broken.pt", said.append)
+    assert "continuing after pass 2" in said[0] and said[1].startswith("refinement 3/3")
+    assert all(np.array_equal(a, b) for a, b in zip(whole, broken, strict=True))
+    model.config = dataclasses.replace(model.config, seed=1)
+    assert all(np.array_equal(a, b) for a, b in zip(whole, refined("broken.pt"), strict=True)), "nothing is left to do"
+
+    (tmp_path / "broken.pt").write_bytes((tmp_path / "broken.pt").read_bytes()[:1000])
+    said.clear()
+    refined("broken.pt", said.append)
+    assert said[0].startswith("refinement 1/3"), "a broken file counts as none"

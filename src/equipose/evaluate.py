@@ -34,7 +34,7 @@ from equipose.cli import run_main, say
 from equipose.config import RunConfig
 from equipose.devices import claim_device
 from equipose.errors import ConfigError
-from equipose.files import CHECKPOINTS, whole_file
+from equipose.files import CHECKPOINTS, REFINEMENT, whole_file
 from equipose.grid import grid_values
 from equipose.groups import move_images
 from equipose.locks import one_at_a_time
@@ -143,7 +143,7 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     kinds = {"direct": direct, "best_path": best_path, "refined": None}
     transform = functools.partial(_decoder_values, model)
     if config.model.refine_passes:
-        rotations, shifts, volume = refine(model, particles, direct.rotations, direct.shifts, say)
+        rotations, shifts, volume = refine(model, particles, direct.rotations, direct.shifts, say, run / REFINEMENT)
         kinds["refined"] = Poses(rotations, shifts)
         transform = functools.partial(_grid_values, model, volume)
     exported = kinds["refined"] or direct
@@ -208,7 +208,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with one_at_a_time(arguments.run / "config.json", say), claim_device(arguments.jobs_per_gpu) as device:
         evaluate(arguments.run, arguments.dataset, arguments.label, device, say)
-        for name in CHECKPOINTS:  # all that training knew is in the results now
+        for name in (*CHECKPOINTS, REFINEMENT):  # all that they knew is in the results now
             (arguments.run / name).unlink(missing_ok=True)
 
 

@@ -14,6 +14,9 @@ from equipose.errors import ConfigError
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.former.pt")
 """In a run's folder, until the run is evaluated: all that training knows, and knew at the time before."""
 
+REFINEMENT = "refinement.pt"
+"""In a run's folder, while it is evaluated: what is known after the last whole pass of refinement."""
+
 REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",

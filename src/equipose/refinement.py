@@ -12,6 +12,8 @@ keep a wrong pose. So a part of the images at a time is compared with the map of
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from equipose import search
 from equipose.autoencoder import Autoencoder
+from equipose.files import whole_file
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.grid import FourierGrid, empty_grid, grid_volume, insert_images, sampled, with_slopes, without
 from equipose.metrics import CONSISTENT, squared_distances
@@ -52,18 +55,28 @@ JUDGED = 1000
 
 @torch.no_grad()
 def refine(
-    model: Autoencoder, particles: Particles, rotations: np.ndarray, shifts: np.ndarray, say: Callable[[str], None]
+    model: Autoencoder,
+    particles: Particles,
+    rotations: np.ndarray,
+    shifts: np.ndarray,
+    say: Callable[[str], None],
+    kept: Path,
 ) -> tuple[np.ndarray, np.ndarray, Tensor]:
     """Poses of all particles after at most `refine_passes`, and the volume at the points of a grid of radius L/2.
 
     `rotations` (n, 3, 3) and `shifts` (n, 2), Å of the content from pixel L/2, are where the first pass starts, and of
-    the same kind as what is returned.
+    the same kind as what is returned. What is known after a pass is kept in a file, with which the same call goes on.
     """
     device, radius = model.frequencies.device, model.box // 2
     generator, passes = torch.Generator(device).manual_seed(model.config.seed), model.config.model.refine_passes
     turned, moved = _on_device(model, rotations, shifts)
-    volume, grid = sampled(model.decoder, radius, device), None
-    for refine_pass in range(passes):
+    volume, grid, first, settled, start = sampled(model.decoder, radius, device), None, 0, False, turned.clone()
+    if known := _known(kept, start):
+        first, settled, turned, moved = known["passes"], known["settled"], known["rotations"], known["shifts"]
+        grid = FourierGrid(radius, known["signal"], known["power"])
+        generator.set_state(known["generator"].cpu())
+        say(f"refinement: continuing after pass {first} ({kept})")
+    for refine_pass in range(first, first if settled else passes):
         started, following = time.perf_counter(), empty_grid(radius, device)
         part = min(1.0, refine_pass / min(passes - 1, RISING)) if passes > 1 else 1.0
         resolution, elsewhere = FIRST_PASS + part * (1 - FIRST_PASS), 0
@@ -80,10 +93,14 @@ def refine(
             done = int(some[-1]) + 1
             left = (time.perf_counter() - started) * (len(turned) / done - 1)
             say(f"refinement {refine_pass + 1}/{passes}: {done} images, {left:.0f} s left")
-        grid, volume = following, grid_volume(following)
-        if part == 1 and elsewhere < SETTLED * len(turned):
+        grid, settled = following, part == 1 and elsewhere < SETTLED * len(turned)
+        known = {"passes": refine_pass + 1, "settled": settled, "generator": generator.get_state(), "start": start}
+        known |= {"rotations": turned, "shifts": moved, "signal": grid.signal, "power": grid.power}
+        with whole_file(kept) as partial:
+            torch.save(known, partial)
+        if settled:
             break
-    return *_as_arrays(model, turned, moved), volume
+    return *_as_arrays(model, turned, moved), grid_volume(grid)
 
 
 @torch.no_grad()
@@ -121,6 +138,16 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
         volume = sampled(model.decoder, model.box // 2, model.frequencies.device)
     found, _ = poses_against(model, volume, particles, rotations[:judged], shifts[:judged])
     return float((squared_distances(found, rotations[:judged]) < CONSISTENT).mean())
+
+
+def _known(kept: Path, start: Tensor) -> dict[str, Any] | None:
+    """What an earlier call knew after its last pass, if it started from these rotations."""
+    try:
+        known = torch.load(kept, map_location=start.device, weights_only=True)
+    except Exception:  # none yet, or broken: whatever a truncated file makes torch raise
+        return None
+    same = known["start"].shape == start.shape and torch.allclose(known["start"], start, atol=1e-3)
+    return known if same else None
 
 
 Batch = tuple[Tensor, Tensor, float]
