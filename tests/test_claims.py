@@ -103,18 +103,71 @@ def test_the_table_of_claims_names_the_runs_that_no_number_counts(nine):
 def test_a_run_is_judged_rightly_if_the_verdict_without_the_truth_is_that_of_the_truth():
     asked = {"test": "rate", "number": "judged_rightly", "of": {}, "between": [0.8, 1.0]}
     runs = [(0.97, True), (0.4, False), (0.4, True), (0.97, False)]
-    results = [result(confirmed_share=share, converged=converged) for share, converged in runs]
+    results = [result(confirmed_share=share, right_poses=right) for share, right in runs]
     assert assess(asked, results, 0.95, 3).estimate == 0.5
 
 
 def test_a_run_with_refined_poses_is_judged_by_those():
     asked = {"test": "rate", "number": "judged_rightly", "of": {}, "between": [0.8, 1.0]}
     runs = [(0.97, 0.02), (0.97, 0.3), (0.4, 3.0)]
-    results = [
-        result(confirmed_share=share, converged=False, converged_mse=0.1, training={"refined": {"paper": {"mse": mse}}})
-        for share, mse in runs
-    ]
+    results = [result(confirmed_share=share, converged=False, right_poses=mse < 0.1) for share, mse in runs]
     assert assess(asked, results, 0.95, 3).estimate == pytest.approx(2 / 3)
+
+
+def every(between, **more):
+    return {"test": "every", "number": "converged", "of": {"model": "d4_l2"}, "between": between} | more
+
+
+def test_a_statement_about_every_run_is_refuted_by_one_and_needs_eight():
+    eight = [result() for _ in range(8)]
+    assert assess(every([1, 1]), eight, 0.95, 3).verdict == "reproduced"
+    assert assess(every([1, 1]), eight[:7], 0.95, 3).verdict == "inconclusive"
+    for others in (eight, eight * 4):
+        assert assess(every([1, 1]), [*others, result(converged=False)], 0.95, 3).verdict == "not reproduced"
+        assert assess(every([0, 0]), [*others, result(converged=False)], 0.95, 3).verdict == "not reproduced"
+
+
+def test_nothing_follows_from_runs_that_were_too_short_to_converge():
+    short = [result(converged=False, images_seen=100) for _ in range(8)]
+    long = [result(converged=False, images_seen=1000) for _ in range(8)]
+    for claim in (every([1, 1], images=500), every([0, 0], images=500), rate([0.6, 1.0]) | {"images": 500}):
+        found = assess(claim, short, 0.95, 3)
+        assert (found.verdict, found.short) == ("inconclusive", 8)
+        assert assess(claim, long, 0.95, 3).verdict != "inconclusive"
+    assert assess(every([1, 1], images=500), [*short, long[0]], 0.95, 3).verdict == "not reproduced"
+    assert assess(every([0, 0], images=500), [*short, result()], 0.95, 3).verdict == "not reproduced"
+
+
+@pytest.mark.parametrize(
+    ("claim", "converged", "runs"), [("standard_converges", 13, 16), ("d4_converges_noiseless", 14, 16)]
+)
+def test_the_paper_s_own_counts_would_be_reproduced(claim, converged, runs):
+    asked = CLAIMS["claims"][claim]
+    results = [
+        result(asked["of"]["model"], snr="noiseless", converged=run < converged, images_seen=1e9) for run in range(runs)
+    ]
+    assert assess(asked, results, CLAIMS["confidence"], CLAIMS["seeds"]).verdict == "reproduced"
+
+
+def test_as_good_is_not_better():
+    """At 32 px two good maps have the same resolution, that of the voxels."""
+    results = [result(name) for name in ("d4_l2", "standard_sym") for _ in range(4)]
+    assert assess(ratio([0.0, 1.0]), results, 0.95, 3).verdict == "inconclusive"
+
+
+def test_a_dataset_with_one_seed_does_not_count_beside_one_with_enough():
+    results = [result(name, mse=mse) for name, mse in (("d4_l2", 0.01), ("standard_sym", 0.04)) for _ in range(3)]
+    results += [result(name, "two", mse) for name, mse in (("d4_l2", 1.0), ("standard_sym", 0.01))]
+    found = assess(ratio([0.0, 1.0]), results, 0.95, 3)
+    assert (found.estimate, found.verdict, found.runs) == (pytest.approx(0.25), "reproduced", 3)
+    single = [run for run in results if run.facts["dataset"] == "two"]
+    assert assess(ratio([0.0, 200.0]), single, 0.95, 3).verdict == "inconclusive"
+
+
+def test_runs_of_which_none_is_what_a_statement_is_about_are_not_called_not_run():
+    asked = {"test": "value", "number": "mse", "of": {"model": "d4_l2", "converged": True}, "between": [0, 1]}
+    assert assess(asked, [result(converged=False)], 0.95, 3).verdict == "no such run"
+    assert assess(asked, [result("c4_l2")], 0.95, 3).verdict == "not run"
 
 
 def test_few_seeds_are_inconclusive_however_clear_they_look():
@@ -165,10 +218,10 @@ def test_the_plateau_is_read_from_history_and_trace(tmp_path):
     pd.DataFrame(history | {"share_mirror": [0.03, 0.5]}).to_csv(folder / "history.csv", index=False)
     predicted = np.stack([random_rotations(200, rng), mixed])
     np.savez(folder / "trace.npz", steps=np.array([0, 100]), predicted=predicted, true=true)
-    facts = {"model": "d4_l2", "dataset": "one", "converged": False, "convergence_seconds": None}
+    facts = {"model": "d4_l2", "dataset": "one", "converged": False, "convergence_seconds": None, "steps": 100}
     scores = {"direct": {"paper": {"mse": 8 / 3}}}
     (folder / "metrics.json").write_text(json.dumps(facts | {"training": scores}))
-    (folder / "config.json").write_text(json.dumps({"evaluation": {"converged_mse": 0.1}}))
+    (folder / "config.json").write_text(json.dumps({"evaluation": {"converged_mse": 0.1}, "model": {"batch": 32}}))
     (tmp_path / "datasets/one").mkdir(parents=True)
     (tmp_path / "datasets/one/config.json").write_text(json.dumps({"snr": "noiseless"}))
     (run,) = read_results(tmp_path)
@@ -176,3 +229,4 @@ def test_the_plateau_is_read_from_history_and_trace(tmp_path):
     assert NUMBERS["plateau_smaller_hand"](run) == 0.5
     assert NUMBERS["plateau_subset_share"](run) == pytest.approx(0.5, abs=0.05)
     assert run.facts["snr"] == "noiseless" and not run.facts["has_converged"]
+    assert run.facts["images_seen"] == 3200 and not run.facts["right_poses"]

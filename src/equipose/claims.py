@@ -2,8 +2,9 @@
 
 Reads whatever runs have been evaluated, and writes a table as .csv and .md. claims.yaml says what is tested and what
 would count; here are the numbers of a run (`NUMBERS`), the tests, and their intervals: Clopper and Pearson's for a
-rate, the bootstrap's over runs for all else. A verdict is `reproduced`, `not reproduced`, `inconclusive` or `not run`.
-Of the runs that the configuration asks for, one that failed counts as not converged, and those not run are named.
+share of runs, the bootstrap's over runs for all else. A verdict is `reproduced`, `not reproduced`, `inconclusive`, `no
+such run` (there are runs, but none that the statement is about, such as a converged one) or `not run`. Of the runs that
+the configuration asks for, one that failed counts as not converged, and those not run are named.
 """
 
 import argparse
@@ -32,14 +33,20 @@ from equipose.verdict import CONVERGED
 
 RESAMPLES = 10_000
 
+OUTCOMES = ("converged", "has_converged", "right_poses")
+"""Facts that tell how a run ended."""
+
+EVERY = 0.6
+"""Share of all runs that must be sure before a statement about every one of them counts: eight of eight are 0.63."""
+
 SMALL_MEDSE = 0.5
 """MedSE below which an evaluation with a large MSE is on the plateau: most images agree, in two ways."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a claim may ask of a run: metrics.json with the dataset's SNR and the MSE that counts as converged, and the
-    folder for everything else.
+    """What a claim may ask of a run: metrics.json, with the dataset's SNR, the images seen in training, and whether its
+    poses are right (the refined ones if there are any), and the folder for everything else.
 
     Of an `unfinished` run (why, else nothing) they are what was asked for and, if it failed, that it did not converge.
     """
@@ -58,7 +65,9 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`estimate` and its interval in the test's unit; NaN where no run counts. Runs that `failed` or are `missing`."""
+    """`estimate` and its interval in the test's unit; NaN where no run counts. Runs that `failed` or are `missing`, and
+    how many are `short`: not converged, after fewer images than it took in the paper.
+    """
 
     verdict: str = "not run"
     estimate: float = np.nan
@@ -66,6 +75,7 @@ class Verdict:
     high: float = np.nan
     runs: int = 0
     runs_compared: int = 0
+    short: int = 0
     failed: str = ""
     missing: str = ""
 
@@ -79,7 +89,10 @@ def read_results(results: Path) -> list[RunResult]:
             dataset = json.loads((results / "datasets" / metrics["dataset"] / "config.json").read_text())
             config = json.loads((path.parent / "config.json").read_text())
             facts = {"snr": dataset.get("snr"), "has_converged": metrics["convergence_seconds"] is not None}
-            facts |= {"converged_mse": config["evaluation"]["converged_mse"]}
+            facts |= {"images_seen": metrics["steps"] * config["model"]["batch"]}
+            refined = metrics["training"].get("refined")
+            right = refined["paper"]["mse"] < config["evaluation"]["converged_mse"] if refined else metrics["converged"]
+            facts |= {"right_poses": right}
             found.append(RunResult(path.parent, metrics | facts))
     return found
 
@@ -155,9 +168,7 @@ def judged_rightly(result: RunResult) -> float:
 
     The search looks at the refined poses where there are any, and so does the truth.
     """
-    refined = result.facts["training"].get("refined")
-    converged = refined["paper"]["mse"] < result.facts["converged_mse"] if refined else result.facts["converged"]
-    return float((result.facts["confirmed_share"] >= CONVERGED) == converged)
+    return float((result.facts["confirmed_share"] >= CONVERGED) == result.facts["right_poses"])
 
 
 def fact(*path: str) -> Callable[[RunResult], float]:
@@ -210,9 +221,12 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def judge(low: float, high: float, between: list[float]) -> str:
-    """`inconclusive` unless the whole interval lies inside of what is asked for, or outside."""
-    if between[0] <= low and high <= between[1]:
+def judge(low: float, high: float, between: list[float], strictly: bool = False) -> str:
+    """`inconclusive` unless the whole interval lies inside of what is asked for, or outside.
+
+    `strictly` inside: a ratio of one is no gain.
+    """
+    if between[0] <= low and high <= between[1] and not (strictly and (low == between[0] or high == between[1])):
         return "reproduced"
     if high < between[0] or between[1] < low:
         return "not reproduced"
@@ -232,9 +246,10 @@ def numbers_of(results: list[RunResult], name: str) -> np.ndarray:
 def assess(claim: dict[str, Any], results: list[RunResult], confidence: float, seeds: int) -> Verdict:
     """The verdict on one claim. Raises ConfigError for a test or number that does not exist.
 
-    A ratio is taken on each dataset that both sides have run, and averaged over these.
+    A ratio is taken on each dataset that both sides have run, with enough seeds if there are such datasets, and is
+    averaged over these. Of a run that is `_too_short` nothing follows from that it did not converge.
     """
-    if claim["test"] not in ("rate", "value", "ratio") or claim["number"] not in NUMBERS:
+    if claim["test"] not in ("rate", "every", "value", "ratio") or claim["number"] not in NUMBERS:
         raise ConfigError(f"claims: no test `{claim['test']}` with number `{claim['number']}`.")
     chosen = choose(results, claim["of"])
     compared = choose(results, claim["over"]) if claim["test"] == "ratio" else []
@@ -243,25 +258,59 @@ def assess(claim: dict[str, Any], results: list[RunResult], confidence: float, s
         "failed": _names([result for result in unfinished if not result.missing]),
         "missing": _names([result for result in unfinished if result.missing]),
     }
+    short = [result for result in chosen if _too_short(result, claim)]
+    nothing = Verdict("no such run" if _are_there(claim, results) else "not run", **without)
     if claim["test"] == "ratio":
         pairs = _by_dataset(claim["number"], chosen, compared)
         if not pairs:
-            return Verdict(**without)
+            return nothing
+        pairs = [pair for pair in pairs if min(map(len, pair)) >= seeds] or pairs
         samples = [values for pair in pairs for values in pair]
         estimate = float(_mean_ratio(*(values[None] for values in samples))[0])
         interval = bootstrap_interval(samples, _mean_ratio, confidence)
         counts = sum(len(pair[0]) for pair in pairs), sum(len(pair[1]) for pair in pairs)
+        fewest = min(min(map(len, pair)) for pair in pairs)
     else:
         values = numbers_of(chosen, claim["number"])
         if not len(values):
-            return Verdict(**without)
-        if claim["test"] == "rate":
-            estimate, interval = float(values.mean()), rate_interval(int(values.sum()), len(values), confidence)
-        else:
+            return nothing
+        if claim["test"] == "value":
             estimate, interval = float(np.median(values)), bootstrap_interval([values], _median, confidence)
-        counts = (len(values),)
-    verdict = judge(*interval, claim["between"]) if min(counts) >= seeds else "inconclusive"
-    return Verdict(verdict, estimate, *interval, *counts, **without)
+        else:
+            if claim["test"] == "every":
+                values = _within(values, claim["between"])
+            estimate, interval = float(values.mean()), rate_interval(int(values.sum()), len(values), confidence)
+        counts, fewest = (len(values),), len(values)
+    told = [result for result in chosen if result not in short]
+    if claim["test"] == "every" and not _within(numbers_of(told, claim["number"]), claim["between"]).all():
+        verdict = "not reproduced"  # one run that is otherwise refutes it
+    elif short or fewest < seeds:
+        verdict = "inconclusive"
+    elif claim["test"] == "every":
+        verdict = judge(*interval, [EVERY, 1.0])
+    else:
+        verdict = judge(*interval, claim["between"], strictly=claim["test"] == "ratio")
+    return Verdict(verdict, estimate, *interval, *counts, short=len(short), **without)
+
+
+def _within(values: np.ndarray, between: list[float]) -> np.ndarray:
+    return (values >= between[0]) & (values <= between[1])
+
+
+def _too_short(result: RunResult, claim: dict[str, Any]) -> bool:
+    """Whether a run ended, not converged, before it had seen the claim's `images`."""
+    return (
+        not result.unfinished
+        and not result.facts["converged"]
+        and result.facts.get("images_seen", 0) < claim.get("images", 0)
+    )
+
+
+def _are_there(claim: dict[str, Any], results: list[RunResult]) -> bool:
+    """Whether runs have ended on each side of a claim, if those that it is about had not to turn out in some way."""
+    sides = [claim["of"], *([claim["over"]] if claim["test"] == "ratio" else [])]
+    asked = [{key: value for key, value in side.items() if key not in OUTCOMES} for side in sides]
+    return all(any(not result.unfinished for result in choose(results, side)) for side in asked)
 
 
 def _by_dataset(number: str, of: list[RunResult], over: list[RunResult]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -309,9 +358,14 @@ def as_markdown(table: pd.DataFrame, confidence: float, results: list[RunResult]
         found = "" if np.isnan(row.estimate) else f"{row.estimate:.3g} ({row.low:.3g} to {row.high:.3g})"
         asked = f"{row.test}: {row.asked[0]:g} to {row.asked[1]:g}"
         runs = f"{row.runs}, {row.runs_compared}" if row.runs_compared else f"{row.runs}"
+        runs += f"; {row.short} too short" if row.short else ""
         lines.append(f"| **{row.verdict}** | {row.says} | {row.where} | {found} | {asked} | {runs} |")
     counts = ", ".join(f"{count} {name}" for name, count in table["verdict"].value_counts().items())
-    lines += ["", f"{counts}. In brackets: {confidence:.0%} intervals, over runs."]
+    lines += [
+        "",
+        f"{counts}. In brackets: {confidence:.0%} intervals, over runs; those of medians and ratios are narrower than"
+        " that where runs are few. Too short: not converged, and trained on fewer images than the paper's runs took.",
+    ]
     unfinished = [result for result in results if result.unfinished]
     if failed := _names([result for result in unfinished if not result.missing]):
         lines += ["", f"Failed, counted as not converged: {failed}."]

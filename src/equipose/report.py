@@ -87,6 +87,7 @@ def summary(
         paths = [_folder(results, run) / "metrics.json" for run in chosen]
         found = [json.loads(path.read_text()) for path in paths if path.exists()]
         scored = [metrics["held_out"]["direct"]["exact"] for metrics in found if metrics["held_out"]]
+        best = min(scored, key=lambda scores: scores["mse"], default={"mse": None, "median_degrees": None})
         times = [metrics["convergence_seconds"] for metrics in found if metrics["converged"]]
         lines.append(
             {
@@ -97,8 +98,8 @@ def summary(
                 "failed": sum(has_failed(unfinished.get(run, "")) for run in chosen),
                 "converged": len(times),
                 "seconds": float(np.median(times)) if times else None,
-                "mse": min((scores["mse"] for scores in scored), default=None),
-                "degrees": min((scores["median_degrees"] for scores in scored), default=None),
+                "mse": best["mse"],
+                "degrees": best["median_degrees"],
             }
         )
     return lines

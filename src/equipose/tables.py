@@ -61,10 +61,12 @@ EXACT_COLUMNS = {
 MODES = {"paper": PAPER_COLUMNS, "exact": EXACT_COLUMNS}
 NOT_SHOWN = {"best_three": (), "best": ("conv_steps",)}  # Table 2 has no steps; the CSV has all
 MODE_NOTES = {
-    "paper": "Poses as the encoder gives them (direct), on training images; MSE and MedSE as the paper defines them"
-    " (each over its own candidate alignments, in both hands); resolution at FSC = 0.5, last whole shell.",
-    "exact": "Poses as the encoder gives them (direct), on held-out images, under the one alignment that fits all of"
-    " them best; first interpolated crossings of the FSC. The same runs as in the table of the paper's numbers.",
+    "paper": "Poses as the encoder gives them (direct; with `turns` the one of its answers that lies nearest to where"
+    " they lead when refined), on training images; MSE and MedSE as the paper defines them (each over its own candidate"
+    " alignments, in both hands); resolution at FSC = 0.5, last whole shell.",
+    "exact": "Poses as the encoder gives them (direct, as in the table of the paper's numbers), on held-out images,"
+    " under the one alignment that fits all of them best; first interpolated crossings of the FSC. The same runs as in"
+    " that table.",
 }
 RANKED_BY = PAPER_COLUMNS["mse"].path
 
