@@ -51,7 +51,7 @@ def draw_errors(axes: Axes, runs: list[Run], metric: str, colours: dict[str, str
                 va="top" if level == PLATEAU else "bottom",
                 color="0.35",
                 fontsize=7,
-                bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.3},
+                zorder=1,  # behind the curves: one may rest right there
             )
 
 
