@@ -178,13 +178,13 @@ class NormaliseFields(torch.autograd.Function):
     def backward(ctx, gradient, *_):
         x, weight, mean, variance = ctx.saved_tensors
         order = x.shape[1] // len(weight)
-        every = [value.repeat(order) for value in (weight, mean, variance)]
+        deviation = (variance + ctx.eps).sqrt()
+        every = [value.repeat(order) for value in (mean, 1 / deviation)]
         sums = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, *every, None, None, False, ctx.eps, [False, True, True]
+            gradient, x, weight.repeat(order), None, None, *every, True, ctx.eps, [False, True, True]
         )[1:]
         d_weight, d_bias = (value.view(order, -1).sum(0) for value in sums)
         # d_x = scale · (gradient - mean of gradient - normalised x · mean of gradient · normalised x)
-        deviation = (variance + ctx.eps).sqrt()
         scale, count = weight / deviation, x.numel() / len(weight)
         slope = -scale * d_weight / (count * deviation)
         offset = -scale * d_bias / count - slope * mean

@@ -43,9 +43,10 @@ from equipose.particles import Particles, check_training_box, read_particles
 from equipose.provenance import provenance
 from equipose.volumes import decoder_volume
 
-IN_CHECKPOINT = [SearchState, FourierGrid, np.core.multiarray._reconstruct, np.core.multiarray.scalar, np.ndarray]
+IN_CHECKPOINT = [SearchState, FourierGrid, np.zeros(0).__reduce__()[0], np.float64().__reduce__()[0], np.ndarray]
 IN_CHECKPOINT += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int64, bool))]
-"""What a checkpoint holds besides tensors and plain numbers."""
+"""What a checkpoint holds besides tensors and plain numbers; numpy's two functions that rebuild arrays and scalars have
+another name in each version."""
 
 
 def train_step(model: Autoencoder, optimizers: list[Optimizer], images: Tensor, ctf_parameters: Tensor) -> Tensor:
