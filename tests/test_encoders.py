@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from equipose import rotations
+from equipose import encoders, rotations
+from equipose.autoencoder import Autoencoder, load_model, save_model
 from equipose.encoders import ENCODERS, GaussianPyramid, GroupConv, InnerBatchNorm, block_widths
 from equipose.groups import kernel_basis, motions, move_images
 
@@ -170,3 +171,13 @@ def test_equal_total_channels_for_every_group(paper_config):
             for c in convolutions
         ][:4]
     assert outputs["standard"] == outputs["c4"] == outputs["d4"] == [16, 16, 32, 32]
+
+
+def test_a_saved_encoder_says_the_same_where_escnn_finds_another_basis(small_run, tmp_path, monkeypatch):
+    """escnn's basis comes from singular vectors, which another LAPACK may turn or order otherwise."""
+    model, images = Autoencoder(small_run("d4_l2"), image_scale=1.0).eval(), torch.randn(2, 32, 32)
+    save_model(model, tmp_path / "model.pt")
+    monkeypatch.setattr(encoders, "kernel_basis", lambda *which: kernel_basis(*which).flip(0))
+    with torch.no_grad():
+        for said, wanted in zip(load_model(tmp_path / "model.pt").encoder(images), model.encoder(images), strict=True):
+            assert torch.equal(said, wanted)

@@ -108,7 +108,8 @@ class GroupConv(nn.Module):
         self.block_shape = basis.shape[1:]  # (|G|, c, size, size): the kernel between one pair of fields
         self.padding = (size - 1) // 2
         # The kernels to the identity's channel hold all numbers; those to the other elements' are the same, moved.
-        self.register_buffer("basis", basis[:, 0].flatten(1), persistent=False)
+        # They are saved with the weights, which mean nothing in another basis: escnn's hangs on its linear algebra.
+        self.register_buffer("basis", basis[:, 0].flatten(1))
         values = self.basis.shape[1]
         moved = moved_kernels(group, source, size).permute(0, 2, 3, 1).flatten(1)  # (|G|, size · size · c)
         rows = values * torch.arange(fields_out)[:, None] + moved[:, None]  # (|G|, fields_out, size · size · c)
