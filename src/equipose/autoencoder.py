@@ -161,14 +161,13 @@ class MeanError(torch.autograd.Function):
             for errors in model._part_errors(*inputs[:2], ctf_parameters, target, motion, model.disc):
                 mean = errors.mean()
                 total += mean.detach()
-                for sum_, part in zip(gradients, torch.autograd.grad(mean, inputs), strict=True):
-                    sum_ += part
+                torch._foreach_add_(gradients, torch.autograd.grad(mean, inputs))  # on a GPU one launch, not 40
         ctx.gradients = gradients
         return total
 
     @staticmethod
     def backward(ctx, gradient):
-        return None, None, None, None, *(gradient * value for value in ctx.gradients)
+        return None, None, None, None, *torch._foreach_mul(ctx.gradients, gradient)
 
 
 def save_model(model: Autoencoder, path: Path) -> None:
