@@ -23,8 +23,8 @@ GPUS = (1, 8, 64)
 """The plan says how long so many would take."""
 
 TRAIN_FACTOR, EVALUATE_MINUTES, SIMULATE_MINUTES = 1.25, 5.0, 10.0
-"""Assumed: a training job's time over its budget, scoring not being counted there (1.24 for D4 on an H100); an evaluation;
-and a dataset."""
+"""Assumed: a training job's time over its budget, scoring not being counted there (1.24 for D4 on an H100); an
+evaluation; and a dataset."""
 
 VOXEL_BYTES, IMAGE_BYTES = 64, 300
 """Assumed of a run's folder: maps, snapshots, weights and checkpoint a voxel; a row of its star file."""
