@@ -1,6 +1,5 @@
 """Results beside published ones: what differs by more than the spread of seeds, on small made-up results."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,35 +7,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from equipose.compare import compare, rates_differ, runs_table, told_apart
+from equipose.compare import compare, rates_differ, told_apart
 from equipose.errors import ConfigError
 
 
 def write(results: Path, mses: list[float], seconds: float = 100.0, verdict: str = "reproduced") -> Path:
     """Runs of one model with these MSEs, converged below 0.1 after about `seconds`, and one claim."""
-    for seed, mse in enumerate(mses):
-        run = results / f"runs/one/d4_l2/seed{seed}"
-        run.mkdir(parents=True)
-        metrics = {
-            "dataset": "one",
-            "model": "d4_l2",
-            "seed": seed,
-            "converged": mse < 0.1,
-            "convergence_seconds": seconds + seed if mse < 0.1 else None,
-            "seconds": 300.0,
-            "steps": 1000,
-            "training": {"direct": {"paper": {"mse": mse}}},
-        }
-        (run / "metrics.json").write_text(json.dumps(metrics))
+    results.mkdir()
+    runs = pd.DataFrame({"dataset": "one", "model": "d4_l2", "seed": range(len(mses)), "mse": mses, "snr": 1.0})
+    runs = runs.assign(converged=runs["mse"] < 0.1, seconds=300.0)
+    runs = runs.assign(convergence_seconds=(seconds + runs["seed"]).where(runs["converged"]))
+    runs.to_csv(results / "runs.csv", index=False)
     pd.DataFrame([{"claim": "d4_converges", "verdict": verdict}]).to_csv(results / "claims.csv", index=False)
     return results
 
 
 @pytest.fixture
 def reference(tmp_path) -> Path:
-    folder = write(tmp_path / "reference", [0.010, 0.012, 0.011])
-    runs_table(folder).to_csv(folder / "runs.csv", index=False)
-    return folder
+    return write(tmp_path / "reference", [0.010, 0.012, 0.011])
 
 
 def command(results: Path, reference: Path) -> subprocess.CompletedProcess:
@@ -83,6 +71,6 @@ def test_one_seed_has_no_spread():
 
 def test_nothing_to_compare_is_a_message(reference, tmp_path):
     with pytest.raises(ConfigError, match="no dataset and model in common"):
-        compare(tmp_path / "empty", reference)
-    with pytest.raises(ConfigError, match=r"runs.csv to compare with: `publish` writes it"):
+        compare(write(tmp_path / "empty", []), reference)
+    with pytest.raises(ConfigError, match=r"no .*nowhere/runs.csv, .*: `publish` writes it"):
         compare(reference, tmp_path / "nowhere")

@@ -2,22 +2,18 @@
 
 import base64
 import html.parser
-import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import mrcfile
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from test_tables import write_run
 
 from equipose.claims import claims_table
 from equipose.config import merge
-from equipose.errors import ConfigError
-from equipose.publish import publish
 from equipose.report import build, differences, mesh
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +30,7 @@ def results(tmp_path) -> Path:
     write_run(folder, "smoke_noiseless", "d4_l2", 0, 0.02)
     run = folder / "runs/smoke_noiseless/d4_l2/seed0"
     truth = folder / "datasets/smoke_noiseless/volume.mrc"
-    for path in (truth.parent, folder / "benchmarks/train", folder / "tables"):
+    for path in (folder / "benchmarks/train", folder / "tables"):
         path.mkdir(parents=True)
     z, y, x = np.ogrid[-16:16, -16:16, -16:16]
     for path in (truth, run / "volume_aligned.mrc"):
@@ -128,21 +124,3 @@ def test_a_browser_shows_the_page_without_errors(results, tmp_path, width):
     done = subprocess.run([*command, f"file://{tmp_path}/page.html"], capture_output=True, text=True, timeout=120)
     assert "<title>2 maps, true</title>" in done.stdout
     assert "CONSOLE" not in done.stderr
-
-
-def test_publishing_keeps_small_files_and_says_where_they_come_from(results, tmp_path):
-    publish(results, tmp_path / "kept", COMMAND)
-    assert {path.name for path in (tmp_path / "kept").iterdir()} == {
-        "claims.csv",
-        "provenance.json",
-        "runs.csv",
-        "time.csv",
-    }
-    provenance = json.loads((tmp_path / "kept/provenance.json").read_text())
-    assert "torch" in provenance["versions"] and provenance["command"] == COMMAND
-    assert pd.read_csv(tmp_path / "kept/runs.csv")["mse"].tolist() == [0.02]
-
-
-def test_nothing_to_publish_is_a_message(tmp_path):
-    with pytest.raises(ConfigError, match="no table, claim or figure"):
-        publish(tmp_path, tmp_path / "kept", COMMAND)

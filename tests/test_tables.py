@@ -30,7 +30,7 @@ def config(paper_config: dict) -> dict[str, Any]:
 
 
 def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, shell: int = 40) -> None:
-    """A metrics.json that converged at 100 (seed + 1) s if its MSE is below 0.1."""
+    """The small files of a run that converged at 100 (seed + 1) s if its MSE is below 0.1, hands unmixed all along."""
     converged = mse < 0.1
     scores = {
         "paper": {"mse": mse, "medse": mse / 2, "hand": "same"},
@@ -40,6 +40,9 @@ def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, sh
     metrics = {
         "dataset": dataset,
         "model": model,
+        "label": model,
+        "encoder": model.split("_")[0],
+        "loss": model.split("_")[-1],
         "seed": seed,
         "converged": converged,
         "seconds": 600.0,
@@ -60,7 +63,19 @@ def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, sh
     }
     folder = results / "runs" / dataset / model / f"seed{seed}"
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    config = {"model": {"batch": 32}, "evaluation": {"converged_mse": 0.1}}
+    files = {
+        "metrics": metrics,
+        "config": config,
+        "provenance": [{"code": {"commit": "abc"}, "machine": {"processor": "Z80"}}],
+    }
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "history.csv").write_text("step,mse,medse,share_same,share_mirror\n0,5.9,5.9,0.03,0.03\n")
+    (folder / "fsc.csv").write_text("shell,fsc\n0,1.0\n1,0.9\n")
+    simulated = results / "datasets" / dataset / "config.json"
+    simulated.parent.mkdir(parents=True, exist_ok=True)
+    simulated.write_text(json.dumps({"snr": "noiseless"}))
 
 
 def table_of(config: dict, experiment: str, results: Path, mode: str = "paper") -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What Snakemake measured of the jobs whose results lie in a folder: time and memory of each rule."""
+"""What Snakemake measured of the jobs whose results lie in a folder: time and memory."""
 
 from pathlib import Path
 from typing import Any
@@ -6,13 +6,23 @@ from typing import Any
 import pandas as pd
 
 
+def job_times(results: Path) -> pd.DataFrame:
+    """Jobs, minutes and peak memory of each rule, `of` each dataset or experiment, from Snakemake's benchmarks."""
+    folder = results / "benchmarks"
+    lines = []
+    for path in sorted(folder.glob("*/**/*.tsv")):
+        rule, of, *_ = path.relative_to(folder).with_suffix("").parts
+        table = pd.read_csv(path, sep="\t", na_values="-")
+        peak = float(table["max_rss"].max()) / 1024
+        lines.append({"rule": rule, "of": of, "jobs": len(table), "minutes": table["s"].sum() / 60, "gib": peak})
+    jobs = pd.DataFrame(lines, columns=["rule", "of", "jobs", "minutes", "gib"])
+    return _add_up(jobs, ["rule", "of"])
+
+
 def wall_times(results: Path) -> list[dict[str, Any]]:
-    """Jobs, minutes and peak memory of each rule, from Snakemake's benchmarks."""
-    rules = []
-    for folder in sorted((results / "benchmarks").glob("*")):
-        tables = [pd.read_csv(path, sep="\t", na_values="-") for path in folder.rglob("*.tsv")]
-        if tables:
-            rows = pd.concat(tables)
-            peak = float(rows["max_rss"].max()) / 1024
-            rules.append({"rule": folder.name, "jobs": len(rows), "minutes": rows["s"].sum() / 60, "gib": peak})
-    return rules
+    """Jobs, minutes and peak memory of each rule."""
+    return _add_up(job_times(results), ["rule"]).to_dict("records")
+
+
+def _add_up(jobs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    return jobs.groupby(by, as_index=False).agg({"jobs": "sum", "minutes": "sum", "gib": "max"})

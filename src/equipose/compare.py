@@ -12,7 +12,6 @@ and the verdicts of the claims that both could judge. Exit code 0 where the conc
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,36 +22,11 @@ from scipy.stats import fisher_exact, ttest_ind
 
 from equipose.cli import run_main
 from equipose.errors import ConfigError
+from equipose.outcomes import load_outcomes
 
 TOLD_APART = 0.01
 
 OPPOSITE = {"reproduced", "not reproduced"}
-
-RUN_COLUMNS = {
-    "dataset": "dataset",
-    "model": "model",
-    "seed": "seed",
-    "converged": "converged",
-    "convergence_seconds": "convergence_seconds",
-    "seconds": "seconds",
-    "steps": "steps",
-    "training.direct.paper.mse": "mse",
-    "held_out.direct.paper.mse": "held_out_mse",
-    "held_out.direct.paper.medse": "held_out_medse",
-    "held_out.direct.exact.median_degrees": "held_out_degrees",
-    "training.refined.paper.mse": "refined_mse",
-    "training.refined.exact.median_degrees": "refined_degrees",
-    "confirmed_share": "confirmed_share",
-    "resolution.nyquist_reached": "fsc_half_at_every_shell",
-}
-"""What runs.csv has of a run's metrics.json, and what it is called there."""
-
-
-def runs_table(results: Path) -> pd.DataFrame:
-    """A line for each run under `results` that has been evaluated and whose images have true poses."""
-    found = [json.loads(path.read_text()) for path in sorted(results.glob("runs/*/*/seed*/metrics.json"))]
-    numbers = pd.json_normalize([metrics for metrics in found if metrics["training"]])
-    return numbers.reindex(columns=list(RUN_COLUMNS)).rename(columns=RUN_COLUMNS)
 
 
 def told_apart(ours: pd.Series, theirs: pd.Series) -> bool:
@@ -103,11 +77,8 @@ def compare_claims(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[int, list[
 
 def compare(results: Path, reference: Path) -> tuple[str, list[str]]:
     """The comparison as text, and the conclusions that differ. Raises ConfigError where there is nothing to compare."""
-    published = reference / "runs.csv"
-    if not published.exists():
-        raise ConfigError(f"there is no {published} to compare with: `publish` writes it.")
-    ours = runs_table(results)
-    lines = compare_runs(ours, pd.read_csv(published)) if len(ours) else []
+    ours, theirs = (load_outcomes(folder / "runs.csv") for folder in (results, reference))
+    lines = compare_runs(ours, theirs)
     if not lines:
         raise ConfigError(f"{results} and {reference} have no dataset and model in common: run a part of the preset.")
     same, opposite = compare_claims(*(pd.read_csv(folder / "claims.csv") for folder in (results, reference)))

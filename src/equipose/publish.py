@@ -1,47 +1,96 @@
-"""Keep the small results of a preset in the repository: `python -m equipose.publish --results DIR --output DIR`.
+"""Keep the small results of a preset in the repository: `python -m equipose.publish --results DIR --output DIR …`.
 
-Tables, claims and figures as pictures are copied, and each run has a line in runs.csv; with what they were made on
-and how long that took; particles, models and maps stay where they are.
+Tables and figures as pictures are copied, and each run has a line in runs.csv; particles, models and maps stay where
+they are. What was published before of other runs stays: a long preset can be run in parts, on several machines. Claims
+are then judged on all of the runs, and an experiment that only the parts together have run gets its table from theirs.
 """
 
 import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import yaml
 
-from equipose.benchmarks import wall_times
+from equipose.benchmarks import job_times
+from equipose.claims import asked_or_found, write_claims
 from equipose.cli import run_main
-from equipose.compare import runs_table
 from equipose.errors import ConfigError
+from equipose.joined_tables import join_tables
+from equipose.outcomes import RUN, load_outcomes
 from equipose.provenance import hardware, package_versions
 
-KEPT = ("sessions.csv", "claims.csv", "claims.md", "tables/*.csv", "tables/*.md", "figures/*/*.png")
+KEPT = ("tables/*.csv", "tables/*.md", "figures/*/*.png")
 
 
-def publish(results: Path, output: Path, command: str) -> None:
-    """Copy what `KEPT` names; write runs.csv, time.csv and provenance.json. ConfigError if there is nothing."""
+def publish(
+    results: Path,
+    output: Path,
+    command: str,
+    config: dict[str, Any],
+    experiments: list[str],
+    claims: dict[str, Any],
+) -> None:
+    """Add what lies in `results` to what has been published in `output`; `command` makes all of it.
+
+    `config` is the preset's configuration, of which `experiments` are asked for; `claims` is claims.yaml. Raises
+    ConfigError if there is nothing to publish.
+    """
     found = sorted(path for pattern in KEPT for path in results.glob(pattern))
     if not found:
-        raise ConfigError(f"{results} has no table, claim or figure to publish: run its preset first.")
+        raise ConfigError(f"{results} has no table or figure to publish: run its preset first.")
     for path in found:
         target = output / path.relative_to(results)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    pd.DataFrame(wall_times(results)).to_csv(output / "time.csv", index=False)
-    runs_table(results).to_csv(output / "runs.csv", index=False)
-    provenance = {"results": results.name, "command": command, "machine": hardware(), "versions": package_versions()}
-    (output / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    for experiment in experiments:
+        if not (results / f"tables/{experiment}.csv").exists():
+            join_tables(config, experiment, output / "tables")
+
+    runs = load_outcomes(results / "runs.csv")
+    machine = {"datasets": sorted(set(runs["dataset"])), "machine": hardware(), "versions": package_versions()}
+    if (output / "runs.csv").exists():
+        runs = _together(runs, load_outcomes(output / "runs.csv"), RUN)
+    runs.to_csv(output / "runs.csv", index=False)
+    write_claims(claims, asked_or_found(config, experiments, results, runs), output / "claims.csv")
+
+    times = job_times(results)
+    if (output / "time.csv").exists():
+        times = _together(times, pd.read_csv(output / "time.csv", float_precision="round_trip"), ["rule", "of"])
+    times.to_csv(output / "time.csv", index=False)
+    _add_lines(results / "sessions.csv", output / "sessions.csv")
+    path = output / "provenance.json"
+    machines = json.loads(path.read_text())["machines"] if path.exists() else []
+    machines = [*(other for other in machines if not {*other["datasets"]} <= {*machine["datasets"]}), machine]
+    provenance = {"results": results.name, "command": command, "machines": machines}
+    path.write_text(json.dumps(provenance, indent=2) + "\n")
+
+
+def _together(new: pd.DataFrame, former: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """The lines of both tables, the new ones where both have one."""
+    return pd.concat([new, former]).drop_duplicates(keys).sort_values(keys)
+
+
+def _add_lines(source: Path, target: Path) -> None:
+    """Append what `source` has more than `target` does."""
+    former = target.read_text().splitlines() if target.exists() else []
+    new = source.read_text().splitlines() if source.exists() else []
+    target.write_text("".join(f"{line}\n" for line in [*former, *(line for line in new if line not in former)]))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m equipose.publish", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
     parser.add_argument("--output", type=Path, required=True, help="folder for the copies")
     parser.add_argument("--command", required=True, help="what makes all of the results")
+    parser.add_argument("--config", type=Path, required=True, help="tables/config.json of the preset")
+    parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")
+    parser.add_argument("--claims", type=Path, required=True, help="claims.yaml")
     arguments = parser.parse_args()
-    publish(arguments.results, arguments.output, arguments.command)
+    config, claims = json.loads(arguments.config.read_text()), yaml.safe_load(arguments.claims.read_text())
+    publish(arguments.results, arguments.output, arguments.command, config, arguments.experiments, claims)
 
 
 if __name__ == "__main__":

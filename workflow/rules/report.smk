@@ -1,17 +1,36 @@
-# Whatever results there are → claims and the report: their inputs are the files that exist, so that partial results
+# Whatever results there are → what came of each run, claims and the report: their inputs are the files that exist, so that partial results
 # have a report too, in which what is missing is named. They are taken as they are, also where code has changed since.
 
 
 localrules:
+    outcomes,
     claims,
     report,
     publish,
     compare_reference,
 
 
-rule claims:
+rule outcomes:
     input:
         runs=that_exist("runs/*/*/seed*/metrics.json"),
+        code=code("outcomes"),
+    output:
+        "<results>/runs.csv",
+    log:
+        "<results>/logs/outcomes.log",
+    benchmark:
+        "<results>/benchmarks/outcomes.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        results=RESULTS,
+    shell:
+        "python -u -m equipose.outcomes --results {params.results:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule claims:
+    input:
+        runs="<results>/runs.csv",
         claims=here(CLAIMS),
         config="<results>/tables/config.json",
         code=code("claims"),
@@ -28,7 +47,8 @@ rule claims:
         results=RESULTS,
         experiments=config["run"],
     shell:
-        "python -u -m equipose.claims --claims {input.claims:q} --results {params.results:q} --config {input.config:q}"
+        "python -u -m equipose.claims --claims {input.claims:q} --runs {input.runs:q} --results {params.results:q}"
+        " --config {input.config:q}"
         " --experiments {params.experiments:q} --output {output.csv:q} 2>&1 | tee {log:q}"
 
 
@@ -64,9 +84,12 @@ rule report:
 rule publish:
     input:
         report="<results>/report.html",
+        runs="<results>/runs.csv",
+        claims=here(CLAIMS),
+        config="<results>/tables/config.json",
         code=code("publish"),
     output:
-        directory(f"results/reference/{RESULTS.name}"),
+        update(f"results/reference/{RESULTS.name}/runs.csv"),
     log:
         "<results>/logs/publish.log",
     benchmark:
@@ -75,15 +98,17 @@ rule publish:
         "../../envs/gpu.yaml"
     params:
         results=RESULTS,
+        folder=subpath(output[0], parent=True),
         command=rerun_command(),
+        experiments=config["run"],
     shell:
-        "python -u -m equipose.publish --results {params.results:q} --command {params.command:q} --output {output:q}"
-        " 2>&1 | tee {log:q}"
+        "python -u -m equipose.publish --results {params.results:q} --command {params.command:q} --config {input.config:q}"
+        " --experiments {params.experiments:q} --claims {input.claims:q} --output {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule compare_reference:
     input:
-        runs=that_exist("runs/*/*/seed*/metrics.json"),
+        runs="<results>/runs.csv",
         claims="<results>/claims.csv",
         code=code("compare"),
     log:

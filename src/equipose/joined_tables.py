@@ -1,0 +1,65 @@
+"""A table of an experiment from those of its parts: Table 1 of four datasets that were run one by one, say.
+
+The rows of a dataset and model are the same in either, so that parts may have been run on different machines.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from equipose.tables import MODES, format_cells, to_markdown
+
+ALIKE = ("seeds", "budget", "table", "compare")
+"""What an experiment and its parts have in common."""
+
+SUFFIXES = {"paper": "", "exact": "_exact"}
+"""Of a table's file, for each of `MODES`."""
+
+
+def join_tables(config: dict[str, Any], experiment: str, folder: Path) -> bool:
+    """Write an experiment's tables (.csv, .md) to `folder`, from those of its parts there; whether all of them are.
+
+    A part is another experiment of the same models, seeds, budget and kind of table.
+    """
+    parts = [
+        find_part(config, experiment, dataset, folder) for dataset in config["experiments"][experiment]["datasets"]
+    ]
+    if None in parts:
+        return False
+    for mode, suffix in SUFFIXES.items():
+        paths = [folder / f"{part}{suffix}.csv" for part in dict.fromkeys(parts)]
+        table, remarks = join(paths, config["experiments"][experiment], mode)
+        text, bold = format_cells(table, MODES[mode], config["experiments"][experiment]["table"])
+        stem = f"{experiment}{suffix}"
+        table.to_csv(folder / f"{stem}.csv", index=False)
+        (folder / f"{stem}.md").write_text(to_markdown(table, text, bold, stem, remarks))
+    return True
+
+
+def find_part(config: dict[str, Any], experiment: str, dataset: str, folder: Path) -> str | None:
+    """An experiment whose table in `folder` has the rows that `experiment` wants of a dataset, if there is one."""
+    whole = config["experiments"][experiment]
+    for name, part in config["experiments"].items():
+        alike = all(part.get(key) == whole.get(key) for key in ALIKE) and {*whole["models"]} <= {*part["models"]}
+        if name != experiment and alike and dataset in part["datasets"] and (folder / f"{name}.csv").exists():
+            return name
+    return None
+
+
+def join(paths: list[Path], spec: dict[str, Any], mode: str) -> tuple[pd.DataFrame, list[str]]:
+    """The rows that an experiment wants of the parts' tables, and every note that the parts have."""
+    tables = [read_table(path) for path in paths]
+    table = pd.concat(tables, ignore_index=True)
+    table = table[table["dataset"].isin(spec["datasets"]) & table["model"].isin(spec["models"])]
+    notes = [line for path in paths for line in path.with_suffix(".md").read_text().splitlines() if line[:2] == "- "]
+    return table.reset_index(drop=True), [note.removeprefix("- ") for note in dict.fromkeys(notes)]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table's .csv as `tables.build_table` made it."""
+    table = pd.read_csv(
+        path, dtype={"dataset": str, "model": str, "counted": str, "missing": str}, float_precision="round_trip"
+    )
+    table = table.astype(dict.fromkeys(("seeds", "finished", "failed"), "Int64"))
+    return table.assign(missing=table["missing"].fillna("").where(table["source"] == "here"))

@@ -1,0 +1,172 @@
+"""What came of each run: `python -m equipose.outcomes --results DIR --output runs.csv`.
+
+A line for each run that has been evaluated and whose images have true poses, with every number that claims.yaml may
+ask for: nothing else of a run is needed to judge the paper's statements, or to compare two machines.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from equipose.cli import run_main
+from equipose.errors import ConfigError
+from equipose.figures.mixture import MIXED_SHARE, read_mixture
+from equipose.figures.runs import load_run
+from equipose.files import whole_file
+from equipose.metrics import HANDS, subset_sizes
+from equipose.symmetry import degrees_between
+from equipose.verdict import CONVERGED
+
+RUN = ["dataset", "model", "seed"]
+"""Columns that tell a run from any other."""
+
+METRICS = {
+    "dataset": "dataset",
+    "model": "model",
+    "seed": "seed",
+    "encoder": "encoder",
+    "loss": "loss",
+    "converged": "converged",
+    "convergence_seconds": "convergence_seconds",
+    "convergence_steps": "convergence_steps",
+    "seconds": "seconds",
+    "steps": "steps",
+    "training.direct.paper.mse": "mse",
+    "held_out.direct.paper.mse": "held_out_mse",
+    "held_out.direct.paper.medse": "held_out_medse",
+    "held_out.direct.exact.median_degrees": "held_out_degrees",
+    "training.refined.paper.mse": "refined_mse",
+    "training.refined.exact.median_degrees": "refined_degrees",
+    "confirmed_share": "confirmed_share",
+    "resolution.paper.0.5": "resolution",
+    "resolution.nyquist_reached": "fsc_half_at_every_shell",
+}
+"""What a line has of a run's metrics.json, and what it is called there."""
+
+DERIVED = ("snr", "has_converged", "right_poses", "judged_rightly", "images_seen", "seconds_per_step")
+
+MADE_WITH = ("commit", "processor")
+
+SMALL_MEDSE = 0.5
+"""MedSE below which an evaluation with a large MSE is on the plateau: most images agree, in two ways."""
+
+
+def read_outcomes(results: Path) -> pd.DataFrame:
+    """A line for each run under `results` that has been evaluated and whose images have true poses."""
+    runs = [path.parent for path in sorted(results.glob("runs/*/*/seed*/metrics.json"))]
+    lines = [outcome(run, results / "datasets" / run.parts[-3]) for run in runs if _metrics(run)["training"]]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def load_outcomes(path: Path) -> pd.DataFrame:
+    """A runs.csv as `read_outcomes` made it. Raises ConfigError where there is none."""
+    if not path.exists():
+        raise ConfigError(f"there is no {path}, with a line for each run: `publish` writes it.")
+    table = pd.read_csv(path, dtype={"dataset": str, "model": str, "snr": str}, float_precision="round_trip")
+    snr = [snr if snr == "noiseless" else float(snr) for snr in table["snr"]]
+    return table.assign(snr=snr).reindex(columns=COLUMNS)
+
+
+def outcome(run: Path, dataset: Path) -> dict[str, Any]:
+    """The line of a run folder, of images of a dataset folder.
+
+    `right_poses` is said of the refined poses where there are any, as is `judged_rightly`: whether the truth agrees
+    with what is said without it, that the run has converged if a search confirms these poses. A number that a run does
+    not have (it never converged, hands were never mixed) is NaN.
+    """
+    metrics, config = _metrics(run), json.loads((run / "config.json").read_text())
+    made = json.loads((run / "provenance.json").read_text())[-1]  # where training ended, if it was interrupted
+    flat = pd.json_normalize(metrics).iloc[0]
+    refined = metrics["training"].get("refined")
+    right = refined["paper"]["mse"] < config["evaluation"]["converged_mse"] if refined else metrics["converged"]
+    return {
+        **{name: flat.get(path) for path, name in METRICS.items()},
+        "snr": json.loads((dataset / "config.json").read_text())["snr"],
+        "has_converged": metrics["convergence_seconds"] is not None,
+        "right_poses": right,
+        "judged_rightly": (metrics["confirmed_share"] >= CONVERGED) == right,
+        "images_seen": metrics["steps"] * config["model"]["batch"],
+        "seconds_per_step": metrics["seconds"] / max(metrics["steps"], 1),
+        **{name: read(run) for name, read in OF_FOLDERS.items()},
+        "commit": made["code"]["commit"],
+        "processor": made["machine"].get("GPU", made["machine"]["processor"]),
+    }
+
+
+def plateau(history: pd.DataFrame, converged_mse: float = 1.0) -> pd.DataFrame:
+    """The evaluations of a run on the plateau of Fig. 2: a small MedSE beside a large MSE."""
+    return history[(history["medse"] < SMALL_MEDSE) & (history["mse"] > converged_mse)]
+
+
+def plateau_mse(run: Path) -> float:
+    return float(plateau(_history(run))["mse"].median())
+
+
+def plateau_smaller_hand(run: Path) -> float:
+    """Median share of the images that agree in the rarer hand."""
+    return float(plateau(_history(run))[["share_same", "share_mirror"]].min(axis=1).median())
+
+
+def plateau_subset_share(run: Path) -> float:
+    """Median |S_i| / N over images, in the middle evaluation of the plateau (Eq. 32; squared distance below 0.5)."""
+    steps = plateau(_history(run))["step"].to_numpy()
+    if not len(steps):
+        return float("nan")
+    trace = np.load(run / "trace.npz")
+    predicted = trace["predicted"][np.flatnonzero(trace["steps"] == steps[len(steps) // 2])[0]]
+    sizes = np.maximum(*(subset_sizes(predicted, trace["true"], hand, within=0.5) for hand in HANDS))
+    return float(np.median(sizes) / len(predicted))
+
+
+def mixture_plane_angle(run: Path) -> float:
+    """Degrees between the map's mirror plane and that between the poses of both hands, at their fullest mixture."""
+    rarer = _history(run)[["share_same", "share_mirror"]].min(axis=1)[1:]  # a random start has no hands
+    if not (rarer >= MIXED_SHARE).any():
+        return float("nan")
+    mixture = read_mixture([load_run(run)])
+    return degrees_between(mixture.normal, mixture.plane.normal)
+
+
+def mean_fsc(run: Path) -> float:
+    """Mean over shells of the FSC with the true map."""
+    curve = pd.read_csv(run / "fsc.csv")
+    return float(curve[curve["shell"] > 0]["fsc"].mean())
+
+
+OF_FOLDERS: dict[str, Callable[[Path], float]] = {
+    "mean_fsc": mean_fsc,
+    "plateau_mse": plateau_mse,
+    "plateau_smaller_hand": plateau_smaller_hand,
+    "plateau_subset_share": plateau_subset_share,
+    "mixture_plane_angle": mixture_plane_angle,
+}
+"""Numbers of a line that are not in metrics.json, and what reads them from a run's folder."""
+
+COLUMNS = [*METRICS.values(), *DERIVED, *OF_FOLDERS, *MADE_WITH]
+"""Of runs.csv."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m equipose.outcomes", description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
+    parser.add_argument("--output", type=Path, required=True, help="runs.csv")
+    arguments = parser.parse_args()
+    with whole_file(arguments.output) as path:
+        read_outcomes(arguments.results).to_csv(path, index=False)
+
+
+def _metrics(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def _history(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "history.csv")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,98 @@
+"""What came of a run, read from its folder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_tables import write_run
+
+from equipose.errors import ConfigError
+from equipose.outcomes import COLUMNS, load_outcomes, read_outcomes
+from equipose.rotations import other_hand, random_rotations
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    """A run that went from a random start to the plateau: half of the images in either hand."""
+    rng = np.random.default_rng(0)
+    write_run(tmp_path, "one", "d4_l2", 0, mse=8 / 3)
+    true = random_rotations(200, rng)
+    mixed = np.where(np.arange(200)[:, None, None] < 100, true, other_hand(true))
+    history = {"step": [0, 100], "mse": [5.9, 8 / 3], "medse": [5.9, 0.0], "share_same": [0.03, 0.5]}
+    pd.DataFrame(history | {"share_mirror": [0.03, 0.5]}).to_csv(folder(tmp_path) / "history.csv", index=False)
+    volumes = {"volumes": rng.random((1, 8, 8, 8)), "volume_names": np.array(["mixture_peak"])}
+    predicted = np.stack([random_rotations(200, rng), mixed])
+    np.savez(folder(tmp_path) / "trace.npz", steps=np.array([0, 100]), predicted=predicted, true=true, **volumes)
+    return tmp_path
+
+
+def folder(results: Path) -> Path:
+    return results / "runs/one/d4_l2/seed0"
+
+
+def rewrite(results: Path, **changes) -> pd.Series:
+    """The run's line, once its metrics.json has been changed."""
+    path = folder(results) / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return read_outcomes(results).iloc[0]
+
+
+def test_the_plateau_is_read_from_history_and_trace(results):
+    """MSE 8/3, shares of a half, and |S_i| = N / 2."""
+    (line,) = read_outcomes(results).to_dict("records")
+    assert line["plateau_mse"] == pytest.approx(8 / 3) and line["plateau_smaller_hand"] == 0.5
+    assert line["plateau_subset_share"] == pytest.approx(0.5, abs=0.05)
+    assert 0 <= line["mixture_plane_angle"] <= 90
+
+
+def test_a_run_whose_hands_were_never_mixed_has_no_plane(results):
+    pd.read_csv(folder(results) / "history.csv").assign(share_mirror=0.03).to_csv(folder(results) / "history.csv")
+    assert np.isnan(read_outcomes(results)["mixture_plane_angle"]).all()
+
+
+def test_a_line_says_what_was_trained_and_for_how_long(results):
+    line = read_outcomes(results).iloc[0]
+    assert (line["snr"], line["commit"], line["processor"]) == ("noiseless", "abc", "Z80")
+    assert (line["images_seen"], line["seconds_per_step"]) == (60 * 32, 10.0)
+    assert not line["has_converged"] and not line["right_poses"]
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "refined", "rightly"), [(0.97, 0.02, True), (0.97, 0.3, False), (0.4, 3.0, True)]
+)
+def test_a_run_is_judged_rightly_if_the_verdict_without_the_truth_is_that_of_the_truth(
+    results, confirmed, refined, rightly
+):
+    """By its refined poses, where there are any."""
+    scores = {"paper": {"mse": refined}, "exact": {"median_degrees": 1.0}}
+    training = {"direct": {"paper": {"mse": 0.5}}, "refined": scores}
+    line = rewrite(results, confirmed_share=confirmed, converged=False, training=training)
+    assert line["judged_rightly"] == rightly and line["right_poses"] == (refined < 0.1)
+
+
+def test_a_run_without_refined_poses_is_judged_by_the_encoder_s(results):
+    assert rewrite(results, confirmed_share=0.97, converged=True)["judged_rightly"]
+    assert not rewrite(results, confirmed_share=0.4, converged=True)["judged_rightly"]
+
+
+def test_images_without_true_poses_have_no_line(results):
+    path = folder(results) / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"training": None}))
+    assert len(read_outcomes(results)) == 0
+
+
+def test_what_is_written_is_read_again(results, tmp_path):
+    lines = read_outcomes(results)
+    lines.to_csv(tmp_path / "runs.csv", index=False)
+    again = load_outcomes(tmp_path / "runs.csv")
+    assert list(again) == COLUMNS
+    assert again.to_csv() == lines.to_csv()
+    read_outcomes(tmp_path / "nothing").to_csv(tmp_path / "none.csv", index=False)
+    assert len(load_outcomes(tmp_path / "none.csv")) == 0
+
+
+def test_no_table_of_runs_is_a_message(tmp_path):
+    with pytest.raises(ConfigError, match="there is no .*runs.csv, with a line for each run"):
+        load_outcomes(tmp_path / "runs.csv")
