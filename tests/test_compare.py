@@ -41,13 +41,24 @@ def test_the_same_but_for_the_spread_of_seeds_agrees(reference, tmp_path):
 def test_a_model_that_no_longer_converges_is_named_and_its_time_is_a_lower_bound(reference, tmp_path):
     done = command(write(tmp_path / "here", [2.6, 2.7, 2.65]), reference)
     assert done.returncode == 1
-    assert "Conclusions that differ: one, d4_l2: convergence, MSE" in done.stderr
+    assert "Conclusions that differ: one, d4_l2: convergence\n" in done.stderr
     assert "> 300 / 101" in done.stdout
 
 
 def test_a_slower_machine_is_marked_but_draws_the_same_conclusions(reference, tmp_path):
     text, conclusions = compare(write(tmp_path / "here", [0.011, 0.012, 0.010], seconds=250), reference)
     assert text.splitlines()[2].endswith("time") and conclusions == []
+
+
+def test_where_runs_end_that_do_not_converge_is_no_conclusion(tmp_path):
+    """A faster machine takes them further."""
+    here, reference = (write(tmp_path / name, mses) for name, mses in (("a", [2.6, 2.7, 2.6]), ("b", [4.5, 4.4, 4.6])))
+    assert compare(here, reference)[1] == []
+
+
+def test_converged_seeds_with_another_error_are_a_conclusion(reference, tmp_path):
+    here = write(tmp_path / "here", [0.050, 0.052, 0.054])
+    assert compare(here, reference)[1] == ["one, d4_l2: MSE"]
 
 
 def test_only_opposite_verdicts_of_a_claim_differ(reference, tmp_path):

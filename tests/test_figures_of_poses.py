@@ -1,5 +1,6 @@
 """Figures that show what poses do: each shows what it says, on runs whose poses are known."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -200,6 +201,17 @@ def test_poses_of_an_orbit_follow_the_image_for_an_equivariant_encoder_alone(sma
     assert follows == (encoder == "d4_l2")
     plot_orbit(image, [run], tmp_path / "orbit.png")
     assert drawn(tmp_path / "orbit")
+
+
+def test_the_end_of_a_run_is_drawn_where_hands_were_mixed_most_before_it(mixture, tmp_path, monkeypatch):
+    last = dataclasses.replace(mixture, index=len(mixture.run.history) - 1)
+    panels: list[int] = []
+    for shown in (mixture, last):
+        monkeypatch.setattr(style.pyplot, "close", lambda figure: panels.append(len(figure.axes)))
+        plot_directions(shown, tmp_path / "directions.png")
+    monkeypatch.undo()
+    style.pyplot.close("all")
+    assert panels == [4, 3]
 
 
 def test_layers_of_an_encoder_are_those_that_run(small_run):

@@ -65,18 +65,17 @@ def draw_directions(axes: Axes, rotations: np.ndarray, shades: np.ndarray, frame
 
 
 def plot_directions(mixture: Mixture, output: Path) -> None:
-    """How directions fold, and all of them: true, when hands were mixed most, and at the end."""
+    """How directions fold, and all of them: true, when hands were mixed most, and at the end if that came later."""
+    last = len(mixture.run.history) - 1
+    moments = [(mixture.predicted, mixture.index), *([(mixture.end, last)] if mixture.index < last else [])]
     frame = frame_with_first_axis(mixture.normal)
     shades = direction_colours(folded(viewing_directions(mixture.true) @ frame.T))
     with paper_style():
-        figure, row = pyplot.subplots(1, 4, figsize=(PAGE, 2.5), layout="constrained")
+        figure, row = pyplot.subplots(1, 2 + len(moments), figsize=(PAGE, 2.5), layout="constrained")
         draw_folding(row[0])
         draw_directions(row[1], mixture.true, shades, frame)
         row[1].set_title("true directions\n")
-        for axes, rotations, index in (
-            (row[2], mixture.predicted, mixture.index),
-            (row[3], mixture.end, len(mixture.run.history) - 1),
-        ):
+        for axes, (rotations, index) in zip(row[2:], moments, strict=True):
             draw_directions(axes, rotations, shades, frame)
             axes.set_title(f"after {mixture.when(index)}\n{mixture.shares(index)} in a hand")
         if mixture.mixed:
