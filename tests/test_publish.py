@@ -113,6 +113,11 @@ def test_an_experiment_that_only_the_parts_have_run_gets_their_rows_and_notes(co
         assert (kept / "tables" / name).read_text() == (tmp_path / "whole/tables" / name).read_text()
 
 
+def test_a_part_is_not_taken_from_the_whole(config, kept):
+    (kept / "tables/80s_noiseless.csv").unlink()
+    assert not join_tables(config, "80s_noiseless", kept / "tables")
+
+
 def test_no_table_is_joined_while_a_part_is_lacking_or_of_parts_of_another_kind(config, kept):
     for changes in ({"datasets": [*DATASETS, "80s_snr1"]}, {"seeds": [0, 1]}, {"models": ["c4_l2"]}):
         experiments = config["experiments"] | {"more": config["experiments"]["both"] | changes}

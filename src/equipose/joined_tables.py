@@ -20,7 +20,7 @@ SUFFIXES = {"paper": "", "exact": "_exact"}
 def join_tables(config: dict[str, Any], experiment: str, folder: Path) -> bool:
     """Write an experiment's tables (.csv, .md) to `folder`, from those of its parts there; whether all of them are.
 
-    A part is another experiment of the same models, seeds, budget and kind of table.
+    A part has some of the datasets, and the same models, seeds, budget and kind of table.
     """
     parts = [
         find_part(config, experiment, dataset, folder) for dataset in config["experiments"][experiment]["datasets"]
@@ -42,7 +42,8 @@ def find_part(config: dict[str, Any], experiment: str, dataset: str, folder: Pat
     whole = config["experiments"][experiment]
     for name, part in config["experiments"].items():
         alike = all(part.get(key) == whole.get(key) for key in ALIKE) and {*whole["models"]} <= {*part["models"]}
-        if name != experiment and alike and dataset in part["datasets"] and (folder / f"{name}.csv").exists():
+        within = dataset in part["datasets"] and {*part["datasets"]} < {*whole["datasets"]}
+        if alike and within and (folder / f"{name}.csv").exists():
             return name
     return None
 
