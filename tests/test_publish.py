@@ -50,7 +50,8 @@ def run_part(config: dict[str, Any], results: Path, dataset: str, mse: float) ->
 def write_tables(config: dict[str, Any], experiment: str, results: Path) -> None:
     (results / "tables").mkdir()
     runs = tables.read_runs(config, experiment, results)
-    for mode, stem in (("paper", experiment), ("exact", f"{experiment}_exact")):
+    for mode, suffix in tables.SUFFIXES.items():
+        stem = f"{experiment}{suffix}"
         table, text, bold, notes = tables.build_table(config, experiment, runs, mode, PAPER, ["Structure: a stand-in."])
         table.to_csv(results / f"tables/{stem}.csv", index=False)
         (results / f"tables/{stem}.md").write_text(tables.to_markdown(table, text, bold, stem, notes))

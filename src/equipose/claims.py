@@ -26,8 +26,8 @@ from scipy.stats import beta
 from equipose.cli import run_main
 from equipose.config import asked_runs, is_simulated, model_config, simulation_config
 from equipose.errors import ConfigError
-from equipose.files import whole_file
-from equipose.outcomes import COLUMNS, load_outcomes
+from equipose.files import write_text
+from equipose.outcomes import NUMBERS, RUN, load_outcomes
 from equipose.tables import has_failed, run_names, why_unfinished
 
 RESAMPLES = 10_000
@@ -61,10 +61,11 @@ class Verdict:
 def asked_or_found(config: dict[str, Any], experiments: list[str], results: Path, outcomes: pd.DataFrame) -> list[Run]:
     """The runs of `outcomes`, and every other that `experiments` ask for, of simulated particles, as unfinished."""
     found: list[Run] = outcomes.to_dict("records")
-    known = {(run["dataset"], run["model"], run["seed"]) for run in found}
+    known = set(outcomes[RUN].itertuples(index=False, name=None))
     for dataset, name, seed in asked_runs(config, experiments):
-        unfinished = why_unfinished(results, Path(dataset) / name / f"seed{seed}")
-        if (dataset, name, seed) not in known and is_simulated(config, dataset) and unfinished:
+        if (dataset, name, seed) in known or not is_simulated(config, dataset):
+            continue
+        if unfinished := why_unfinished(results, Path(dataset) / name / f"seed{seed}"):
             model = model_config(config, name)
             run = {"dataset": dataset, "model": name, "seed": seed, "encoder": model.encoder, "loss": model.loss}
             run |= {"snr": simulation_config(config, dataset).snr, "unfinished": unfinished}
@@ -140,7 +141,7 @@ def assess(claim: dict[str, Any], runs: list[Run], confidence: float, seeds: int
     A ratio is taken on each dataset that both sides have run, with enough seeds if there are such datasets, and is
     averaged over these. Of a run that is `_too_short` nothing follows from that it did not converge.
     """
-    if claim["test"] not in ("rate", "every", "value", "ratio") or claim["number"] not in COLUMNS:
+    if claim["test"] not in ("rate", "every", "value", "ratio") or claim["number"] not in NUMBERS:
         raise ConfigError(f"claims: no test `{claim['test']}` with number `{claim['number']}`.")
     chosen = choose(runs, claim["of"])
     compared = choose(runs, claim["over"]) if claim["test"] == "ratio" else []
@@ -260,10 +261,8 @@ def as_markdown(table: pd.DataFrame, confidence: float, runs: list[Run]) -> str:
 def write_claims(specification: dict[str, Any], runs: list[Run], output: Path) -> None:
     """Every claim's verdict on `runs`, as `output` with .csv and .md."""
     table = claims_table(specification, runs)
-    with whole_file(output.with_suffix(".csv")) as path:
-        table.to_csv(path, index=False)
-    with whole_file(output.with_suffix(".md")) as path:
-        path.write_text(as_markdown(table, specification["confidence"], runs))
+    write_text(output.with_suffix(".csv"), table.to_csv(index=False))
+    write_text(output.with_suffix(".md"), as_markdown(table, specification["confidence"], runs))
 
 
 def main() -> None:

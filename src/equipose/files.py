@@ -40,6 +40,12 @@ def whole_file(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text)
+
+
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
     """A full disk or a read-only folder, met while the block writes `path`, is said in one line."""

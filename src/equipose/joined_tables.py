@@ -8,13 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from equipose.tables import MODES, format_cells, to_markdown
+from equipose.files import write_text
+from equipose.tables import MODES, SUFFIXES, format_cells, to_markdown
 
 ALIKE = ("seeds", "budget", "table", "compare")
 """What an experiment and its parts have in common."""
-
-SUFFIXES = {"paper": "", "exact": "_exact"}
-"""Of a table's file, for each of `MODES`."""
 
 
 def join_tables(config: dict[str, Any], experiment: str, folder: Path) -> bool:
@@ -22,18 +20,17 @@ def join_tables(config: dict[str, Any], experiment: str, folder: Path) -> bool:
 
     A part has some of the datasets, and the same models, seeds, budget and kind of table.
     """
-    parts = [
-        find_part(config, experiment, dataset, folder) for dataset in config["experiments"][experiment]["datasets"]
-    ]
+    spec = config["experiments"][experiment]
+    parts = [find_part(config, experiment, dataset, folder) for dataset in spec["datasets"]]
     if None in parts:
         return False
     for mode, suffix in SUFFIXES.items():
         paths = [folder / f"{part}{suffix}.csv" for part in dict.fromkeys(parts)]
-        table, remarks = join(paths, config["experiments"][experiment], mode)
-        text, bold = format_cells(table, MODES[mode], config["experiments"][experiment]["table"])
+        table, remarks = join(paths, spec)
+        text, bold = format_cells(table, MODES[mode], spec["table"])
         stem = f"{experiment}{suffix}"
-        table.to_csv(folder / f"{stem}.csv", index=False)
-        (folder / f"{stem}.md").write_text(to_markdown(table, text, bold, stem, remarks))
+        write_text(folder / f"{stem}.csv", table.to_csv(index=False))
+        write_text(folder / f"{stem}.md", to_markdown(table, text, bold, stem, remarks))
     return True
 
 
@@ -48,7 +45,7 @@ def find_part(config: dict[str, Any], experiment: str, dataset: str, folder: Pat
     return None
 
 
-def join(paths: list[Path], spec: dict[str, Any], mode: str) -> tuple[pd.DataFrame, list[str]]:
+def join(paths: list[Path], spec: dict[str, Any]) -> tuple[pd.DataFrame, list[str]]:
     """The rows that an experiment wants of the parts' tables, and every note that the parts have."""
     tables = [read_table(path) for path in paths]
     table = pd.concat(tables, ignore_index=True)

@@ -17,7 +17,7 @@ from equipose.cli import run_main
 from equipose.errors import ConfigError
 from equipose.figures.mixture import MIXED_SHARE, read_mixture
 from equipose.figures.runs import load_run
-from equipose.files import whole_file
+from equipose.files import write_text
 from equipose.metrics import HANDS, subset_sizes
 from equipose.symmetry import degrees_between
 from equipose.verdict import CONVERGED
@@ -58,8 +58,12 @@ SMALL_MEDSE = 0.5
 
 def read_outcomes(results: Path) -> pd.DataFrame:
     """A line for each run under `results` that has been evaluated and whose images have true poses."""
-    runs = [path.parent for path in sorted(results.glob("runs/*/*/seed*/metrics.json"))]
-    lines = [outcome(run, results / "datasets" / run.parts[-3]) for run in runs if _metrics(run)["training"]]
+    found = {path.parent: json.loads(path.read_text()) for path in sorted(results.glob("runs/*/*/seed*/metrics.json"))}
+    lines = [
+        outcome(run, metrics, results / "datasets" / metrics["dataset"])
+        for run, metrics in found.items()
+        if metrics["training"]
+    ]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -72,14 +76,14 @@ def load_outcomes(path: Path) -> pd.DataFrame:
     return table.assign(snr=snr).reindex(columns=COLUMNS)
 
 
-def outcome(run: Path, dataset: Path) -> dict[str, Any]:
-    """The line of a run folder, of images of a dataset folder.
+def outcome(run: Path, metrics: dict[str, Any], dataset: Path) -> dict[str, Any]:
+    """The line of a run folder with these metrics, of images of a dataset folder.
 
     `right_poses` is said of the refined poses where there are any, as is `judged_rightly`: whether the truth agrees
     with what is said without it, that the run has converged if a search confirms these poses. A number that a run does
     not have (it never converged, hands were never mixed) is NaN.
     """
-    metrics, config = _metrics(run), json.loads((run / "config.json").read_text())
+    config = json.loads((run / "config.json").read_text())
     made = json.loads((run / "provenance.json").read_text())[-1]  # where training ended, if it was interrupted
     flat = pd.json_normalize(metrics).iloc[0]
     refined = metrics["training"].get("refined")
@@ -150,18 +154,16 @@ OF_FOLDERS: dict[str, Callable[[Path], float]] = {
 COLUMNS = [*METRICS.values(), *DERIVED, *OF_FOLDERS, *MADE_WITH]
 """Of runs.csv."""
 
+NUMBERS = [name for name in COLUMNS if name not in (*RUN, "encoder", "loss", "snr", *MADE_WITH)]
+"""Those that are measured: what a claim may be about."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m equipose.outcomes", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
     parser.add_argument("--output", type=Path, required=True, help="runs.csv")
     arguments = parser.parse_args()
-    with whole_file(arguments.output) as path:
-        read_outcomes(arguments.results).to_csv(path, index=False)
-
-
-def _metrics(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text())
+    write_text(arguments.output, read_outcomes(arguments.results).to_csv(index=False))
 
 
 def _history(run: Path) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from equipose.benchmarks import job_times
 from equipose.claims import asked_or_found, write_claims
 from equipose.cli import run_main
 from equipose.errors import ConfigError
+from equipose.files import write_text
 from equipose.joined_tables import join_tables
 from equipose.outcomes import RUN, load_outcomes
 from equipose.provenance import hardware, package_versions
@@ -53,19 +54,19 @@ def publish(
     machine = {"datasets": sorted(set(runs["dataset"])), "machine": hardware(), "versions": package_versions()}
     if (output / "runs.csv").exists():
         runs = _together(runs, load_outcomes(output / "runs.csv"), RUN)
-    runs.to_csv(output / "runs.csv", index=False)
+    write_text(output / "runs.csv", runs.to_csv(index=False))
     write_claims(claims, asked_or_found(config, experiments, results, runs), output / "claims.csv")
 
     times = job_times(results)
     if (output / "time.csv").exists():
         times = _together(times, pd.read_csv(output / "time.csv", float_precision="round_trip"), ["rule", "of"])
-    times.to_csv(output / "time.csv", index=False)
+    write_text(output / "time.csv", times.to_csv(index=False))
     _add_lines(results / "sessions.csv", output / "sessions.csv")
     path = output / "provenance.json"
     machines = json.loads(path.read_text())["machines"] if path.exists() else []
     machines = [*(other for other in machines if not {*other["datasets"]} <= {*machine["datasets"]}), machine]
     provenance = {"results": results.name, "command": command, "machines": machines}
-    path.write_text(json.dumps(provenance, indent=2) + "\n")
+    write_text(path, json.dumps(provenance, indent=2) + "\n")
 
 
 def _together(new: pd.DataFrame, former: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -77,7 +78,7 @@ def _add_lines(source: Path, target: Path) -> None:
     """Append what `source` has more than `target` does."""
     former = target.read_text().splitlines() if target.exists() else []
     new = source.read_text().splitlines() if source.exists() else []
-    target.write_text("".join(f"{line}\n" for line in [*former, *(line for line in new if line not in former)]))
+    write_text(target, "".join(f"{line}\n" for line in [*former, *(line for line in new if line not in former)]))
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from rich.table import Table as TerminalTable
 from equipose.cli import run_main
 from equipose.config import model_config, model_label, simulation_config
 from equipose.errors import ConfigError
-from equipose.files import whole_file
+from equipose.files import write_text
 from equipose.status import ERROR
 
 
@@ -59,6 +59,7 @@ EXACT_COLUMNS = {
     "resolution_0143_A": Column("FSC 0.143 (Å)", ("resolution", "exact", "0.143", "first"), 2),
 }
 MODES = {"paper": PAPER_COLUMNS, "exact": EXACT_COLUMNS}
+SUFFIXES = {"paper": "", "exact": "_exact"}  # of the files' names
 NOT_SHOWN = {"best_three": (), "best": ("conv_steps",)}  # Table 2 has no steps; the CSV has all
 MODE_NOTES = {
     "paper": "Poses as the encoder gives them (direct; with `turns` the one of its answers that lies nearest to where"
@@ -344,13 +345,14 @@ def main() -> None:
         for remark in remarks:
             console.print(f"· {plain_label(remark)}", markup=False, highlight=False)
         return
-    for mode, stem in (("paper", name), ("exact", f"{name}_exact")):
+    for mode, suffix in SUFFIXES.items():
+        stem = f"{name}{suffix}"
         table, text, bold, remarks = build_table(config, name, runs, mode, arguments.paper, arguments.notes)
         path = arguments.output_dir / stem
-        _write(path.with_suffix(".csv"), table.to_csv(index=False))
-        _write(path.with_suffix(".tex"), to_latex(table, text, bold, " ".join(remarks), stem))
-        _write(path.with_suffix(".md"), to_markdown(table, text, bold, stem, remarks))
-        _write(path.with_suffix(".html"), to_html(table, text, bold, stem, remarks))
+        write_text(path.with_suffix(".csv"), table.to_csv(index=False))
+        write_text(path.with_suffix(".tex"), to_latex(table, text, bold, " ".join(remarks), stem))
+        write_text(path.with_suffix(".md"), to_markdown(table, text, bold, stem, remarks))
+        write_text(path.with_suffix(".html"), to_html(table, text, bold, stem, remarks))
 
 
 def build_table(
@@ -431,11 +433,6 @@ def _latex(text: str) -> str:
         for sign, command in signs.items():
             parts[index] = parts[index].replace(sign, command)
     return "$".join(parts)
-
-
-def _write(path: Path, text: str) -> None:
-    with whole_file(path) as partial:
-        partial.write_text(text)
 
 
 if __name__ == "__main__":

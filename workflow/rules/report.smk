@@ -1,5 +1,6 @@
-# Whatever results there are → what came of each run, claims and the report: their inputs are the files that exist, so that partial results
-# have a report too, in which what is missing is named. They are taken as they are, also where code has changed since.
+# Whatever results there are → what came of each run, claims and the report: their inputs are the files that exist, so
+# that partial results have a report too, in which what is missing is named. They are taken as they are, also where code
+# has changed since.
 
 
 localrules:
@@ -48,8 +49,7 @@ rule claims:
         experiments=config["run"],
     shell:
         "python -u -m equipose.claims --claims {input.claims:q} --runs {input.runs:q} --results {params.results:q}"
-        " --config {input.config:q}"
-        " --experiments {params.experiments:q} --output {output.csv:q} 2>&1 | tee {log:q}"
+        " --config {input.config:q} --experiments {params.experiments:q} --output {output.csv:q} 2>&1 | tee {log:q}"
 
 
 rule report:
