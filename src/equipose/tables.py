@@ -4,7 +4,7 @@ Built from the runs' metrics.json alone, as CSV (numbers), LaTeX and Markdown, t
 numbers (`paper` mode on training images), and NAME_exact.* (one alignment, on held-out images). Both take the encoder's
 own poses (`direct`) and describe the same runs. `--summary` prints the first to the terminal instead.
 
-`table: best_three` gives mean ± population standard deviation of the three seeds with the lowest final MSE and the
+`table: best_three` gives mean ± population standard deviation of the three seeds with the lowest `final_mse` and the
 percentage of seeds that converged (Table 1); `table: best` gives the best seed (Table 2). A run that failed counts as
 not converged; one that was never started, or has not ended, is left out of the percentage, and named.
 """
@@ -69,7 +69,6 @@ MODE_NOTES = {
     " under the one alignment that fits all of them best; first interpolated crossings of the FSC. The same runs as in"
     " that table.",
 }
-RANKED_BY = PAPER_COLUMNS["mse"].path
 
 NOT_RUN, NOT_ENDED = "not run", "not ended"
 """What is said of a run without metrics that has not failed: it may yet converge, and no rate counts it."""
@@ -119,6 +118,15 @@ def has_failed(unfinished: str) -> bool:
     return unfinished not in ("", NOT_RUN, NOT_ENDED)
 
 
+def final_mse(metrics: dict[str, Any]) -> float:
+    """The MSE that seeds are ranked by: of the poses that the map is from, refined where they were; NaN without truth.
+
+    On training images, as the paper defines it.
+    """
+    key = "refined_mse" if metrics["training"] and metrics["training"]["refined"] else "mse"
+    return _number(metrics, PAPER_COLUMNS[key].path)
+
+
 def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], mode: str) -> pd.DataFrame:
     """One row of numbers for each dataset and model of `experiment`.
 
@@ -135,7 +143,8 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
             asked = [run for run in runs if run["dataset"] == dataset and run["model"] == name]
             finished = [run for run in asked if not run["unfinished"]]
             failed = [run for run in asked if has_failed(run["unfinished"])]
-            best = sorted(finished, key=_rank)[: SEEDS_COUNTED[spec["table"]]]
+            ranks = np.argsort([final_mse(run) for run in finished], kind="stable")  # NaN comes last
+            best = [finished[rank] for rank in ranks[: SEEDS_COUNTED[spec["table"]]]]
             row = {
                 "dataset": dataset,
                 "model": name,
@@ -207,10 +216,13 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
     seeds = len(spec["seeds"])
     counted = min(SEEDS_COUNTED[spec["table"]], seeds)
     budget = " ".join(f"{value:g} {unit}" for unit, value in spec["budget"].items() if value is not None)
+    finished = [run for run in runs if not run["unfinished"]]
+    refined = any(run["training"] and run["training"]["refined"] for run in finished)
+    ranked_by = "final MSE, that of the refined poses where there are any" if refined else "final MSE"
     if spec["table"] == "best_three" and counted > 1:
-        what = f"Mean ± population standard deviation of the {counted} best of {seeds} seeds by final MSE"
+        what = f"Mean ± population standard deviation of the {counted} best of {seeds} seeds by {ranked_by}"
     else:
-        what = f"The best of {seeds} seeds by final MSE" if seeds > 1 else "One seed"
+        what = f"The best of {seeds} seeds by {ranked_by}" if seeds > 1 else "One seed"
     found = [f"{what}; {budget} of training each.", MODE_NOTES[mode]]
     if mode == "paper":
         threshold = config["evaluation"]["converged_mse"]
@@ -229,10 +241,9 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
             if listed:
                 name = f"{dataset_title(dataset)}, {model_label(config, model)}"
                 found.append(f"{name}: {len(listed)} of {seeds} runs {verdict}: {', '.join(listed)}.")
-    finished = [run for run in runs if not run["unfinished"]]
     if any(run["resolution"] and run["resolution"]["nyquist_reached"] for run in finished):
         found.append("Some maps have FSC ≥ 0.5 at every shell: their resolution is limited by the voxel size.")
-    if any(run["training"] and run["training"]["refined"] for run in finished):
+    if refined:
         found.append("Refined: poses improved one by one after training; resolutions are of the map from these poses.")
     return found + more
 
@@ -387,11 +398,6 @@ def _seeds_run(table: pd.DataFrame) -> list[str]:
         lacks = len(str(row.missing).split(",")) if row.source == "here" and row.missing else 0
         parts.append(f" ({row.seeds - lacks} of {row.seeds} run)" if 0 < lacks < row.seeds else "")
     return parts
-
-
-def _rank(run: dict[str, Any]) -> float:
-    mse = _number(run, RANKED_BY)
-    return np.inf if np.isnan(mse) else mse
 
 
 def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 
 from equipose.errors import ConfigError
+from equipose.tables import final_mse
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder's small files. `mse` is the final one (paper mode, training images), NaN without a truth."""
+    """A run folder's small files; `mse` is its `final_mse`."""
 
     folder: Path
     dataset: str
@@ -39,7 +40,7 @@ def load_run(folder: Path) -> Run:
         label=metrics["label"],
         seed=metrics["seed"],
         converged_mse=config["evaluation"]["converged_mse"],
-        mse=metrics["training"]["direct"]["paper"]["mse"] if metrics["training"] else float("nan"),
+        mse=final_mse(metrics),
         metrics=metrics,
         history=pd.read_csv(folder / "history.csv"),
         fsc=pd.read_csv(folder / "fsc.csv"),
