@@ -76,7 +76,7 @@ def write_run(dataset: Path, model: str, seed: int, mixed: float) -> Path:
     )
     (folder / "config.json").write_text(json.dumps({"evaluation": {"converged_mse": 0.1}}))
     metrics = {"dataset": dataset.name, "label": f"${model}$", "seed": seed, "resolution": None}
-    metrics["training"] = {"direct": {"paper": {"mse": 0.001 + 0.01 * seed}}}
+    metrics["training"] = {"direct": {"paper": {"mse": 0.001 + 0.01 * seed}}, "refined": None}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     pd.DataFrame({"shell": [], "frequency_per_angstrom": [], "fsc": []}).to_csv(folder / "fsc.csv", index=False)
     write_map(folder / "volume_aligned.mrc", blobs(POINTS).astype(np.float32), 4.0)

@@ -24,7 +24,7 @@ import yaml
 
 from equipose.config import merge, preparation_config
 from equipose.errors import ConfigError
-from equipose.files import whole_file, whole_folder
+from equipose.files import whole_file, whole_folder, write_text
 from equipose.particles import (
     ANGLES,
     SUBSET,
@@ -94,8 +94,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         "datasets": {f"half{number}": {"star": str(star), "subset": number} for number in (1, 2)},
         "experiments": {"particles": {"budget": {"seconds": arguments.minutes * 60}}},
     }
-    with whole_file(out / "particles.yaml") as partial:
-        partial.write_text(yaml.safe_dump(own))
+    write_text(out / "particles.yaml", yaml.safe_dump(own))
     presets = [str(CHECKOUT / "workflow/presets/particles.yaml"), str(out / "particles.yaml")]
     command = [sys.executable, "-m", "snakemake", "reconstruct", "--snakefile", str(CHECKOUT / "Snakefile")]
     command += ["--directory", str(out), "--cores", str(arguments.cores or "all")]

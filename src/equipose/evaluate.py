@@ -14,7 +14,6 @@ function of frequency, so nothing of it is interpolated; a refined map is, betwe
 import argparse
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from equipose.cli import run_main, say
 from equipose.config import RunConfig
 from equipose.devices import claim_device
 from equipose.errors import ConfigError
-from equipose.files import CHECKPOINTS, REFINEMENT, whole_file
+from equipose.files import CHECKPOINTS, REFINEMENT, write_json, write_text
 from equipose.grid import grid_values
 from equipose.groups import move_images
 from equipose.locks import one_at_a_time
@@ -167,8 +166,7 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     write_map(run / "volume.mrc", map_of(transform, model, IDENTITY), particles.voxel_size)
     write_map(run / "volume_aligned.mrc", aligned, particles.voxel_size)
     write_star(run / "poses.star", particles.optics_table, pose_table(particles, exported, dataset, run))
-    with whole_file(run / "fsc.csv") as path:
-        _fsc_table(curve, model.box, particles.voxel_size).to_csv(path, index=False)
+    write_text(run / "fsc.csv", _fsc_table(curve, model.box, particles.voxel_size).to_csv(index=False))
     metrics = {
         "dataset": config.dataset.name,
         "model": config.model.name,
@@ -182,8 +180,7 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
         "resolution": resolution,
         "fsc_rule": FSC_RULE,
     }
-    with whole_file(run / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n")
+    write_json(run / "metrics.json", metrics)
 
 
 def pose_table(particles: Particles, poses: Poses, dataset: Path, run: Path) -> pd.DataFrame:

@@ -20,7 +20,7 @@ import starfile
 
 from equipose.cryosparc import read_cryosparc
 from equipose.errors import ConfigError
-from equipose.files import whole_file
+from equipose.files import write_text
 from equipose.rotations import from_relion_angles
 from equipose.stacks import Images, open_stack
 
@@ -193,8 +193,7 @@ def write_star(path: Path, optics_table: pd.DataFrame, particle_table: pd.DataFr
     """Write a RELION 3.1 star file, whole or not at all; the same tables give the same bytes."""
     text = starfile.to_string({"optics": optics_table, "particles": particle_table})
     _, tables = text.split("\n", 1)  # starfile's first line is the time of day
-    with whole_file(Path(path)) as partial:
-        partial.write_text("\n# version 30001\n" + tables)
+    write_text(Path(path), "\n# version 30001\n" + tables)
 
 
 def read_tables(star: Path, as_written: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:

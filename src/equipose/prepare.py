@@ -11,7 +11,6 @@ truth. An interrupted call continues where it was (cache.py).
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from equipose.cache import sha256, write_stack
 from equipose.cli import run_main, say
 from equipose.config import PreparationConfig
 from equipose.errors import ConfigError
-from equipose.files import whole_file
+from equipose.files import write_json
 from equipose.fourier import half_disc, to_half_disc
 from equipose.locks import one_at_a_time
 from equipose.noise import filtered, noise_power, shells, whitening
@@ -137,8 +136,7 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
         "masked": config.mask_radius is not None,
         "whitening": None if how.whitening is None else how.whitening.tolist(),
     }
-    with whole_file(output / "preparation.json") as partial:
-        partial.write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(output / "preparation.json", summary)
 
 
 def _preparation(

@@ -18,7 +18,7 @@ from equipose.benchmarks import job_times
 from equipose.claims import asked_or_found, write_claims
 from equipose.cli import run_main
 from equipose.errors import ConfigError
-from equipose.files import write_text
+from equipose.files import write_json, write_text
 from equipose.joined_tables import join_tables
 from equipose.outcomes import RUN, load_outcomes
 from equipose.provenance import hardware, package_versions
@@ -66,7 +66,7 @@ def publish(
     machines = json.loads(path.read_text())["machines"] if path.exists() else []
     machines = [*(other for other in machines if not {*other["datasets"]} <= {*machine["datasets"]}), machine]
     provenance = {"results": results.name, "command": command, "machines": machines}
-    write_text(path, json.dumps(provenance, indent=2) + "\n")
+    write_json(path, provenance)
 
 
 def _together(new: pd.DataFrame, former: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

@@ -10,7 +10,6 @@ tells (`equipose flip-hand`).
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from equipose import fsc
 from equipose.cli import run_main
 from equipose.config import PreparationConfig
 from equipose.errors import ConfigError
-from equipose.files import whole_file
+from equipose.files import whole_file, write_json, write_text
 from equipose.fits import correlations, examples
 from equipose.grid import FourierGrid, grid_volume, real_map
 from equipose.halves import Half, back_project, bring_together, read_half
@@ -81,9 +80,9 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         write_map(output / f"{name}.mrc", data, voxel_size)
     shell = np.arange(box // 2)
     frequency = {"shell": shell, "frequency_per_angstrom": shell / (box * voxel_size)}
-    _write_csv(output / "fsc.csv", pd.DataFrame(frequency | curves))
+    write_text(output / "fsc.csv", pd.DataFrame(frequency | curves).to_csv(index=False))
     agreement = [pd.DataFrame({"half": half, "degrees": apart}) for half, apart in enumerate(degrees, start=1)]
-    _write_csv(output / "agreement.csv", pd.concat(agreement))
+    write_text(output / "agreement.csv", pd.concat(agreement).to_csv(index=False))
     with whole_file(output / "examples.npz") as path, open(path, "wb") as file:
         np.savez(file, **examples(halves[0], grids[0], shells, scores[0]))
     optics, table = read_tables(star, as_written=True)
@@ -108,8 +107,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "hand": "undetermined",
         "correlation": _quartiles(np.concatenate(scores)),
     }
-    with whole_file(output / "reconstruction.json") as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(output / "reconstruction.json", summary)
     found = resolution["corrected"]
     say(f"FSC = {THRESHOLD} at {found:.3g} Å (gold standard, masked)" if found else f"FSC below {THRESHOLD} everywhere")
 
@@ -143,11 +141,6 @@ def pose_table(
 
 def _quartiles(values: np.ndarray) -> dict[str, Any]:
     return dict(zip(("quartile1", "median", "quartile3"), np.quantile(values, [0.25, 0.5, 0.75]).tolist(), strict=True))
-
-
-def _write_csv(output: Path, table: pd.DataFrame) -> None:
-    with whole_file(output) as path:
-        table.to_csv(path, index=False)
 
 
 def main() -> None:

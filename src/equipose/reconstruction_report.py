@@ -19,7 +19,7 @@ from equipose.figures.quality import draw_agreement, draw_scores, plot_examples,
 from equipose.figures.reconstruction import directions_seen, draw_fsc
 from equipose.figures.sphere import plot_density
 from equipose.figures.style import paper_style
-from equipose.files import whole_file
+from equipose.files import write_text
 from equipose.report import data_uri, hardware, mesh, package_versions, read_template, wall_times
 from equipose.structures import read_map
 from equipose.verdict import verdict
@@ -77,8 +77,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the page")
     arguments = parser.parse_args()
     page = build(arguments.folder, arguments.results, arguments.template, arguments.title)
-    with whole_file(arguments.output) as path:
-        path.write_text(page)
+    write_text(arguments.output, page)
 
 
 if __name__ == "__main__":

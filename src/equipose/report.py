@@ -23,7 +23,7 @@ from equipose.cli import run_main
 from equipose.config import asked_runs, model_config, simulation_config
 from equipose.figures import EVERY, caption
 from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
-from equipose.files import whole_file
+from equipose.files import write_text
 from equipose.provenance import hardware, package_versions
 from equipose.tables import MODES, build_table, has_failed, read_runs, run_names, to_html, why_unfinished
 
@@ -236,8 +236,7 @@ def main() -> None:
         arguments.paper_tables,
         json.loads(arguments.notes),
     )
-    with whole_file(arguments.output) as path:
-        path.write_text(page)
+    write_text(arguments.output, page)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ The stack is written twice in place, clean first, since the scale is known only 
 
 import argparse
 import io
-import json
 import math
 import os
 import shutil
@@ -37,7 +36,7 @@ from torch.nn.functional import embedding_bag
 from equipose.cli import run_main, say
 from equipose.config import SimulationConfig
 from equipose.errors import ConfigError
-from equipose.files import whole_file
+from equipose.files import whole_file, write_json
 from equipose.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.locks import one_at_a_time
 from equipose.optics import CTF_COLUMNS, ctf
@@ -135,8 +134,7 @@ def simulate(config: SimulationConfig, volume_path: Path, output: Path, threads:
         "threads": threads,
         "images_per_second": count / seconds,
     }
-    with whole_file(output / "simulation.json") as partial:
-        partial.write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(output / "simulation.json", summary)
 
 
 def noise_sigma(config: SimulationConfig) -> float:

@@ -9,7 +9,6 @@ import argparse
 import copy
 import dataclasses
 import functools
-import json
 import math
 import signal
 import sys
@@ -31,7 +30,7 @@ from equipose.cli import run_main, say
 from equipose.config import RunConfig
 from equipose.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.errors import ConfigError
-from equipose.files import CHECKPOINTS, whole_file
+from equipose.files import CHECKPOINTS, whole_file, write_json, write_text
 from equipose.forecast import forecast
 from equipose.grid import FourierGrid
 from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search
@@ -379,11 +378,9 @@ def difference(model: Autoencoder, content: dict[str, Any]) -> str | None:
 
 def write_outputs(output: Path, model: Autoencoder, progress: Progress, particles: Particles, fixed: int) -> None:
     """model.pt, history.csv and trace.npz, and with what they were made, each complete or absent."""
-    with whole_file(output / "provenance.json") as partial:
-        partial.write_text(json.dumps(progress.made_with, indent=2) + "\n")
+    write_json(output / "provenance.json", progress.made_with)
     save_model(model, output / "model.pt")
-    with whole_file(output / "history.csv") as partial:
-        pd.DataFrame(progress.history).to_csv(partial, index=False)
+    write_text(output / "history.csv", pd.DataFrame(progress.history).to_csv(index=False))
     box = model.box
     volumes = [volume for _, volume in progress.volumes.values()]
     trace = {

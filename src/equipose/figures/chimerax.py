@@ -10,7 +10,7 @@ from equipose.cli import run_main
 from equipose.figures.maps import enclosing_level, molecule_fraction
 from equipose.figures.runs import Run, best_runs, dataset_command_line, load_runs
 from equipose.figures.style import TRUTH, model_colours
-from equipose.files import whole_file
+from equipose.files import write_text
 from equipose.structures import read_map
 from equipose.tables import plain_label
 
@@ -37,8 +37,7 @@ def commands(dataset: Path, runs: list[Run], folder: Path) -> list[str]:
 def main() -> None:
     arguments = dataset_command_line("chimerax", __doc__.splitlines()[0]).parse_args()
     runs = load_runs(arguments.runs, arguments.dataset)
-    with whole_file(arguments.output) as partial:
-        partial.write_text("\n".join(commands(arguments.dataset, runs, arguments.output.parent)) + "\n")
+    write_text(arguments.output, "\n".join(commands(arguments.dataset, runs, arguments.output.parent)) + "\n")
 
 
 if __name__ == "__main__":
