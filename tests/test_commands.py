@@ -161,7 +161,7 @@ def test_symmetry_is_refused_plainly(monkeypatch, capsys, simulated_dataset, tmp
     [
         (("rlnNothing", 0, "-"), "lacks the column rlnNothing"),
         (("rlnDefocusU", "much", "-"), "much is no number"),
-        (("rlnDefocusU", "1e6", "-"), "a half of 0 particles is too few"),
+        (("rlnDefocusU", "1e6", "-"), "a half of 0 particles that --select leaves is too few"),
     ],
 )
 def test_a_selection_that_cannot_be_made_is_refused(
@@ -171,6 +171,23 @@ def test_a_selection_that_cannot_be_made_is_refused(
     assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", "--select", *limits) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("--minutes", "0", "argument --minutes: 0 is no number above 0"),
+        ("--minutes", "nan", "argument --minutes: nan is no number above 0"),
+        ("--mask-radius", "wide", "argument --mask-radius: wide is no number above 0"),
+        ("--cores", "0", "argument --cores: 0 is no whole number above 0"),
+        ("--cores", "1.5", "argument --cores: 1.5 is no whole number above 0"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_by_the_name_of_its_option(
+    monkeypatch, capsys, option: str, value: str, wanted: str
+) -> None:
+    assert equipose(monkeypatch, "reconstruct", "particles.star", "--out", "abinitio", option, value) == 2
+    assert wanted in capsys.readouterr().err
 
 
 def test_a_box_larger_than_the_images_is_refused(monkeypatch, capsys, simulated_dataset, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """config.yaml, presets and a user's overlays: what they resolve to, and what is said about a mistake in them."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,8 @@ MISTAKES = {
     "conflicting budgets": (experiment() | {"run": ["table1", "mine"]}, "experiments.table1 asks for the same run"),
     "too few images to score": ({"datasets": {"80s_snr1": {"held_out": 10}}}, "`evaluation.images` is 1000, more than"),
     "too few images for a batch": ({"training": {"batch": 200000}}, "lower `training.batch`"),
+    "a number that is none": (experiment(budget={"seconds": math.nan}), "`experiments.mine.budget.seconds` is nan;"),
+    "a number without end": ({"simulation": {"snr": math.inf}}, "`simulation.snr` is inf; wanted: a finite number."),
     "a name that is no file name": ({"models": {"a/b": {"encoder": "d4", "loss": "l2"}}}, "holds the name 'a/b'"),
     "another symmetry": ({"datasets": {"own": {"star": "a.star", "symmetry": "D2"}}}, "symmetry D2 is not modelled"),
     "a limit that is missing": (

@@ -5,6 +5,7 @@ words, and checks what a schema cannot: that names mentioned in one part exist i
 """
 
 import difflib
+import math
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def check_config(
     tables, `encoders` and `losses` the registered names, `rules` those of the workflow.
     """
     _check_schema(config, yaml.safe_load(schema.read_text()))
+    _check_finite(config, ())
     _check_names(config, encoders, losses)
     _check_structures(config, embedded)
     _check_datasets(config)
@@ -80,6 +82,18 @@ def _plain_words(error: jsonschema.ValidationError) -> str:
     if (error.validator == "pattern" and not error.absolute_path) or "propertyNames" in error.absolute_schema_path:
         return f"`{key}` holds the name {error.instance!r}; wanted: {wanted}"
     return f"`{key}` is {_show(error.instance)}; wanted: {wanted}.{hint}"
+
+
+def _check_finite(value: Any, keys: tuple[str, ...]) -> None:
+    """YAML has `.nan` and `.inf`, which pass every comparison of a schema, or half of them."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _check_finite(part, (*keys, str(key)))
+    elif isinstance(value, list):
+        for part in value:
+            _check_finite(part, keys)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"`{'.'.join(keys)}` is {value}; wanted: a finite number.")
 
 
 def _check_names(config: dict[str, Any], encoders: Collection[str], losses: Collection[str]) -> None:

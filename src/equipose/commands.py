@@ -10,6 +10,8 @@ RELION's star files name images from the project's folder: run there, or say `--
 """
 
 import argparse
+import contextlib
+import math
 import os
 import shutil
 import subprocess
@@ -75,7 +77,8 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{star}: images of {found.box} pixels are too small; {needed} are needed")
     half = min(found.subsets[1], found.subsets[2])
     if half < FEWEST:
-        raise ConfigError(f"{star}: a half of {half} particles is too few to search; {FEWEST} are needed")
+        chosen = " that --select leaves" if select else ""
+        raise ConfigError(f"{star}: a half of {half} particles{chosen} is too few to search; {FEWEST} are needed")
     if not (CHECKOUT / "Snakefile").is_file():
         raise ConfigError(f"no Snakefile in {CHECKOUT}: install equipose in place, `pip install -e` in its repository")
     out.mkdir(parents=True, exist_ok=True)
@@ -223,6 +226,18 @@ def _limit(text: str) -> float | None:
         raise ConfigError(f"--select: {text} is no number: give the lowest and highest value, or - for none") from None
 
 
+def above_zero(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """For argparse, which names the option: text as an int or float, if it is above 0."""
+
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if 0 < (value := kind(text)) < math.inf:
+                return value
+        raise argparse.ArgumentTypeError(f"{text} is no {'whole ' if kind is int else ''}number above 0")
+
+    return read
+
+
 def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.DataFrame]]:
     """The star file, absolute, and its tables.
 
@@ -267,10 +282,10 @@ def parser() -> argparse.ArgumentParser:
         reader.add_argument("--symmetry", default="C1", help="C1 is all there is")
         if run is reconstruct:
             reader.add_argument("--out", type=Path, required=True, help="folder of all results")
-            reader.add_argument("--minutes", type=float, default=7.0, help="training time of each of the two halves")
+            reader.add_argument("--minutes", type=above_zero(float), default=7.0, help="of training, for each half")
             reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
             reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")
-            reader.add_argument("--mask-radius", type=float, help="Å, of a circular mask; default: none")
+            reader.add_argument("--mask-radius", type=above_zero(float), help="Å, of a circular mask; default: none")
             reader.add_argument(
                 "--whiten", action="store_true", help="make the noise white, by its spectrum outside the mask"
             )
@@ -283,7 +298,7 @@ def parser() -> argparse.ArgumentParser:
                 help="keep particles by a column, such as rlnMaxValueProbDistribution 0.1 -",
             )
             reader.add_argument("--shift-std", type=float, default=10.0, help="Å by which particles are off centre")
-            reader.add_argument("--cores", type=int, help="CPU cores; default: all")
+            reader.add_argument("--cores", type=above_zero(int), help="CPU cores; default: all")
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
     flip.add_argument("--out", type=Path, help="folder of the flipped ones; default: FOLDER_flipped")
