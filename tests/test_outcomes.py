@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_tables import write_run
+from test_tables import write_poses, write_run
 
 from equipose.errors import ConfigError
 from equipose.outcomes import COLUMNS, load_outcomes, read_outcomes
@@ -75,6 +75,28 @@ def test_a_run_is_judged_rightly_if_the_verdict_without_the_truth_is_that_of_the
 def test_a_run_without_refined_poses_is_judged_by_the_encoder_s(results):
     assert rewrite(results, confirmed_share=0.97, converged=True)["judged_rightly"]
     assert not rewrite(results, confirmed_share=0.4, converged=True)["judged_rightly"]
+
+
+def test_seeds_judge_rightly_where_those_agree_that_are_right(results):
+    """Three seeds, of which two have the same poses, each in a frame and hand of its own."""
+    for seed, mse in enumerate([0.01, 0.02, 2.5]):
+        write_run(results, "one", "standard_sym", seed, mse)
+    path = results / "runs/one/standard_sym/seed1"
+    turn = random_rotations(1, np.random.default_rng(5))
+    write_poses(path, other_hand(random_rotations(50, np.random.default_rng(1)) @ turn))
+    lines = read_outcomes(results).set_index(["model", "seed"])
+    assert lines.loc["standard_sym", "seed_agrees"].round(2).tolist()[:2] == [1, 1]
+    assert lines.loc[("standard_sym", 2), "seed_agrees"] < 0.4  # of 50 random poses some agree under the best alignment
+    assert lines.loc["standard_sym", "seeds_judge_rightly"].tolist() == [True, True, True]
+    assert np.isnan(lines.loc[("d4_l2", 0), "seed_agrees"]) and np.isnan(lines.loc[("d4_l2", 0), "seeds_judge_rightly"])
+
+
+def test_wrong_poses_that_another_seed_has_too_are_judged_wrongly(results):
+    for seed in range(2):
+        write_run(results, "one", "standard_sym", seed, 2.5)
+        write_poses(results / f"runs/one/standard_sym/seed{seed}", random_rotations(50, np.random.default_rng(1)))
+    lines = read_outcomes(results).set_index("model")
+    assert lines.loc["standard_sym", "seeds_judge_rightly"].tolist() == [False, False]
 
 
 def test_images_without_true_poses_have_no_line(results):

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from equipose import tables
+from equipose.particles import ANGLES, write_star
+from equipose.rotations import random_rotations, to_relion_angles
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "workflow/resources/paper"
@@ -29,8 +31,16 @@ def config(paper_config: dict) -> dict[str, Any]:
     return config
 
 
+def write_poses(run: Path, rotations: np.ndarray) -> None:
+    table = pd.DataFrame(to_relion_angles(rotations), columns=list(ANGLES)).assign(rlnOpticsGroup=1)
+    write_star(run / "poses.star", pd.DataFrame({"rlnOpticsGroup": [1]}), table)
+
+
 def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, shell: int = 40) -> None:
-    """The small files of a run that converged at 100 (seed + 1) s if its MSE is below 0.1, hands unmixed all along."""
+    """The small files of a run that converged at 100 (seed + 1) s if its MSE is below 0.1, hands unmixed all along.
+
+    Converged ones all have the same poses, the others random ones.
+    """
     converged = mse < 0.1
     scores = {
         "paper": {"mse": mse, "medse": mse / 2, "hand": "same"},
@@ -73,6 +83,7 @@ def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, sh
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "history.csv").write_text("step,mse,medse,share_same,share_mirror\n0,5.9,5.9,0.03,0.03\n")
     (folder / "fsc.csv").write_text("shell,fsc\n0,1.0\n1,0.9\n")
+    write_poses(folder, random_rotations(50, np.random.default_rng(1 if converged else 100 + seed)))
     simulated = results / "datasets" / dataset / "config.json"
     simulated.parent.mkdir(parents=True, exist_ok=True)
     simulated.write_text(json.dumps({"snr": "noiseless"}))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from equipose.agreement import best_agreement
 from equipose.cli import run_main
 from equipose.errors import ConfigError
 from equipose.figures.mixture import MIXED_SHARE, read_mixture
@@ -50,6 +51,8 @@ METRICS = {
 
 DERIVED = ("snr", "has_converged", "right_poses", "judged_rightly", "images_seen", "seconds_per_step")
 
+OF_SEEDS = ("seed_agrees", "seeds_judge_rightly")
+
 MADE_WITH = ("commit", "processor")
 
 SMALL_MEDSE = 0.5
@@ -57,14 +60,19 @@ SMALL_MEDSE = 0.5
 
 
 def read_outcomes(results: Path) -> pd.DataFrame:
-    """A line for each run under `results` that has been evaluated and whose images have true poses."""
+    """A line for each run under `results` that has been evaluated and whose images have true poses.
+
+    `seed_agrees` is the largest share of a run's poses that another seed of its model has too, and
+    `seeds_judge_rightly` whether the truth agrees that the run has converged if such a seed confirms its poses.
+    """
     found = {path.parent: json.loads(path.read_text()) for path in sorted(results.glob("runs/*/*/seed*/metrics.json"))}
-    lines = [
-        outcome(run, metrics, results / "datasets" / metrics["dataset"])
-        for run, metrics in found.items()
-        if metrics["training"]
-    ]
-    return pd.DataFrame(lines, columns=COLUMNS)
+    runs = {run: metrics for run, metrics in found.items() if metrics["training"]}
+    lines = [outcome(run, metrics, results / "datasets" / metrics["dataset"]) for run, metrics in runs.items()]
+    table, folders = pd.DataFrame(lines, columns=COLUMNS), list(runs)
+    for _, seeds in table.groupby(["dataset", "model"]):
+        table.loc[seeds.index, "seed_agrees"] = best_agreement([folders[index] for index in seeds.index])
+    told = (table["seed_agrees"] >= CONVERGED) == table["right_poses"]
+    return table.assign(seeds_judge_rightly=told.where(table["seed_agrees"].notna()))
 
 
 def load_outcomes(path: Path) -> pd.DataFrame:
@@ -151,7 +159,7 @@ OF_FOLDERS: dict[str, Callable[[Path], float]] = {
 }
 """Numbers of a line that are not in metrics.json, and what reads them from a run's folder."""
 
-COLUMNS = [*METRICS.values(), *DERIVED, *OF_FOLDERS, *MADE_WITH]
+COLUMNS = [*METRICS.values(), *DERIVED, *OF_FOLDERS, *OF_SEEDS, *MADE_WITH]
 """Of runs.csv."""
 
 NUMBERS = [name for name in COLUMNS if name not in (*RUN, "encoder", "loss", "snr", *MADE_WITH)]
