@@ -1,5 +1,6 @@
 """Figures: what the renderer shows is where and what it should be, and every figure writes its two files."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from equipose.errors import ConfigError
 from equipose.figures import maps, runs, style
-from equipose.figures.convergence import plot_convergence
+from equipose.figures.convergence import draw_errors, plot_convergence
 from equipose.figures.fsc_curves import plot_fsc
 from equipose.figures.overview import map_label, plot_overview
 from equipose.particles import write_star
@@ -129,6 +130,20 @@ def test_a_featureless_map_does_not_stop_a_figure():
 
 def test_the_best_run_of_each_model_is_the_one_with_the_lowest_error(loaded):
     assert [(run.label, run.seed) for run in runs.best_runs(loaded)] == [("$d4$", 1), ("$standard$", 0)]
+
+
+def test_refined_poses_are_a_diamond_at_the_end_of_the_run(loaded):
+    refined = {"refined": {"paper": {"mse": 0.002}}}
+    run = loaded[1]
+    better = dataclasses.replace(run, metrics=run.metrics | {"training": run.metrics["training"] | refined})
+    axes = style.pyplot.figure().add_subplot()
+    draw_errors(axes, [loaded[0], better, better], "mse", {"$d4$": "#0072B2"})
+    _, labels = axes.get_legend_handles_labels()
+    diamonds = [line for line in axes.lines if line.get_marker() == "D"]
+    assert labels == ["$d4$", "$d4$, refined"] and len(diamonds) == 2
+    assert (diamonds[0].get_xdata()[0], diamonds[0].get_ydata()[0]) == (2.0, 0.002)
+    assert axes.get_ylim()[0] < 0.002
+    style.pyplot.close("all")
 
 
 def test_models_keep_their_colours_in_the_order_they_come():

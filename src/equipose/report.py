@@ -25,7 +25,7 @@ from equipose.figures import EVERY, caption
 from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
 from equipose.files import write_text
 from equipose.provenance import hardware, package_versions
-from equipose.tables import MODES, build_table, has_failed, read_runs, run_names, to_html, why_unfinished
+from equipose.tables import MODES, build_table, final_mse, has_failed, read_runs, run_names, to_html, why_unfinished
 
 MESH_BOX = 64
 """Voxels a side that a map is brought to before its surface is taken: smooth, and a few hundred kB a map."""
@@ -140,7 +140,7 @@ def meshes(runs: list[tuple[str, str, int]], results: Path) -> list[dict[str, An
             path = _folder(results, run) / "metrics.json"
             if run[0] == dataset and path.exists():
                 metrics = json.loads(path.read_text())
-                mse = metrics["training"]["direct"]["paper"]["mse"] if metrics["training"] else 0.0
+                mse = final_mse(metrics) if metrics["training"] else 0.0
                 name = "volume_aligned.mrc" if metrics["training"] else "volume.mrc"
                 best[run[1]] = min(best.get(run[1], (np.inf, path)), (mse, path.parent / name))
         named = {"truth": results / "datasets" / dataset / "volume.mrc"}

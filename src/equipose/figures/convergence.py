@@ -2,12 +2,15 @@
 
 `python -m equipose.figures.convergence --runs DIR … --output PATH`
 
-MSE and MedSE are of training images. Right: the images whose poses agree in one hand, a full line for the hand that a
-run ends in, dotted for the other; a few per cent agree in the wrong hand by chance.
+MSE and MedSE are of training images, their poses as the encoder reads them; a diamond at the end is of refined poses.
+Right: the images whose poses agree in one hand, a full line for the hand that a run ends in, dotted for the other; a
+few per cent agree in the wrong hand by chance.
 """
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
@@ -21,23 +24,32 @@ PLATEAU = 8 / 3
 
 
 def draw_errors(axes: Axes, runs: list[Run], metric: str, colours: dict[str, str]) -> None:
-    """Lines of `metric`, "mse" or "medse", over minutes of training, with the levels that explain them."""
+    """Lines of `metric`, "mse" or "medse", over minutes of training, with the levels that explain them.
+
+    Where poses were refined, a diamond at the end of the line.
+    """
     labelled: set[str] = set()
+    lowest = [0.4 * runs[0].converged_mse]
+
+    def draw(run: Run, label: str, minutes: Any, errors: Any, **style: Any) -> None:
+        axes.plot(minutes, errors, color=colours[run.label], label=None if label in labelled else label, **style)
+        labelled.add(label)
+        lowest.append(0.7 * float(np.min(errors)))
+
     for run in runs:
         if metric not in run.history:
             continue
-        label = run.label if run.label not in labelled else None
-        labelled.add(run.label)
-        axes.plot(run.history["seconds"] / 60, run.history[metric], color=colours[run.label], lw=1.2, label=label)
+        minutes = run.history["seconds"] / 60
+        draw(run, run.label, minutes, run.history[metric], lw=1.2)
+        if refined := run.metrics["training"]["refined"]:
+            error = [refined["paper"][metric]]
+            draw(run, f"{run.label}, refined", minutes.iloc[-1:], error, marker="D", ms=3.5, ls="", clip_on=False)
     axes.set_yscale("log")
     axes.set_xlabel("Training time (min)")
     axes.set_xlim(left=0)
     axes.margins(x=0.01)
     if metric == "mse":
-        lowest = min(
-            [0.4 * runs[0].converged_mse, *(0.7 * run.history["mse"].min() for run in runs if "mse" in run.history)]
-        )
-        axes.set_ylim(max(float(lowest), 1e-6), 14)
+        axes.set_ylim(max(min(lowest), 1e-6), 14)
         guides = {PLATEAU: "8/3: hands mixed", runs[0].converged_mse: f"converged (< {runs[0].converged_mse:g})"}
         for level, text in guides.items():
             axes.axhline(level, ls=":" if level == PLATEAU else "--", **GUIDE)
@@ -45,7 +57,7 @@ def draw_errors(axes: Axes, runs: list[Run], metric: str, colours: dict[str, str
                 text,
                 (1, level),
                 xycoords=("axes fraction", "data"),
-                xytext=(0, -1.5 if level == PLATEAU else 1.5),  # where curves rarely pass
+                xytext=(-12, -1.5 if level == PLATEAU else 1.5),  # where curves rarely pass, beside the diamonds
                 textcoords="offset points",
                 ha="right",
                 va="top" if level == PLATEAU else "bottom",

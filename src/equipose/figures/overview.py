@@ -68,7 +68,10 @@ def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:
         errors.set_title("Poses")
         draw_fsc(correlation, runs, colours)
         correlation.set_title("Maps against the truth")
-        top.legend(*correlation.get_legend_handles_labels(), loc="outside lower center", ncols=len(best))
+        lines = {}
+        for axes in (correlation, errors):  # these may have models in common, and what was refined only the second
+            lines |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        top.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), columnspacing=1.2)
 
         truth, voxel_size = read_map(dataset / "volume.mrc")
         volumes = [truth]
