@@ -16,6 +16,9 @@ import torch
 from equipose.config import Precision
 
 POLL_SECONDS = 5.0
+CONVOLVED = (32, 32, 32, 32), (32, 32, 3, 3)
+"""Shapes of the images and kernels by which precisions are compared."""
+
 LOCK_FOLDER = Path(tempfile.gettempdir())
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
@@ -54,19 +57,26 @@ def usable_precision(precision: Precision) -> Precision:
     """
     if precision == "float32" or torch.cuda.is_available():
         return precision
-    return precision if convolution_seconds(torch.bfloat16) < convolution_seconds(torch.float32) else "float32"
+    full, half = convolution_seconds(torch.float32, torch.bfloat16)
+    return precision if half < full else "float32"
 
 
-def convolution_seconds(kind: torch.dtype) -> float:
-    """The least time of a few convolutions of an encoder's size: some milliseconds each."""
-    images = torch.ones(32, 32, 32, 32, dtype=kind).contiguous(memory_format=torch.channels_last)
-    kernels = torch.ones(32, 32, 3, 3, dtype=kind).contiguous(memory_format=torch.channels_last)
+def convolution_seconds(*kinds: torch.dtype) -> list[float]:
+    """The least time of a convolution of an encoder's size, some milliseconds, in each of these precisions.
+
+    They take turns: on a busy processor some wait for others' work, of either kind, and the least times do not.
+    """
+    inputs = [
+        [torch.ones(shape, dtype=kind).contiguous(memory_format=torch.channels_last) for shape in CONVOLVED]
+        for kind in kinds
+    ]
     times = []
-    for _ in range(7):
-        started = time.perf_counter()
-        torch.conv2d(images, kernels, padding=1)
-        times.append(time.perf_counter() - started)
-    return min(times)
+    for _ in range(20):
+        for images, kernels in inputs:
+            started = time.perf_counter()
+            torch.conv2d(images, kernels, padding=1)
+            times.append(time.perf_counter() - started)
+    return [min(times[turn :: len(kinds)]) for turn in range(len(kinds))]
 
 
 def keep_freed_memory() -> None:

@@ -53,7 +53,7 @@ DERIVED = ("snr", "has_converged", "right_poses", "judged_rightly", "images_seen
 
 OF_SEEDS = ("seed_agrees", "seeds_judge_rightly")
 
-MADE_WITH = ("commit", "processor")
+MADE_WITH = ("commit", "processor", "precision")
 
 SMALL_MEDSE = 0.5
 """MedSE below which an evaluation with a large MSE is on the plateau: most images agree, in two ways."""
@@ -107,6 +107,7 @@ def outcome(run: Path, metrics: dict[str, Any], dataset: Path) -> dict[str, Any]
         **{name: read(run) for name, read in OF_FOLDERS.items()},
         "commit": made["code"]["commit"],
         "processor": made["machine"].get("GPU", made["machine"]["processor"]),
+        "precision": made.get("precision"),  # runs before 27 November did not say
     }
 
 

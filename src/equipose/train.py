@@ -114,14 +114,15 @@ def train(
     progress = restore(output, model, averaged, optimizers, say) or Progress()
     if config.model.init == "search" and progress.step == 0:
         progress.search = start_search(model)
-    progress.made_with.append({"from_step": progress.step} | provenance(device))
+    precision = usable_precision(config.model.precision)
+    progress.made_with.append({"from_step": progress.step, "precision": precision} | provenance(device))
 
     training = config.dataset.images
     fetch = batch_source(particles, device)
     fixed = min(config.evaluation.images, training)
     evaluated = np.arange(fixed), np.arange(training, min(training + fixed, len(particles.images)))
 
-    if usable_precision(config.model.precision) != config.model.precision:
+    if precision != config.model.precision:
         say("this processor is no faster in bfloat16: training in float32")
     first = fetch(batch_indices(training, config.model.batch, config.seed, 0))
     say(forecast(model, *first, progress.step, progress.seconds, progress.search is not None))
