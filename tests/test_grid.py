@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from equipose.fourier import half_disc
-from equipose.grid import blend, empty_grid, grid_slices, grid_volume, insert_slices, real_map
+from equipose.grid import blend, empty_grid, enlarged, from_real_map, grid_slices, grid_volume, insert_slices, real_map
 from equipose.search import random_rotations
 
 BOX, CPU = 32, torch.device("cpu")
@@ -90,3 +90,27 @@ def test_a_map_is_as_high_at_its_rim_as_at_its_centre_where_it_should_be(generat
 
 def test_what_lies_outside_of_the_box_is_not_folded_into_it(generator):
     assert abs(gaussian_map(generator, 20.0)).max() < 0.05
+
+
+def test_what_is_read_from_a_map_s_grid_between_its_points_is_the_map_s_transform(generator):
+    """A Gaussian far from the centre, where reading dims most."""
+    axis = torch.arange(BOX) - BOX / 2
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    centre = torch.tensor([8.0, -3.0, 6.0])
+    voxels = torch.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2) / (2 * 2.0**2))
+    rotations, disc = random_rotations(50, generator), half_disc(BOX, 12)
+    k = disc.k @ rotations[:, :2]
+    mass = (2 * torch.pi * 2.0**2) ** 1.5 / BOX
+    decay = mass * torch.exp(-2 * (torch.pi * 2.0 / BOX) ** 2 * k.square().sum(-1))
+    wanted = torch.polar(decay, -2 * torch.pi / BOX * (k @ centre))
+    found = grid_slices(from_real_map(voxels, BOX // 2), BOX // 2, rotations, disc)
+    assert (found - wanted).norm() / wanted.norm() < 0.1
+    scale = (found * wanted.conj()).real.sum() / wanted.abs().square().sum()
+    assert scale == pytest.approx(1, abs=0.01)
+
+
+def test_an_enlarged_grid_has_the_same_values_at_the_same_points(generator):
+    rotations, disc = random_rotations(20, generator), half_disc(BOX, 7)
+    small = from_real_map(torch.randn(16, 16, 16, generator=generator), 8)
+    found = grid_slices(enlarged(small, 8, 16), 16, rotations, disc)
+    assert torch.allclose(found, grid_slices(small, 8, rotations, disc), atol=1e-5)

@@ -165,13 +165,6 @@ def test_equal_half_maps_correlate_at_every_shell() -> None:
             np.testing.assert_allclose(curve[1:], 1, atol=1e-6)
 
 
-def test_the_mask_holds_the_molecule_and_little_else(halves: Path) -> None:
-    truth = read_map(halves / "truth.mrc")[0]
-    noisy = truth + 0.02 * truth.max() * np.random.default_rng(0).standard_normal(truth.shape)
-    mask = reconstruct.solvent_mask(noisy)
-    assert (truth * mask).sum() > 0.97 * truth.sum() and mask.mean() < 0.5
-
-
 def test_an_alignment_is_as_a_run_in_another_frame_defines_it() -> None:
     """The frame of these tests is the one that `metrics` undoes."""
     rotations, shifts = random_rotations(5, np.random.default_rng(1)), np.zeros((5, 2))

@@ -11,7 +11,7 @@ from equipose import search, train
 from equipose.autoencoder import Autoencoder
 from equipose.config import Budget, EvaluationConfig
 from equipose.fourier import half_disc, shift_phase, to_half_disc
-from equipose.grid import FourierGrid, grid_slices, grid_volume, with_slopes
+from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, with_slopes
 from equipose.initialise import fitting_rates, stage, start_search
 from equipose.metrics import paper_scores, squared_distances
 from equipose.optics import ctf
@@ -217,6 +217,7 @@ def test_stages_of_a_budget_in_seconds_follow_the_clock_between_evaluations(quic
     progress, seen = train.Progress(step=8), []
     model = Autoencoder(seconds, image_scale=1.0)
     progress.search = start_search(model)
+    progress.search.volume = grid_volume(empty_grid(model.box // 2, torch.device("cpu")))
     fetch = train.batch_source(read_particles(simulated_dataset.folder / "particles.star"), torch.device("cpu"))
     for elapsed in (10.0, 74.0, 76.0):
         train.update(model, train.make_optimizers(model, quick.model.optimizer), progress, fetch, elapsed)

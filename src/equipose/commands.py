@@ -282,7 +282,12 @@ def parser() -> argparse.ArgumentParser:
         reader.add_argument("--symmetry", default="C1", help="C1 is all there is")
         if run is reconstruct:
             reader.add_argument("--out", type=Path, required=True, help="folder of all results")
-            reader.add_argument("--minutes", type=above_zero(float), default=7.0, help="of training, for each half; default: %(default)g")
+            reader.add_argument(
+                "--minutes",
+                type=above_zero(float),
+                default=7.0,
+                help="of training, for each half; default: %(default)g",
+            )
             reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
             reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")
             reader.add_argument("--mask-radius", type=above_zero(float), help="Å, of a circular mask; default: none")

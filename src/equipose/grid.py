@@ -9,8 +9,6 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import scipy.fft
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -18,6 +16,9 @@ from torch.nn.functional import embedding_bag
 from equipose.fourier import HalfDisc, shift_phase
 
 OVERSAMPLING = 2
+MARGIN = 2
+"""Points beyond the last shell, where what is put at its rim spreads to."""
+
 PRIOR = 0.1
 """Weight of zero at a grid point, as a part of what its shell's points have seen on average."""
 
@@ -49,21 +50,36 @@ def grid_volume(grid: FourierGrid) -> Tensor:
     return signal / (power + PRIOR * mean[shell]).clamp_min(1e-12)[:, None]
 
 
-def real_map(volume: Tensor, radius: int) -> np.ndarray:
+def real_map(volume: Tensor, radius: int) -> Tensor:
     """The map (L, L, L), (z, y, x), L = 2 radius, origin at voxel radius, of the values (m³, 2) at the grid points.
 
     The grid's fine spacing holds a box of twice the size. Cutting the map out of it drops the noise around, which
     reading every other point would fold into the map. Interpolation has dimmed the map towards its rim by a window,
     which is divided out.
     """
-    box, padded, margin = 2 * radius, 2 * OVERSAMPLING * radius, 2
     values = torch.view_as_complex(torch.where(_within(radius, volume.device)[:, None], volume, 0.0).contiguous())
-    cube = values.view(*[_side(radius)] * 3)[(slice(margin, margin + padded),) * 3].numpy()  # from -padded/2
-    wide = scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(cube)).real)
-    inner = slice(padded // 2 - radius, padded // 2 + radius)
-    window = np.sinc((np.arange(box) - radius) / padded) ** 2
-    shape = window[:, None, None] * window[:, None] * window
-    return (box * wide[inner, inner, inner] / shape).astype(np.float32)
+    cube = values.view(*[_side(radius)] * 3)[(slice(MARGIN, -MARGIN - 1),) * 3]  # from -L, where points repeat
+    wide = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(cube))).real
+    return 2 * radius * wide[(_inner(radius),) * 3] / _window(radius, volume.device)
+
+
+def from_real_map(volume: Tensor, radius: int) -> Tensor:
+    """Values (m³, 2) at the grid points for slices of a map (L, L, L), (z, y, x), to be read from, radius L/2.
+
+    The map is divided by the window by which reading between the points is going to dim it.
+    """
+    wide = volume.new_zeros([2 * OVERSAMPLING * radius] * 3)
+    wide[(_inner(radius),) * 3] = volume / (2 * radius * _window(radius, volume.device))
+    cube = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(wide)))
+    repeated = torch.arange(-MARGIN, len(wide) + MARGIN + 1, device=volume.device) % len(wide)
+    return torch.view_as_real(cube[repeated][:, repeated][:, :, repeated].flatten())
+
+
+def enlarged(volume: Tensor, radius: int, to: int) -> Tensor:
+    """Values (m³, 2) at the points of a grid of `radius` shells on one of more, `to`; 0 beyond."""
+    more = (_side(to) - _side(radius)) // 2
+    cube = volume.view(*[_side(radius)] * 3, 2)
+    return torch.nn.functional.pad(cube, [0, 0] + 6 * [more]).flatten(0, 2)
 
 
 def with_slopes(volume: Tensor, radius: int) -> Tensor:
@@ -126,8 +142,19 @@ def blend(grid: FourierGrid, new: FourierGrid, rate: float, within: Tensor) -> N
     grid.signal = torch.where(inside[:, None], (1 - rate) * grid.signal + rate * new.signal, grid.signal)
 
 
+def _inner(radius: int) -> slice:
+    """Where the box of the images lies along each side of the grid's, twice as large."""
+    return slice(OVERSAMPLING * radius - radius, OVERSAMPLING * radius + radius)
+
+
+def _window(radius: int, device: torch.device) -> Tensor:
+    """What trilinear interpolation between the grid points multiplies a map (L, L, L) by: sinc² along each side."""
+    axis = torch.sinc((torch.arange(2 * radius, device=device) - radius) / (2 * OVERSAMPLING * radius)) ** 2
+    return axis[:, None, None] * axis[:, None] * axis
+
+
 def _side(radius: int) -> int:
-    return 2 * (OVERSAMPLING * radius + 2) + 1
+    return 2 * (OVERSAMPLING * radius + MARGIN) + 1
 
 
 def grid_frequencies(radius: int, device: torch.device) -> Tensor:

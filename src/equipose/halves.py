@@ -13,13 +13,14 @@ from torch import Tensor
 from equipose.autoencoder import load_model
 from equipose.evaluate import Poses, predict
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.grid import FourierGrid, empty_grid, grid_volume, insert_images
+from equipose.grid import FourierGrid, empty_grid, insert_images
 from equipose.metrics import Alignment, align, squared_distances
 from equipose.noise import on_disc
 from equipose.optics import ctf
 from equipose.particles import Particles, read_particles
 from equipose.refinement import poses_against
 from equipose.rotations import degrees_from_squared_frobenius
+from equipose.solvent import masked_volume
 
 BATCH = 500
 """Images read at once."""
@@ -112,5 +113,5 @@ def _asked(run: Path, own: Half, other: Half) -> Poses:
     model, asked = load_model(run / "model.pt"), other.some(slice(COMPARED)).particles
     answers, _ = predict(model, asked)
     as_seen = dataclasses.replace(own, whitening=None)  # the model compares images as they are, whitened and scaled
-    volume = model.image_scale * grid_volume(back_project(as_seen))
+    volume = model.image_scale * masked_volume(back_project(as_seen))
     return Poses(*poses_against(model, volume, asked, answers.rotations, answers.shifts))

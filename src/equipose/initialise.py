@@ -19,9 +19,10 @@ from equipose import search
 from equipose.autoencoder import Autoencoder
 from equipose.config import OptimizerConfig, SearchConfig
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_images, with_slopes
+from equipose.grid import FourierGrid, empty_grid, enlarged, grid_slices, insert_images, with_slopes
 from equipose.optics import ctf
 from equipose.optimizers import descend, set_rates
+from equipose.solvent import masked_volume
 
 Fetch = Callable[[np.ndarray], tuple[Tensor, Tensor]]
 
@@ -29,23 +30,25 @@ SHIFT_WEIGHT = 0.2
 """Of a squared pixel of shift error, where a squared Frobenius distance of rotations weighs 1."""
 
 
+COARSE = 16
+"""Shells of the search's grid at least: its map then has 32 voxels a side, of which a mask can be made."""
+
 LOSERS_WEIGHT = 0.05
 """In the fit, of all hypotheses' mean error beside the best one's, so that none is left behind for good."""
 
 
 @dataclass
 class SearchState:
-    """The volume so far, the one that a refining pass builds, and the refined images' poses and errors."""
+    """The sums of the volume that is being found, the last one that was, and the refined images' poses and errors."""
 
-    grid: FourierGrid
-    next_grid: FourierGrid
+    grid: FourierGrid  # of the search, in which it moves, or of a refining pass
     spectrum: Tensor  # (shells,) mean squared error a coefficient, of the best matches
     temperature: Tensor  # () of the beliefs
-    best: tuple[FourierGrid, Tensor] | None  # volume and spectrum of the best start so far
+    best: tuple[FourierGrid, Tensor] | None  # sums and spectrum of the best start so far
     rotations: Tensor  # (images, 3, 3)
     shifts: Tensor  # (images, 2) pixels about L/2
     errors: Tensor  # (images,) squared, per coefficient
-    volume: Tensor | None = None  # (m³, 2) at the grid's points, which the networks are fitted to
+    volume: Tensor | None = None  # (m³, 2) at the points of a grid of radius L/2: of the search, or of the last pass
 
 
 def stage(step: int, spent: float, config: SearchConfig) -> tuple[str, int]:
@@ -72,11 +75,9 @@ def fitting_rates(spent: float, config: SearchConfig, final: OptimizerConfig) ->
 def start_search(model: Autoencoder) -> SearchState:
     """A state without images; the first step puts some in."""
     config, device = model.config.model.search, model.frequencies.device
-    radius = model.box // 2
     return SearchState(
-        empty_grid(radius, device),
-        empty_grid(radius, device),
-        torch.ones(radius + 1, device=device),
+        empty_grid(0, device),
+        torch.ones(model.box // 2 + 1, device=device),
         torch.ones((), device=device),
         None,
         torch.zeros(config.images, 3, 3, device=device),
@@ -117,7 +118,7 @@ def _search(
     disc = half_disc(model.box, radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
     if index == 0:
-        state.grid, state.spectrum = search.start_search(state.grid.radius, target, transfer, disc, generator)
+        state.grid, state.spectrum = search.start_search(_coarse(model), target, transfer, disc, generator)
         state.temperature = torch.ones((), device=images.device)
         return target.abs().square().mean()
     error = search.search_step(
@@ -135,7 +136,7 @@ def _search(
         generator,
     )
     if index == config.steps - 1:
-        _keep_the_best(state, disc)
+        _keep_the_best(state, disc, model.box // 2)
     return error
 
 
@@ -144,12 +145,20 @@ def _between(first: float, last: float, part: float) -> float:
     return first * (last / first) ** part
 
 
-def _keep_the_best(state: SearchState, disc: HalfDisc) -> None:
+def _coarse(model: Autoencoder) -> int:
+    """Shells of the search's grid: all that are compared with its volume, and enough to tell molecule from solvent."""
+    config = model.config.model.search
+    return min(model.box // 2, max(COARSE, math.ceil(config.last_radius), config.refine_radii[0]))
+
+
+def _keep_the_best(state: SearchState, disc: HalfDisc, radius: int) -> None:
     """At the end of a start: go on with its volume, or with the former best if that explains the images better."""
     shells = int(disc.k.norm(dim=-1).max().round()) + 1
     if state.best is None or state.spectrum[:shells].log().mean() < state.best[1][:shells].log().mean():
         state.best = state.grid, state.spectrum.clone()
-    state.grid, state.spectrum = state.best
+    grid, state.spectrum = state.best
+    state.volume = enlarged(masked_volume(grid), grid.radius, radius)
+    state.grid = empty_grid(radius, disc.k.device)
 
 
 def _refine(
@@ -164,10 +173,11 @@ def _refine(
     config = model.config.model.search
     disc = half_disc(model.box, config.refine_radii[cycle]).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
-    volume, radius = grid_volume(state.grid), state.grid.radius
-    field = with_slopes(volume, radius)
+    assert state.volume is not None
+    radius = state.grid.radius
+    field = with_slopes(state.volume, radius)
     if cycle == 0:
-        state.rotations[part], state.shifts[part] = _matched(state, volume, field, model, images, parameters, generator)
+        state.rotations[part], state.shifts[part] = _matched(state, field, model, images, parameters, generator)
     rotations, shifts, errors = search.refine_poses(
         field, radius, target, transfer, disc, state.rotations[part], state.shifts[part], config.refine_iterations
     )
@@ -175,15 +185,14 @@ def _refine(
     state.errors[part] = errors / disc.weights.sum()
 
     full_target, full_transfer = _measured(model, images, parameters, model.disc)
-    insert_images(state.next_grid, rotations, shifts, model.disc, full_target, full_transfer)
+    insert_images(state.grid, rotations, shifts, model.disc, full_target, full_transfer)
     if part.stop >= config.images:  # the pass is complete
-        state.grid, state.next_grid = state.next_grid, empty_grid(state.grid.radius, images.device)
+        state.volume, state.grid = masked_volume(state.grid), empty_grid(radius, images.device)
     return state.errors[part].mean()
 
 
 def _matched(
     state: SearchState,
-    volume: Tensor,
     field: Tensor,
     model: Autoencoder,
     images: Tensor,
@@ -198,7 +207,7 @@ def _matched(
     orientations = search.spread_rotations(config.refine_orientations, generator)
     weight = search.shift_weight(_deviation(model))
     _, best, shifts = search.match(
-        volume,
+        field[:, :2].contiguous(),
         radius,
         target,
         transfer,
@@ -224,10 +233,9 @@ def _fit(
     """The encoder learns the poses of rendered images, first clean ones, then noisy ones; the decoder the volume."""
     config = model.config.model.search
     radius = model.box // 2
-    if state.volume is None:
-        state.volume = grid_volume(state.grid)
-        state.grid = state.next_grid = empty_grid(0, model.frequencies.device)  # large, and not needed again
-        state.best = None
+    assert state.volume is not None
+    if state.best is not None:  # sums are large, and not needed again
+        state.best, state.grid = None, empty_grid(0, model.frequencies.device)
     volume = state.volume
     transfer = ctf(parameters, model.frequencies, model.box * model.voxel_size)
     noise = state.errors.median().sqrt()  # the median: images in a wrong pose do not count as noise

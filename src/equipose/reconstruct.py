@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.ndimage
 import torch
 
 from equipose import fsc
@@ -30,6 +29,7 @@ from equipose.halves import Half, back_project, bring_together, read_half
 from equipose.local_resolution import local_resolution
 from equipose.particles import ANGLES, ORIGINS, SUBSET, Selection, chosen_rows, read_tables, write_star
 from equipose.rotations import to_relion_angles
+from equipose.solvent import solvent_mask
 from equipose.structures import write_map
 
 AGREES = 15.0
@@ -63,8 +63,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     sums = [back_project(half) for half in halves]
     both = FourierGrid(sums[0].radius, sums[0].signal + sums[1].signal, sums[0].power + sums[1].power)
     box, voxel_size = halves[0].box, halves[0].particles.voxel_size
-    volume, *half_maps = (real_map(grid_volume(grid), grid.radius) for grid in (both, *sums))
-    mask = solvent_mask(volume)
+    volume, *half_maps = (real_map(grid_volume(grid), grid.radius).numpy() for grid in (both, *sums))
+    mask = solvent_mask(torch.from_numpy(volume)).numpy()
     curves = fsc.corrected_fsc(*half_maps, mask)
     resolution = {name: fsc.exact_resolution(curve, THRESHOLD, voxel_size).first for name, curve in curves.items()}
     resolved = resolution["corrected"] or box * voxel_size
@@ -110,16 +110,6 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     write_json(output / "reconstruction.json", summary)
     found = resolution["corrected"]
     say(f"FSC = {THRESHOLD} at {found:.3g} Å (gold standard, masked)" if found else f"FSC below {THRESHOLD} everywhere")
-
-
-def solvent_mask(volume: np.ndarray) -> np.ndarray:
-    """A soft mask (L, L, L), 0 to 1, of the largest connected density of the smoothed map, two voxels wider."""
-    smooth = scipy.ndimage.gaussian_filter(volume, 1.5)
-    parts, count = scipy.ndimage.label(smooth > 0.15 * np.quantile(smooth, 0.9995))
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    inside = parts == 1 + int(np.argmax(sizes)) if count else np.ones_like(volume, bool)
-    distance = scipy.ndimage.distance_transform_edt(~inside)
-    return (0.5 + 0.5 * np.cos(np.pi * np.clip((distance - 2) / 3, 0, 1))).astype(np.float32)
 
 
 def pose_table(

@@ -6,7 +6,8 @@ optima, the best of which goes on; all images then make the next volume, CTF-wei
 with. Where noise is strong, the first volumes leave many images in a wrong pose, and later ones find them.
 
 An image's own noise is in the map that it helped to make, at the pose that it had: compared with that map, it would
-keep a wrong pose. So a part of the images at a time is compared with the map of all the others.
+keep a wrong pose. So a part of the images at a time is compared with the map of all the others, of which the mask of
+their molecule takes away the solvent's noise (`solvent.py`).
 """
 
 import math
@@ -23,10 +24,11 @@ from equipose import search
 from equipose.autoencoder import Autoencoder
 from equipose.files import whole_file
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.grid import FourierGrid, empty_grid, grid_volume, insert_images, sampled, with_slopes, without
+from equipose.grid import FourierGrid, empty_grid, grid_volume, insert_images, real_map, sampled, with_slopes, without
 from equipose.metrics import CONSISTENT, squared_distances
 from equipose.optics import ctf
 from equipose.particles import Particles
+from equipose.solvent import masked_volume, solvent_mask
 
 BATCH = 200
 """Images refined at once."""
@@ -80,9 +82,10 @@ def refine(
         started, following = time.perf_counter(), empty_grid(radius, device)
         part = min(1.0, refine_pass / min(passes - 1, RISING)) if passes > 1 else 1.0
         resolution, elsewhere = FIRST_PASS + part * (1 - FIRST_PASS), 0
+        mask = None if grid is None else solvent_mask(real_map(grid_volume(grid), radius))
         for some in torch.arange(len(turned), device=device).chunk(PARTS):
             if grid is not None:
-                volume = grid_volume(without(grid, _back_projected(model, particles, some, turned, moved)))
+                volume = masked_volume(without(grid, _back_projected(model, particles, some, turned, moved)), mask)
             field = with_slopes(volume, radius)
             for rows in some.split(BATCH):
                 batch = _read(model, particles, rows)
@@ -133,7 +136,7 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
     if model.config.model.refine_passes:
         turned, moved = _on_device(model, rotations, shifts)
         others = torch.arange(judged, len(turned), device=turned.device)
-        volume = grid_volume(_back_projected(model, particles, others, turned, moved))
+        volume = masked_volume(_back_projected(model, particles, others, turned, moved))
     else:
         volume = sampled(model.decoder, model.box // 2, model.frequencies.device)
     found, _ = poses_against(model, volume, particles, rotations[:judged], shifts[:judged])

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from equipose.config import DatasetConfig, RunConfig
 from equipose.fourier import HalfDisc, from_half_disc, shift_phase
-from equipose.grid import FourierGrid, blend, empty_grid, grid_slices, grid_volume, insert_slices
+from equipose.grid import FourierGrid, blend, empty_grid, grid_slices, insert_slices
+from equipose.solvent import masked_volume
 
 SPIRAL = (2**0.5, 1.533751168755204288)
 """Turns of the spiral's two circles a point: √2, and the root of x⁴ = x + 4."""
@@ -114,7 +115,7 @@ def search_step(
     spectrum and temperature are moved in place; returns the mean squared error per coefficient of the best matches.
     """
     rotations = spread_rotations(orientations, generator)
-    slices = grid_slices(grid_volume(grid), grid.radius, rotations, disc)
+    slices = grid_slices(masked_volume(grid), grid.radius, rotations, disc)
     white = whitened(disc, spectrum)
     prior = shift_weight(deviation) * shifts.square().sum(-1) / 2
     flat, squares = _flat(slices), slices.abs().square()

@@ -293,8 +293,13 @@ def to_html(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, title: 
 
     lines = [f"<caption>{html.escape(title)}</caption>", line("th", [html.escape(name) for name in rows.columns])]
     lines += [line("td", values) for values in rows.to_numpy().tolist()]
-    remarks = [f"<li>{html.escape(plain_label(note))}</li>" for note in notes]
+    remarks = [f"<li>{_as_code(html.escape(plain_label(note)))}</li>" for note in notes]
     return "\n".join(["<table>", *lines, "</table>", "<ul>", *remarks, "</ul>"]) + "\n"
+
+
+def _as_code(text: str) -> str:
+    """What stands between backticks as HTML code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", text)
 
 
 def to_terminal(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, title: str) -> TerminalTable:

@@ -155,7 +155,7 @@ def train(
         if stop_requested():
             raise Interrupted
 
-    if progress.search is not None and progress.search.volume is None:
+    if progress.search is not None and stage(progress.step - 1, 0.0, config.model.search)[0] != "fit":
         say(
             f"{output}: the budget ended in the search, before the networks learned anything: this model knows nothing."
             " Give it more time."

@@ -15,10 +15,11 @@ import torch
 from equipose.autoencoder import load_model
 from equipose.cli import run_main, say
 from equipose.evaluate import Poses, score
-from equipose.grid import grid_volume, without
+from equipose.grid import grid_volume, real_map, without
 from equipose.halves import Half, back_project
 from equipose.particles import read_particles
 from equipose.refinement import PARTS, poses_against
+from equipose.solvent import masked_volume, solvent_mask
 
 
 @torch.no_grad()
@@ -27,9 +28,10 @@ def main() -> None:
     model, particles = load_model(run / "model.pt"), read_particles(dataset / "particles.star")
     whole, found = Half(particles, particles.rotations, particles.shifts), []
     grid = back_project(whole)
+    mask = solvent_mask(real_map(grid_volume(grid), grid.radius))
     for number, rows in enumerate(np.array_split(np.arange(len(particles.images)), PARTS), start=1):
         part = whole.some(rows)
-        others = model.image_scale * grid_volume(without(grid, back_project(part)))
+        others = model.image_scale * masked_volume(without(grid, back_project(part)), mask)
         found.append(poses_against(model, others, part.particles, part.rotations, part.shifts))
         say(f"{number}/{PARTS} of the images")
     rotations, shifts = map(np.concatenate, zip(*found, strict=True))

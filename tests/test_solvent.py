@@ -1,0 +1,69 @@
+"""The mask holds the molecule, and the volume under it says what the molecule's images say."""
+
+import numpy as np
+import pytest
+import torch
+
+from equipose.fourier import half_disc, to_half_disc
+from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_slices
+from equipose.search import random_rotations
+from equipose.simulate import padded_transform, slices
+from equipose.solvent import masked_volume, solvent_mask
+from equipose.structures import read_map
+
+BOX = 32
+
+
+@pytest.fixture
+def truth(simulated_dataset) -> np.ndarray:
+    return read_map(simulated_dataset.folder / "volume.mrc")[0]
+
+
+def projections(truth: np.ndarray, rotations: torch.Tensor) -> torch.Tensor:
+    """Coefficients (n, k) by the simulation, which shares no code with the grid."""
+    return slices(padded_transform(truth), rotations.double().numpy(), half_disc(BOX))
+
+
+def back_projected(truth: np.ndarray, noise: float, images: int = 2000) -> FourierGrid:
+    """Of projections with noise so many times as strong as they are."""
+    generator, grid = torch.Generator().manual_seed(0), empty_grid(BOX // 2, torch.device("cpu"))
+    for rotations in random_rotations(images, generator).split(500):
+        values = projections(truth, rotations)
+        white = torch.randn(len(values), BOX, BOX, generator=generator)
+        values = values + noise * values.abs().square().mean().sqrt() * to_half_disc(white, half_disc(BOX))
+        insert_slices(grid, rotations, half_disc(BOX), values, torch.ones(values.shape))
+    return grid
+
+
+def misses(volume: torch.Tensor, truth: np.ndarray) -> float:
+    """Relative error of slices of a volume, at the best scale, in orientations that it was not made of."""
+    rotations = random_rotations(50, torch.Generator().manual_seed(1))
+    found, wanted = grid_slices(volume, BOX // 2, rotations, half_disc(BOX)), projections(truth, rotations)
+    found = found * (found.conj() * wanted).real.sum() / found.abs().square().sum()
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def test_the_mask_holds_the_molecule_and_little_else(truth: np.ndarray) -> None:
+    noisy = truth + 0.02 * truth.max() * np.random.default_rng(0).standard_normal(truth.shape)
+    mask = solvent_mask(torch.from_numpy(noisy)).numpy()
+    assert (truth * mask).sum() > 0.97 * truth.sum() and mask.mean() < 0.5
+
+
+def test_a_map_without_any_density_is_not_masked_away() -> None:
+    assert solvent_mask(-torch.ones(8, 8, 8)).min() == 1
+
+
+def test_slices_of_the_masked_volume_are_the_molecule_s_projections(truth: np.ndarray) -> None:
+    """Its rim as strong as its centre, which `grid_volume` dims."""
+    grid = back_projected(truth, noise=0.0)
+    assert misses(masked_volume(grid), truth) < 0.75 * misses(grid_volume(grid), truth)
+
+
+def test_the_mask_takes_most_of_the_noise_away(truth: np.ndarray) -> None:
+    grid = back_projected(truth, noise=3.0)
+    assert misses(masked_volume(grid), truth) < 0.5 * misses(grid_volume(grid), truth)
+
+
+def test_another_volume_s_mask_may_be_laid_over_it(truth: np.ndarray) -> None:
+    grid = back_projected(truth, noise=0.0, images=500)
+    assert masked_volume(grid, torch.zeros(BOX, BOX, BOX)).abs().max() == 0
