@@ -29,7 +29,7 @@ from equipose.halves import Half, back_project, bring_together, read_half
 from equipose.local_resolution import local_resolution
 from equipose.particles import ANGLES, ORIGINS, SUBSET, Selection, chosen_rows, read_tables, write_star
 from equipose.rotations import to_relion_angles
-from equipose.solvent import solvent_mask
+from equipose.solvent import masked_volume, solvent_mask
 from equipose.structures import write_map
 
 AGREES = 15.0
@@ -64,15 +64,17 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     both = FourierGrid(sums[0].radius, sums[0].signal + sums[1].signal, sums[0].power + sums[1].power)
     box, voxel_size = halves[0].box, halves[0].particles.voxel_size
     volume, *half_maps = (real_map(grid_volume(grid), grid.radius).numpy() for grid in (both, *sums))
-    mask = solvent_mask(torch.from_numpy(volume)).numpy()
+    molecule = solvent_mask(torch.from_numpy(volume))
+    mask = molecule.numpy()
     curves = fsc.corrected_fsc(*half_maps, mask)
     resolution = {name: fsc.exact_resolution(curve, THRESHOLD, voxel_size).first for name, curve in curves.items()}
     resolved = resolution["corrected"] or box * voxel_size
     local = local_resolution(*half_maps, voxel_size, resolved)
 
-    # Each half is compared with the other one's map, which has not seen it, up to the shells that are resolved.
+    # Each half is compared with the other one's map, which has not seen it, without the noise around the molecule and
+    # up to the shells that are resolved.
     shells = box * voxel_size / resolved + 1
-    grids = [grid_volume(grid) for grid in reversed(sums)]
+    grids = [masked_volume(grid, molecule) for grid in reversed(sums)]
     scores = [correlations(half, grid, shells) for half, grid in zip(halves, grids, strict=True)]
 
     maps = {"volume": volume, "half1": half_maps[0], "half2": half_maps[1], "mask": mask, "local_resolution": local}
