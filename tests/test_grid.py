@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from equipose.fourier import half_disc
-from equipose.grid import blend, empty_grid, enlarged, from_real_map, grid_slices, grid_volume, insert_slices, real_map
+from equipose.grid import blend, empty_grid, enlarged, from_real_map, grid_map, grid_slices, grid_volume, insert_slices
 from equipose.search import random_rotations
 
 BOX, CPU = 32, torch.device("cpu")
@@ -78,7 +78,7 @@ def gaussian_map(generator, x):
         decay = mass * torch.exp(-2 * (torch.pi * 1.5 / BOX) ** 2 * k.square().sum(-1))
         values = torch.polar(decay, -2 * torch.pi / BOX * (k @ centre))
         insert_slices(grid, rotations, disc, values, torch.ones_like(decay))
-    return real_map(grid_volume(grid), grid.radius)
+    return grid_map(grid)
 
 
 def test_a_map_is_as_high_at_its_rim_as_at_its_centre_where_it_should_be(generator):

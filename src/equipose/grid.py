@@ -63,6 +63,11 @@ def real_map(volume: Tensor, radius: int) -> Tensor:
     return 2 * radius * wide[(_inner(radius),) * 3] / _window(radius, volume.device)
 
 
+def grid_map(grid: FourierGrid) -> Tensor:
+    """The map (L, L, L) of the least-squares volume of a grid of radius L/2."""
+    return real_map(grid_volume(grid), grid.radius)
+
+
 def from_real_map(volume: Tensor, radius: int) -> Tensor:
     """Values (m³, 2) at the grid points for slices of a map (L, L, L), (z, y, x), to be read from, radius L/2.
 

@@ -24,7 +24,7 @@ from equipose.config import PreparationConfig
 from equipose.errors import ConfigError
 from equipose.files import whole_file, write_json, write_text
 from equipose.fits import correlations, examples
-from equipose.grid import FourierGrid, grid_volume, real_map
+from equipose.grid import FourierGrid, grid_map
 from equipose.halves import Half, back_project, bring_together, read_half
 from equipose.local_resolution import local_resolution
 from equipose.particles import ANGLES, ORIGINS, SUBSET, Selection, chosen_rows, read_tables, write_star
@@ -63,7 +63,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     sums = [back_project(half) for half in halves]
     both = FourierGrid(sums[0].radius, sums[0].signal + sums[1].signal, sums[0].power + sums[1].power)
     box, voxel_size = halves[0].box, halves[0].particles.voxel_size
-    volume, *half_maps = (real_map(grid_volume(grid), grid.radius).numpy() for grid in (both, *sums))
+    volume, *half_maps = (grid_map(grid).numpy() for grid in (both, *sums))
     molecule = solvent_mask(torch.from_numpy(volume))
     mask = molecule.numpy()
     curves = fsc.corrected_fsc(*half_maps, mask)

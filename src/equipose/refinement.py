@@ -24,7 +24,7 @@ from equipose import search
 from equipose.autoencoder import Autoencoder
 from equipose.files import whole_file
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.grid import FourierGrid, empty_grid, grid_volume, insert_images, real_map, sampled, with_slopes, without
+from equipose.grid import FourierGrid, empty_grid, grid_map, grid_volume, insert_images, sampled, with_slopes, without
 from equipose.metrics import CONSISTENT, squared_distances
 from equipose.optics import ctf
 from equipose.particles import Particles
@@ -82,7 +82,7 @@ def refine(
         started, following = time.perf_counter(), empty_grid(radius, device)
         part = min(1.0, refine_pass / min(passes - 1, RISING)) if passes > 1 else 1.0
         resolution, elsewhere = FIRST_PASS + part * (1 - FIRST_PASS), 0
-        mask = None if grid is None else solvent_mask(real_map(grid_volume(grid), radius))
+        mask = None if grid is None else solvent_mask(grid_map(grid))
         for some in torch.arange(len(turned), device=device).chunk(PARTS):
             if grid is not None:
                 volume = masked_volume(without(grid, _back_projected(model, particles, some, turned, moved)), mask)

@@ -10,7 +10,7 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from equipose.grid import FourierGrid, from_real_map, grid_volume, real_map
+from equipose.grid import FourierGrid, from_real_map, grid_map
 
 SMOOTH, THRESHOLD = 1.5, 0.15
 """Voxels by which the map is smoothed, and the part of its highest density above which there is molecule."""
@@ -24,7 +24,7 @@ def masked_volume(grid: FourierGrid, mask: Tensor | None = None) -> Tensor:
 
     Slices read from it are as strong at the map's rim as at its centre, where those of `grid_volume` are dimmed.
     """
-    volume = real_map(grid_volume(grid), grid.radius)
+    volume = grid_map(grid)
     return from_real_map(volume * (solvent_mask(volume) if mask is None else mask), grid.radius)
 
 

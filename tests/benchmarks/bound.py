@@ -15,7 +15,7 @@ import torch
 from equipose.autoencoder import load_model
 from equipose.cli import run_main, say
 from equipose.evaluate import Poses, score
-from equipose.grid import grid_volume, real_map, without
+from equipose.grid import grid_map, without
 from equipose.halves import Half, back_project
 from equipose.particles import read_particles
 from equipose.refinement import PARTS, poses_against
@@ -28,7 +28,7 @@ def main() -> None:
     model, particles = load_model(run / "model.pt"), read_particles(dataset / "particles.star")
     whole, found = Half(particles, particles.rotations, particles.shifts), []
     grid = back_project(whole)
-    mask = solvent_mask(real_map(grid_volume(grid), grid.radius))
+    mask = solvent_mask(grid_map(grid))
     for number, rows in enumerate(np.array_split(np.arange(len(particles.images)), PARTS), start=1):
         part = whole.some(rows)
         others = model.image_scale * masked_volume(without(grid, back_project(part)), mask)
