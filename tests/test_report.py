@@ -10,11 +10,13 @@ import mrcfile
 import numpy as np
 import pytest
 import yaml
+from matplotlib import pyplot
 from test_tables import write_run
 
 from equipose.claims import claims_table
 from equipose.config import merge
-from equipose.report import build, differences, mesh
+from equipose.figures.style import COLUMN, PAGE, save
+from equipose.report import build, differences, figures_of, mesh
 
 ROOT = Path(__file__).parents[1]
 PAPER = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -103,6 +105,13 @@ def test_differences_from_the_paper_are_those_of_datasets_and_models_of_the_same
         {"setting": "batch", "here": "8", "paper": "64", "of": "c4_l2"},
     ]
     assert differences(PAPER, PAPER, runs) == []
+
+
+def test_figures_are_as_wide_as_they_were_drawn_for(results):
+    for name, inches in (("fsc_curves", COLUMN), ("convergence", PAGE)):
+        save(pyplot.figure(figsize=(inches, 1)), results / "figures/smoke" / name)
+    widths = {figure["name"]: figure["width"] for figure in figures_of(results, "smoke")}
+    assert widths == {"convergence": 900, "fsc curves": 438}
 
 
 def test_a_map_becomes_a_closed_surface():

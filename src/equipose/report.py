@@ -16,6 +16,7 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import yaml
+from PIL import Image
 from skimage.measure import marching_cubes
 
 from equipose.benchmarks import wall_times
@@ -29,6 +30,9 @@ from equipose.tables import MODES, build_table, final_mse, has_failed, read_runs
 
 MESH_BOX = 64
 """Voxels a side that a map is brought to before its surface is taken: smooth, and a few hundred kB a map."""
+
+PIXELS_AN_INCH = 125
+"""Of a figure on the page: one that is as wide as a journal's page is as wide as this one's text and pictures, 900."""
 
 
 def build(
@@ -117,18 +121,25 @@ def html_tables(
     return [to_html(*parts[:3], titles[mode], parts[3]) for mode, parts in tables.items()]
 
 
-def figures_of(results: Path, experiment: str) -> list[dict[str, str]]:
-    """The figures that an experiment has, in the order of `figures.EVERY`: name, caption, and picture as a data URI."""
+def figures_of(results: Path, experiment: str) -> list[dict[str, Any]]:
+    """An experiment's figures, in the order of `figures.EVERY`: name, caption, width, picture as a data URI."""
     folder = results / "figures" / experiment
     return [
         {
             "name": path.stem.replace("_", " "),
             "caption": caption(figure),
             "picture": data_uri(path.read_bytes(), "image/png"),
+            "width": width_on_page(path),
         }
         for figure in EVERY
         for path in sorted([*folder.glob(f"{figure}.png"), *folder.glob(f"{figure}_*.png")])
     ]
+
+
+def width_on_page(picture: Path) -> int:
+    """CSS pixels, by the inches that it was drawn for: so the text of all figures is equally large."""
+    with Image.open(picture) as image:
+        return round(PIXELS_AN_INCH * image.width / image.info["dpi"][0])
 
 
 def meshes(runs: list[tuple[str, str, int]], results: Path) -> list[dict[str, Any]]:
