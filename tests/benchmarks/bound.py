@@ -1,9 +1,9 @@
 """How far a run's refined poses are from the best that its images hold: `bound.py RUN DATASET` (folders of a preset).
 
 The bound is what one refinement pass makes of the true poses with the map of the true poses, of which each image is
-compared with that of all others, as in any pass: its own noise would hold it at the truth. It is a bound from below: where
-noise makes another pose the likelier one, one sparse search may miss it, and the image keeps the truth. Prints both median
-errors in degrees, their ratio, and both mean squared errors of the training images.
+compared with that of all others, as in any pass: its own noise would hold it at the truth. It is a bound from below:
+where noise makes another pose the likelier one, one sparse search may miss it, and the image keeps the truth. Prints
+both median errors in degrees, their ratio, and both mean squared errors of the training images.
 """
 
 import json
