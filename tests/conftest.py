@@ -148,7 +148,7 @@ def asking(halves: Path, small_run: Callable[..., RunConfig]) -> Callable[[], Ab
     def patched() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("equipose.halves.load_model", lambda path: models[path.parent.name])
-            patch.setattr("equipose.halves.predict", lambda model, _: (answers[model], None))
+            patch.setattr("equipose.halves.predict", lambda model, *_: (answers[model], None))
             yield
 
     return patched

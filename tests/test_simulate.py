@@ -17,6 +17,7 @@ import pytest
 import starfile
 import torch
 
+from equipose import cli
 from equipose import simulate as module
 from equipose.config import SimulationConfig, simulation_config
 from equipose.errors import ConfigError
@@ -317,10 +318,10 @@ def test_the_command_reads_its_configuration_and_shows_progress(
     (tmp_path / "config.json").write_text(dataset.to_json())
     paths = "--config", tmp_path / "config.json", "--volume", tmp_path / "volume.mrc", "--output", tmp_path / "out"
     monkeypatch.setattr(sys, "argv", ["simulate", *map(str, paths), "--threads", "1"])
-    monkeypatch.setattr(module, "SECONDS_BETWEEN_REPORTS", 0.0)
+    monkeypatch.setattr(cli, "SECONDS_BETWEEN_REPORTS", 0.0)
     module.main()
     assert len(read_particles(tmp_path / "out" / "particles.star").images) == COUNT
-    assert f"projected {COUNT} of {COUNT} images, about 0 s to go" in capsys.readouterr().err
+    assert f"projected 16 of {COUNT} images, about 0 s to go" in capsys.readouterr().err
 
 
 def test_the_command_ends_with_one_line_where_the_configuration_is_wrong(

@@ -7,20 +7,18 @@ settings are others.
 
 import hashlib
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 
+from equipose.cli import reporter
 from equipose.errors import ConfigError
 from equipose.stacks import HEADER
 
 PART = 256
 """Images that are made at once."""
-
-SECONDS_BETWEEN_REPORTS = 5.0
 
 
 def write_stack(
@@ -44,7 +42,7 @@ def write_stack(
         path.parent.mkdir(parents=True, exist_ok=True)
         _start(partial, journal, shape, voxel_size, settings)
     stack = np.memmap(partial, np.float32, "r+", HEADER.itemsize, shape)
-    started = reported = time.perf_counter()
+    report = reporter(say)
     with open(journal, "a") as lines:
         for start in range(0, len(stack), PART):
             place = slice(start, min(start + PART, len(stack)))
@@ -58,10 +56,7 @@ def write_stack(
                     raise
                 stack.flush()
                 print(start, sha256(images), sha256(stack[place]), file=lines, flush=True)
-            now = time.perf_counter()
-            if now - reported > SECONDS_BETWEEN_REPORTS:
-                reported, left = now, (now - started) * (len(stack) / place.stop - 1)
-                say(f"prepared {place.stop} of {len(stack)}, {left:.0f} s left")
+            report("prepared", place.stop, len(stack))
     del stack
     with mrcfile.mmap(partial, "r+") as mrc:
         mrc.update_header_stats()

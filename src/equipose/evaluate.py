@@ -29,7 +29,7 @@ from torch import Tensor
 from equipose import fsc
 from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder, load_model
-from equipose.cli import run_main, say
+from equipose.cli import Progress, reporter, run_main, say
 from equipose.config import RunConfig
 from equipose.devices import claim_device
 from equipose.errors import ConfigError
@@ -59,7 +59,7 @@ class Poses:
     shifts: np.ndarray
 
 
-def predict(model: Autoencoder, particles: Particles) -> tuple[Poses, Poses | None]:
+def predict(model: Autoencoder, particles: Particles, progress: Progress) -> tuple[Poses, Poses | None]:
     """Poses of all images: `direct`, the model's own, and the `best_path` of the run's loss (None for one path).
 
     The best path is the moved copy of the image that is reconstructed best, its pose moved back onto the image. Moving
@@ -76,6 +76,7 @@ def predict(model: Autoencoder, particles: Particles) -> tuple[Poses, Poses | No
         if len(paths) > 1:
             answers = [_move_back(g, *model.encoder(move_images(g, images))) for g in paths]
             best_path.append(model.best_poses(answers, ctf_parameters, images))
+        progress("the encoder's poses:", start + len(images), len(particles.images))
     return _gather(direct, model.voxel_size), _gather(best_path, model.voxel_size) if best_path else None
 
 
@@ -133,7 +134,7 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     config = RunConfig.load(run / "config.json")
     model = load_model(run / "model.pt").to(device)
     particles = read_particles(dataset / "particles.star")
-    direct, best_path = predict(model, particles)
+    direct, best_path = predict(model, particles, reporter(say))
     if not (np.isfinite(direct.rotations).all() and np.isfinite(direct.shifts).all()):
         raise ConfigError(
             f"{run / 'model.pt'} predicts NaN poses: training diverged; lower training.optimizer.learning_rate."

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from equipose.autoencoder import load_model
+from equipose.cli import reporter
 from equipose.evaluate import Poses, predict
 from equipose.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.grid import FourierGrid, empty_grid, insert_images
@@ -111,7 +112,7 @@ def _asked(run: Path, own: Half, other: Half) -> Poses:
     against the map of its own half. Of the other half's run nothing is known to it.
     """
     model, asked = load_model(run / "model.pt"), other.some(slice(COMPARED)).particles
-    answers, _ = predict(model, asked)
+    answers, _ = predict(model, asked, reporter())
     as_seen = dataclasses.replace(own, whitening=None)  # the model compares images as they are, whitened and scaled
     volume = model.image_scale * masked_volume(back_project(as_seen))
     return Poses(*poses_against(model, volume, asked, answers.rotations, answers.shifts))

@@ -21,7 +21,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from equipose.cli import run_main, say
+from equipose.cli import Progress, reporter, run_main, say
 from equipose.config import SimulationConfig
 from equipose.errors import ConfigError
 from equipose.files import whole_file, write_json
@@ -58,11 +58,6 @@ MRC_HEADER_BYTES = 1024
 STREAMS = ("rotations", "shifts", "defocus", "noise")
 
 MASK = "the disc about the shifted particle, of the radius that holds 99 % of the volume's squared density"
-
-SECONDS_BETWEEN_REPORTS = 5.0
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the images done so far, and their number."""
 
 
 def simulate(config: SimulationConfig, volume_path: Path, output: Path, threads: int, progress: Progress) -> None:
@@ -239,24 +234,7 @@ def main() -> None:
     config = SimulationConfig.load(arguments.config)
     with one_at_a_time(arguments.config, say) as waited:  # a killed Snakemake leaves its jobs behind
         if not (waited and (arguments.output / "simulation.json").exists()):
-            simulate(config, arguments.volume, arguments.output, arguments.threads, _reporter())
-
-
-def _reporter() -> Progress:
-    """Progress as plain lines on stderr, with the time left, one every few seconds."""
-    began: dict[str, float] = {}
-    reported = time.perf_counter()
-
-    def report(what: str, done: int, total: int) -> None:
-        nonlocal reported
-        now = time.perf_counter()
-        start = began.setdefault(what, now)
-        if now - max(start, reported) >= SECONDS_BETWEEN_REPORTS:
-            left = (now - start) / done * (total - done)
-            say(f"{what} {done} of {total} images, about {left:.0f} s to go")
-            reported = now
-
-    return report
+            simulate(config, arguments.volume, arguments.output, arguments.threads, reporter())
 
 
 def _stream(seed: int, name: str, chunk: int = 0) -> np.random.Generator:
