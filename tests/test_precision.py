@@ -1,9 +1,13 @@
-"""Training in bfloat16: the same loss and gradients to its precision, and not a bit of difference to evaluation."""
+"""Training in bfloat16: the same loss and gradients to its precision, and not a bit of difference to evaluation.
+
+But for answers from several turns of an image, of which the best counts: they are in the precision of training.
+"""
 
 import pytest
 import torch
 
 from equipose import autoencoder
+from equipose.answers import turned_answers
 from equipose.autoencoder import Autoencoder
 from equipose.losses import LOSSES
 
@@ -43,3 +47,13 @@ def test_evaluation_is_in_float32_whatever_the_training_is(small_run, batch, nam
             assert torch.equal(ours, theirs)
         k = 10 * torch.randn(100, 3)
         assert torch.equal(reduced.decoder(k), exact.decoder(k))
+
+
+def test_answers_from_several_turns_are_in_the_precision_of_training(small_run, batch, monkeypatch):
+    monkeypatch.setattr(autoencoder, "usable_precision", lambda precision: precision)
+    exact, reduced = (model_of(small_run, "d4_l2", precision).eval() for precision in ("float32", "bfloat16"))
+    with torch.no_grad():
+        (ours, _), (theirs, _) = (turned_answers(model, batch[0], 4) for model in (reduced, exact))
+        assert not torch.equal(ours, theirs), "it is another precision"
+        assert (ours - theirs).square().sum((2, 3)).median() < 1e-3
+        assert torch.equal(reduced.encoder(batch[0])[0], exact.encoder(batch[0])[0]), "and only while it lasts"

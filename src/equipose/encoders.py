@@ -6,6 +6,8 @@ an image has several poses that may be right, it may give them all: rotations (b
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -30,6 +32,7 @@ class GaussianPyramid(nn.Module):
     def __init__(self, precision: Precision) -> None:
         super().__init__()
         self.precision = precision
+        self.as_in_training = False
         offset = torch.arange(-5.0, 6.0)
         variance = 0.01 * 10.0 ** torch.arange(self.channels)
         profile = torch.exp(-(offset**2) / (2 * variance[:, None]))
@@ -43,9 +46,22 @@ class GaussianPyramid(nn.Module):
         filtered = torch.einsum("iyp,bpq,ixq->biyx", smooth, images, smooth)
         deviation, mean = torch.std_mean(filtered, dim=(2, 3), keepdim=True)
         normalised = 0.45 + 0.226 * (filtered - mean) / (deviation + 1e-6)
-        if self.training and self.precision == "bfloat16":
+        if (self.training or self.as_in_training) and self.precision == "bfloat16":
             normalised = normalised.bfloat16()
         return normalised.contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def training_precision(encoder: nn.Module) -> Iterator[None]:
+    """While this lasts, features are computed in training's precision: faster, and equivariant but for rounding."""
+    pyramids = [module for module in encoder.modules() if isinstance(module, GaussianPyramid)]
+    for pyramid in pyramids:
+        pyramid.as_in_training = True
+    try:
+        yield
+    finally:
+        for pyramid in pyramids:
+            pyramid.as_in_training = False
 
 
 def _one_or_all(hypotheses: Tensor) -> Tensor:
