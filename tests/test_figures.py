@@ -13,7 +13,7 @@ import pytest
 
 from equipose.errors import ConfigError
 from equipose.figures import maps, runs, style
-from equipose.figures.convergence import draw_errors, plot_convergence
+from equipose.figures.convergence import FLOOR, draw_errors, plot_convergence
 from equipose.figures.fsc_curves import plot_fsc
 from equipose.figures.overview import map_label, plot_overview
 from equipose.particles import write_star
@@ -143,6 +143,16 @@ def test_refined_poses_are_a_diamond_at_the_end_of_the_run(loaded):
     assert labels == ["$d4$", "$d4$, refined"] and len(diamonds) == 2
     assert (diamonds[0].get_xdata()[0], diamonds[0].get_ydata()[0]) == (2.0, 0.002)
     assert axes.get_ylim()[0] < 0.002
+    style.pyplot.close("all")
+
+
+def test_refined_poses_without_any_error_have_their_place_on_the_logarithmic_axis(loaded):
+    run = loaded[0]
+    refined = {"refined": {"paper": {"mse": 0.0}}}
+    perfect = dataclasses.replace(run, metrics=run.metrics | {"training": run.metrics["training"] | refined})
+    axes = style.pyplot.figure().add_subplot()
+    draw_errors(axes, [perfect], "mse", {run.label: "k"})
+    assert axes.lines[1].get_ydata() == [FLOOR] and axes.get_ylim()[0] == FLOOR
     style.pyplot.close("all")
 
 

@@ -61,11 +61,11 @@ def test_passes_end_when_poses_have_settled(monkeypatch, small_run, simulated_da
     run = small_run("d4_l2", 32)
     model = Autoencoder(dataclasses.replace(run, model=dataclasses.replace(run.model, refine_passes=9)), 1.0)
     parts = len(torch.arange(len(particles.images)).chunk(refinement.PARTS))
-    resolutions = []
+    resolutions, half_turn = [], torch.diag(torch.tensor([1.0, -1.0, -1.0]))
 
     def move_in_five_passes(model, field, resolution, batch, rotations, shifts, generator):
         resolutions.append(resolution)
-        return (-rotations if len(resolutions) <= 5 * parts else rotations), shifts
+        return (rotations @ half_turn if len(resolutions) <= 5 * parts else rotations), shifts
 
     monkeypatch.setattr(refinement, "_best_pose", move_in_five_passes)
     start = particles.rotations, particles.shifts
@@ -90,6 +90,7 @@ def test_an_interrupted_refinement_continues_after_its_last_pass_to_the_same_res
             raise KeyboardInterrupt
 
     whole = refined("whole.pt")
+    assert np.allclose(whole[0] @ whole[0].swapaxes(1, 2), np.eye(3), atol=1e-12), "more than the float32 of its steps"
     with pytest.raises(KeyboardInterrupt):
         refined("broken.pt", stop_in_the_third_pass)
     said = []

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from equipose import search
@@ -182,8 +183,9 @@ def _on_device(model: Autoencoder, rotations: np.ndarray, shifts: np.ndarray) ->
 
 
 def _as_arrays(model: Autoencoder, rotations: Tensor, shifts: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The way back."""
-    return rotations.double().cpu().numpy(), shifts.double().cpu().numpy() * model.voxel_size
+    """The way back, to rotations that are orthogonal to all digits: small turns in float32 add up to a millionth."""
+    orthogonal = Rotation.from_matrix(rotations.double().cpu().numpy()).as_matrix()
+    return orthogonal, shifts.double().cpu().numpy() * model.voxel_size
 
 
 def _back_projected(

@@ -22,6 +22,9 @@ from equipose.tables import dataset_title
 PLATEAU = 8 / 3
 """MSE of half of the images in either hand: the plateau of spurious mirror symmetry."""
 
+FLOOR = 1e-6
+"""Errors below it are drawn as if they were as large: what rounds to 0 has no place on a logarithmic axis."""
+
 
 def draw_errors(axes: Axes, runs: list[Run], metric: str, colours: dict[str, str]) -> None:
     """Lines of `metric`, "mse" or "medse", over minutes of training, with the levels that explain them.
@@ -42,14 +45,14 @@ def draw_errors(axes: Axes, runs: list[Run], metric: str, colours: dict[str, str
         minutes = run.history["seconds"] / 60
         draw(run, run.label, minutes, run.history[metric], lw=1.2)
         if refined := run.metrics["training"]["refined"]:
-            error = [refined["paper"][metric]]
+            error = [max(FLOOR, refined["paper"][metric])]
             draw(run, f"{run.label}, refined", minutes.iloc[-1:], error, marker="D", ms=3.5, ls="", clip_on=False)
     axes.set_yscale("log")
     axes.set_xlabel("Training time (min)")
     axes.set_xlim(left=0)
     axes.margins(x=0.01)
     if metric == "mse":
-        axes.set_ylim(max(min(lowest), 1e-6), 14)
+        axes.set_ylim(max(min(lowest), FLOOR), 14)
         guides = {PLATEAU: "8/3: hands mixed", runs[0].converged_mse: f"converged (< {runs[0].converged_mse:g})"}
         for level, text in guides.items():
             axes.axhline(level, ls=":" if level == PLATEAU else "--", **GUIDE)
