@@ -321,7 +321,7 @@ def test_the_command_reads_its_configuration_and_shows_progress(
     monkeypatch.setattr(cli, "SECONDS_BETWEEN_REPORTS", 0.0)
     module.main()
     assert len(read_particles(tmp_path / "out" / "particles.star").images) == COUNT
-    assert f"projected 16 of {COUNT} images, about 0 s to go" in capsys.readouterr().err
+    assert f"projected {COUNT} of {COUNT} images, about 0 s to go" in capsys.readouterr().err
 
 
 def test_the_command_ends_with_one_line_where_the_configuration_is_wrong(

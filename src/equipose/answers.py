@@ -71,11 +71,10 @@ def turned_answers(model: Autoencoder, images: Tensor, turns: int) -> Poses:
     In the precision of training: bfloat16 is twice as fast at 64 px, with the same mean squared error of 3.5e-4.
     """
     rotations, shifts = [], []
-    for angle in torch.arange(turns).to(images) * (torch.pi / 2 / turns):
-        turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
-        with training_precision(model.encoder):
-            answers = model.answers(images if angle == 0 else turn_images(turn, images))
-        for found, moved in answers:
-            rotations.append(torch.cat([turn.T @ found[:, :2], found[:, 2:]], 1))
-            shifts.append(moved @ turn)
+    with training_precision(model.encoder):
+        for angle in torch.arange(turns).to(images) * (torch.pi / 2 / turns):
+            turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
+            for found, moved in model.answers(images if angle == 0 else turn_images(turn, images)):
+                rotations.append(torch.cat([turn.T @ found[:, :2], found[:, 2:]], 1))
+                shifts.append(moved @ turn)
     return torch.stack(rotations, 1), torch.stack(shifts, 1)

@@ -38,7 +38,8 @@ def reporter(say: Callable[[str], None] = say) -> Progress:
         now = time.perf_counter()
         start = began.setdefault(what, now)
         last, before = reported.setdefault(what, (start, 0))
-        if now - last >= SECONDS_BETWEEN_REPORTS and REPORTS * (done - before) >= total:
+        enough = done == total or REPORTS * (done - before) >= total
+        if enough and now - last >= SECONDS_BETWEEN_REPORTS:
             left = (now - start) / done * (total - done)
             say(f"{what} {done} of {total} images, about {left:.0f} s to go")
             reported[what] = now, done

@@ -32,7 +32,6 @@ class GaussianPyramid(nn.Module):
     def __init__(self, precision: Precision) -> None:
         super().__init__()
         self.precision = precision
-        self.as_in_training = False
         offset = torch.arange(-5.0, 6.0)
         variance = 0.01 * 10.0 ** torch.arange(self.channels)
         profile = torch.exp(-(offset**2) / (2 * variance[:, None]))
@@ -46,7 +45,7 @@ class GaussianPyramid(nn.Module):
         filtered = torch.einsum("iyp,bpq,ixq->biyx", smooth, images, smooth)
         deviation, mean = torch.std_mean(filtered, dim=(2, 3), keepdim=True)
         normalised = 0.45 + 0.226 * (filtered - mean) / (deviation + 1e-6)
-        if (self.training or self.as_in_training) and self.precision == "bfloat16":
+        if self.training and self.precision == "bfloat16":
             normalised = normalised.bfloat16()
         return normalised.contiguous(memory_format=torch.channels_last)
 
@@ -56,12 +55,12 @@ def training_precision(encoder: nn.Module) -> Iterator[None]:
     """While this lasts, features are computed in training's precision: faster, and equivariant but for rounding."""
     pyramids = [module for module in encoder.modules() if isinstance(module, GaussianPyramid)]
     for pyramid in pyramids:
-        pyramid.as_in_training = True
+        pyramid.train()  # all that training changes of it is the precision
     try:
         yield
     finally:
         for pyramid in pyramids:
-            pyramid.as_in_training = False
+            pyramid.train(encoder.training)
 
 
 def _one_or_all(hypotheses: Tensor) -> Tensor:
