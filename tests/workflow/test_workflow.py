@@ -107,6 +107,16 @@ def test_training_jobs_are_limited_by_the_gpus_that_can_be_seen(
     assert (int(provided[1]) if provided else None) == limit
 
 
+def test_the_scheduler_rests_while_jobs_run(tmp_path: Path) -> None:
+    """It may look for work when it starts and when jobs end, but not every second: that takes time from the jobs."""
+    shown = snakemake(
+        copy_repository(tmp_path), "simulate_all", "--cores", "1", "--verbose", "--configfile", SMOKE
+    ).stdout
+    jobs, rounds = shown.count("Finished jobid"), shown.count("Resources before job selection")
+    assert jobs > 4
+    assert rounds <= jobs + 1
+
+
 def test_tables_hold_a_row_for_each_model_with_numbers_in_range(finished: tuple[Path, str]) -> None:
     tables = finished[0] / RESULTS / "tables"
     for name in ("smoke", "smoke_exact"):
