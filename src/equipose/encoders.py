@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from equipose import rotations
 from equipose.config import ModelConfig, Precision
+from equipose.convolutions import convolve
 from equipose.groups import FieldType, Group, kernel_basis, motions, moved_kernels
 
 
@@ -77,7 +78,7 @@ class Conv(nn.Conv2d):
     """A convolution in the precision of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.conv2d(x, self.weight.to(x), self.bias.to(x), padding=self.padding)
+        return convolve(x, self.weight.to(x), self.bias.to(x))
 
 
 class StandardEncoder(nn.Module):
@@ -111,7 +112,7 @@ class StandardEncoder(nn.Module):
 
 
 class GroupConv(nn.Module):
-    """Steerable convolution to regular fields: kernels are escnn's basis times weights, applied by one conv2d.
+    """Steerable convolution to regular fields: kernels are escnn's basis times weights, applied by one convolution.
 
     Maps (b, c · fields_in, h, w) to (b, |G| · fields_out, h', w'), c = |G| for regular source fields and 1 for scalars.
     A channel is element · fields + field, so that in channels-last memory the fields lie side by side.
@@ -121,7 +122,6 @@ class GroupConv(nn.Module):
         super().__init__()
         basis = kernel_basis(group, source, size)
         self.block_shape = basis.shape[1:]  # (|G|, c, size, size): the kernel between one pair of fields
-        self.padding = (size - 1) // 2
         # The kernels to the identity's channel hold all numbers; those to the other elements' are the same, moved.
         # They are saved with the weights, which mean nothing in another basis: escnn's hangs on its linear algebra.
         self.register_buffer("basis", basis[:, 0].flatten(1))
@@ -145,7 +145,7 @@ class GroupConv(nn.Module):
 
     def forward(self, fields: Tensor) -> Tensor:
         bias = self.bias.repeat(self.block_shape[0])
-        return functional.conv2d(fields, self.kernel().to(fields), bias.to(fields), padding=self.padding)
+        return convolve(fields, self.kernel().to(fields), bias.to(fields))
 
 
 class InnerBatchNorm(nn.Module):

@@ -29,10 +29,12 @@ import numpy as np
 import reference
 import torch
 import yaml
+from torch.nn import functional
 
 from equipose import train
 from equipose.autoencoder import Autoencoder
 from equipose.config import RunConfig, run_config, simulation_config
+from equipose.convolutions import Winograd, convolve
 from equipose.devices import keep_freed_memory, usable_precision
 from equipose.encoders import ENCODERS, GroupConv
 from equipose.files import whole_file
@@ -190,13 +192,14 @@ def convolutions_alone(layers: torch.nn.Sequential, inputs: torch.Tensor) -> Cal
             y = layer(x)
             if isinstance(layer, GroupConv):
                 kernel = layer.kernel().to(x)
-                calls.append((x, kernel, torch.randn_like(y), layer.padding, x is not inputs))
+                bias = kernel.new_zeros(len(kernel))
+                calls.append((x, kernel, bias, torch.randn_like(y), x is not inputs))
             x = y
 
     def work() -> None:
-        for x, kernel, gradient, padding, inner in calls:
-            wanted = [kernel.requires_grad_(), *([x.requires_grad_()] if inner else [])]
-            torch.autograd.grad(torch.nn.functional.conv2d(x, kernel, padding=padding), wanted, gradient)
+        for x, kernel, bias, gradient, inner in calls:
+            wanted = [kernel.requires_grad_(), bias.requires_grad_(), *([x.requires_grad_()] if inner else [])]
+            torch.autograd.grad(convolve(x, kernel, bias), wanted, gradient)
 
     return work
 
@@ -221,6 +224,19 @@ def escnn_stack(group: str, box: int, pyramid: torch.Tensor) -> Callable[[], obj
         layers.append(nn.PointwiseMaxPool(kind, 2))
     stack = nn.SequentialModule(*layers)
     return lambda: stack(nn.GeometricTensor(pyramid, start)).tensor.sum().backward()
+
+
+def bench_convolution(channels: int, outputs: int, box: int, batch: int, quick: bool) -> dict[str, Any]:
+    """PyTorch's convolution over Winograd's, one layer forward and backward in float32."""
+    x, gradient = (
+        torch.randn(batch, c, box, box).contiguous(memory_format=torch.channels_last) for c in (channels, outputs)
+    )
+    kernel = torch.randn(outputs, channels, 3, 3).contiguous(memory_format=torch.channels_last)
+    wanted = [tensor.requires_grad_() for tensor in (x, kernel, torch.randn(outputs))]
+    ways = {"PyTorch": partial(functional.conv2d, padding=1), "Winograd": Winograd.apply}
+    cases = {name: lambda way=way: torch.autograd.grad(way(*wanted), wanted, gradient) for name, way in ways.items()}
+    seconds = interleaved(cases, 3 if quick else 15)
+    return {"winograd_ratio": ratio(seconds["PyTorch"], seconds["Winograd"]), "seconds": seconds}
 
 
 def bench_simulation(quick: bool) -> dict[str, Any]:
@@ -278,7 +294,13 @@ def available_gib() -> float:
     return int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1]) / 2**20
 
 
-PARTS = ("steps", "escnn", "simulation", "metric", "scaling")
+LAYERS = (
+    *((64, 64, 128, 4), (64, 128, 64, 4), (128, 128, 64, 4), (256, 256, 32, 4)),  # of the full-size encoders
+    *((32, 32, 32, 32), (32, 64, 16, 32), (64, 64, 16, 32), (128, 128, 8, 32)),  # of the laptop's
+)
+"""Channels, outputs, box and batch of convolutions, those of fewer channels than `convolve` takes among them."""
+
+PARTS = ("steps", "escnn", "convolutions", "simulation", "metric", "scaling")
 
 
 def cases(quick: bool) -> dict[str, dict[str, Callable[[], dict[str, Any]]]]:
@@ -291,6 +313,12 @@ def cases(quick: bool) -> dict[str, dict[str, Callable[[], dict[str, Any]]]]:
             f"{group} {box} px": partial(bench_escnn, group, box, batch, quick)
             for group in ("c4", "d4")
             for box, batch in ((32, 16), (128, 2 if quick else 4))
+        },
+        "convolutions": {
+            f"{channels} → {outputs}, {box} px × {batch}": partial(
+                bench_convolution, channels, outputs, box, batch, quick
+            )
+            for channels, outputs, box, batch in LAYERS
         },
         "simulation": {"128 px": partial(bench_simulation, quick)},
         "metric": {"100,000 poses": bench_metric},
@@ -325,6 +353,8 @@ def table(results: dict[str, Any]) -> str:
     for case, found in results.get("escnn", {}).items():
         for p, r in found["escnn_ratio"].items():
             lines.append(line(f"escnn_ratio, {case} (convolutions alone: {r['bound']:.2f})", p, r, 1.5))
+    for layer, found in results.get("convolutions", {}).items():
+        lines.append(line(f"Winograd's convolution, {layer}", "float32", found["winograd_ratio"], 1.0))
     for found in results.get("simulation", {}).values():
         lines += [line("simulate_ratio", p, r, 1.0) for p, r in (found["simulate_ratio"] or {}).items()]
     for poses, found in results.get("metric", {}).items():

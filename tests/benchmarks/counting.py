@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -73,12 +74,20 @@ def seconds_by_part(step: Callable[[], object]) -> dict[str, float]:
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
             step()
     seconds: Counter[str] = Counter()
-    for event in profiled.key_averages(group_by_input_shape=True):
-        seconds[part_of(event.key, event.input_shapes)] += event.self_cpu_time_total / 1e6
+    for event in profiled.events():
+        seconds[part_of(lineage(event), event.input_shapes)] += event.self_cpu_time_total / 1e6
     return dict(seconds.most_common())
 
 
-def part_of(operator: str, shapes: list[list[int]]) -> str:
+def lineage(event: FunctionEvent | None) -> list[str]:
+    """The names of an operator and of those that called it."""
+    return [event.name, *lineage(event.cpu_parent)] if event else []
+
+
+def part_of(lineage: list[str], shapes: list[list[int]]) -> str:
+    operator = lineage[0]
+    if any("Winograd" in name for name in lineage):
+        return "convolutions"
     kernel = next((shape for shape in shapes[1:] if len(shape) == 4), []) if "conv" in operator else []
     if "conv" in operator:
         kernel = shapes[2] if "backward" in operator and len(shapes) > 2 else kernel
