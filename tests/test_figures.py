@@ -161,6 +161,10 @@ def test_models_keep_their_colours_in_the_order_they_come():
     assert colours == {"a": style.PALETTE[0], "b": style.PALETTE[1]}
 
 
+def test_twelve_models_have_colours_of_their_own():
+    assert len(set(style.model_colours(list("abcdefghijkl")).values())) == 12
+
+
 @pytest.mark.parametrize("plot", [plot_convergence, plot_fsc])
 def test_figures_of_runs_are_written_as_pdf_and_png(loaded, tmp_path, plot):
     plot(loaded, tmp_path / "new/figure.png")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot
+from matplotlib import colors, pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -55,9 +56,9 @@ def paper_style() -> Iterator[None]:
 
 
 def model_colours(labels: list[str]) -> dict[str, str]:
-    """One colour a model, in the order in which the models appear."""
-    distinct = list(dict.fromkeys(labels))
-    return {label: PALETTE[index % len(PALETTE)] for index, label in enumerate(distinct)}
+    """One colour a model, in the order in which the models appear: the palette's, then its darker shades."""
+    darker = [colors.to_hex([0.45 * part for part in colors.to_rgb(colour)]) for colour in PALETTE]
+    return dict(zip(dict.fromkeys(labels), cycle([*PALETTE, *darker]), strict=False))
 
 
 def degrees_text(value: float) -> str:
