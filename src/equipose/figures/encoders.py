@@ -154,7 +154,7 @@ def _kind(module: nn.Module) -> str:
 def _note(module: nn.Module) -> str:
     """What the bar cannot say: the kernel, and the type of field."""
     if isinstance(module, GroupConv):
-        size = 2 * module.padding + 1 if module.padding else module.block_shape[-1]
+        size = module.block_shape[-1]
         return f"{size}×{size}\nregular\n{module.weight.shape[0]} fields"
     if isinstance(module, nn.Conv2d):
         return f"{module.kernel_size[0]}×{module.kernel_size[1]}"

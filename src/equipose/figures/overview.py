@@ -71,7 +71,8 @@ def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:
         lines = {}
         for axes in (correlation, errors):  # these may have models in common, and what was refined only the second
             lines |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        top.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(5, len(lines)), columnspacing=1.2)
+        columns = min(5, len(lines))
+        top.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, columnspacing=1.2)
 
         truth, voxel_size = read_map(dataset / "volume.mrc")
         volumes = [truth]
