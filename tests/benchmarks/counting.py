@@ -84,9 +84,10 @@ def lineage(event: FunctionEvent | None) -> list[str]:
     return [event.name, *lineage(event.cpu_parent)] if event else []
 
 
-def part_of(lineage: list[str], shapes: list[list[int]]) -> str:
-    operator = lineage[0]
-    if any("Winograd" in name for name in lineage):
+def part_of(operators: list[str], shapes: list[list[int]]) -> str:
+    """What an operator does, by its name, those of its callers, and its inputs' shapes."""
+    operator = operators[0]
+    if any("Winograd" in name for name in operators):
         return "convolutions"
     kernel = next((shape for shape in shapes[1:] if len(shape) == 4), []) if "conv" in operator else []
     if "conv" in operator:

@@ -7,6 +7,7 @@ each stops where it first meets the level, and the density's gradient there is t
 """
 
 import argparse
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from equipose.cli import run_main
 from equipose.errors import ConfigError
-from equipose.figures.style import PAGE, PALETTE, TRUTH, paper_style, save
+from equipose.figures.style import PAGE, SHADES, TRUTH, paper_style, save
 from equipose.structures import read_map
 
 PIXELS = 320
@@ -113,7 +114,7 @@ def plot_maps(volumes: list[np.ndarray], labels: list[str], output: Path) -> Non
         figure, row = pyplot.subplots(
             1, len(volumes), figsize=(PAGE, PAGE / len(volumes) + 0.25), squeeze=False, layout="constrained"
         )
-        colours = [TRUTH] + [PALETTE[index % len(PALETTE)] for index in range(len(volumes) - 1)]
+        colours = [TRUTH, *islice(cycle(SHADES), len(volumes) - 1)]
         draw_maps(list(row[0]), volumes, labels, colours)
         save(figure, output)
 

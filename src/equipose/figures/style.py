@@ -22,6 +22,9 @@ PAGE = 7.2  # inches, two columns
 
 TRUTH = "#8c8c8c"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, safe for all eyes
+SHADES = (*PALETTE, *(colors.to_hex([0.45 * part for part in colors.to_rgb(colour)]) for colour in PALETTE))
+"""For more models than six: the palette, then the same colours darker."""
+
 GUIDE: dict[str, Any] = {"color": "0.45", "linewidth": 0.7, "zorder": 0}  # thresholds
 
 SETTINGS: Any = {
@@ -56,9 +59,8 @@ def paper_style() -> Iterator[None]:
 
 
 def model_colours(labels: list[str]) -> dict[str, str]:
-    """One colour a model, in the order in which the models appear: the palette's, then its darker shades."""
-    darker = [colors.to_hex([0.45 * part for part in colors.to_rgb(colour)]) for colour in PALETTE]
-    return dict(zip(dict.fromkeys(labels), cycle([*PALETTE, *darker]), strict=False))
+    """One colour a model, in the order in which the models appear."""
+    return dict(zip(dict.fromkeys(labels), cycle(SHADES), strict=False))
 
 
 def degrees_text(value: float) -> str:
