@@ -16,6 +16,7 @@ CONFIG ?=
 CASES ?= 2000
 GPUS ?=
 BIN := .venv/bin
+WORKERS := --numprocesses logical --maxprocesses 8 --dist loadfile
 
 .PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults test-slurm test-gpu fuzz plan bench format clean
 
@@ -36,10 +37,10 @@ lint: .venv/installed
 	$(BIN)/snakemake --lint
 
 unit-test: .venv/installed
-	$(BIN)/pytest --ignore tests/workflow --ignore tests/interop --ignore tests/faults --ignore tests/slurm --ignore tests/gpu
+	$(BIN)/pytest $(WORKERS) --ignore tests/workflow --ignore tests/interop --ignore tests/faults --ignore tests/slurm --ignore tests/gpu
 
 workflow-test: .venv/installed
-	$(BIN)/pytest tests/workflow
+	$(BIN)/pytest $(WORKERS) tests/workflow
 
 test-interop: .venv/installed .venv-interop/installed
 	@command -v relion_reconstruct > /dev/null || \

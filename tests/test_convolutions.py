@@ -38,6 +38,32 @@ def test_winograd_takes_some_images_at_a_time(monkeypatch):
         assert torch.allclose(result, expected, atol=1e-12)
 
 
+def test_of_a_large_layer_winograd_keeps_the_inputs_alone(monkeypatch):
+    arguments = images(5, 3, 8, 8), images(2, 3, 3, 3), torch.randn(2).double(), images(5, 2, 8, 8)
+    values, kernels = 36 * 3 * 4, 36 * 2 * 3
+    monkeypatch.setattr(convolutions, "CHUNK", 2 * values)
+    monkeypatch.setattr(convolutions, "KEPT", values)
+    small, kept_of_small = results_and_kept(*arguments)
+    monkeypatch.setattr(convolutions, "KEPT", values - 1)
+    large, kept_of_large = results_and_kept(*arguments)
+    assert kept_of_small == kernels + 5 * values
+    assert kept_of_large == kernels + arguments[0].numel()
+    assert all(torch.equal(result, expected) for result, expected in zip(large, small, strict=True))
+
+
+def results_and_kept(x, kernel, bias, gradient):
+    """What Winograd gives, and how many float64 values it keeps for the backward pass."""
+    storages = {}
+
+    def pack(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // 8
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        results = results_and_gradients(Winograd.apply, x, kernel, bias, gradient)
+    return results, sum(storages.values())
+
+
 def test_wide_float32_layers_have_errors_of_some_millionths():
     c = LEAST_CHANNELS
     arguments = images(2, c, 16, 16), images(2 * c, c, 3, 3), torch.randn(2 * c).double(), images(2, 2 * c, 16, 16)

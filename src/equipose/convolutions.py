@@ -20,6 +20,10 @@ LEAST_CHANNELS = 64
 CHUNK = 2**22
 """Values at the points that are worked on at once: caches hold them, and memory is bounded."""
 
+KEPT = 2**21
+"""Values at the points, of one image, that are kept for the backward pass. They are 2.25 times as many as a layer's
+inputs; of a larger layer the inputs are kept, and the values found anew."""
+
 
 def _both_ways(one_way: list[list[float]]) -> Tensor:
     """What `one_way` does along rows, done along rows and columns of squares that are flattened."""
@@ -58,26 +62,29 @@ class Winograd(torch.autograd.Function):
     def forward(ctx, x, kernel, bias):
         outputs, channels = kernel.shape[:2]
         kernels = _transform(OF_KERNEL, kernel.permute(2, 3, 0, 1)).view(36, outputs, channels)
-        result, values = _like(x, outputs), []
+        result, kept = _like(x, outputs), []
         for image, target in _chunks(x, result):
-            values.append(_transform(OF_TILE, _tiles(image)).view(36, -1, channels))
-            products = torch.bmm(values[-1], kernels.mT)
+            of_tiles = _values(image)
+            products = torch.bmm(of_tiles, kernels.mT)
             products[EVERYWHERE] += bias
             squares = _squares(target)
             squares.copy_(_transform(TO_OUTPUTS, products).view(squares.shape))
-        ctx.save_for_backward(kernels, *values)
+            kept.append(of_tiles if x[0].numel() * 36 // 16 <= KEPT else image)
+        ctx.save_for_backward(kernels, *kept)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        kernels, *values = ctx.saved_tensors
+        kernels, *kept = ctx.saved_tensors
         _, outputs, channels = kernels.shape
-        result, d_kernels, d_bias = _like(gradient, channels), torch.zeros_like(kernels), kernels.new_zeros(outputs)
-        for (image, target), of_tiles in zip(_chunks(gradient, result), values, strict=True):
+        result, d_kernels, d_bias = _like(gradient, channels), torch.empty_like(kernels), kernels.new_zeros(outputs)
+        for (image, target), known in zip(_chunks(gradient, result), kept, strict=True):
             d_products = _transform(TO_OUTPUTS.T, _squares(image)).view(36, -1, outputs)
             d_bias += d_products[EVERYWHERE].sum(0)
-            torch.baddbmm(d_kernels, d_products.mT, of_tiles, out=d_kernels)
+            of_tiles = known if known.dim() == 3 else _values(known)
+            # (β = 0 ignores what is there, so that the first chunk needs no zeros)
+            torch.baddbmm(d_kernels, d_products.mT, of_tiles, beta=float(known is not kept[0]), out=d_kernels)
             _add_tiles(_transform(OF_TILE.T, torch.bmm(d_products, kernels)), target)
         d_kernel = _transform(OF_KERNEL.T, d_kernels).view(3, 3, outputs, channels).permute(2, 3, 0, 1)
         return result, d_kernel, d_bias
@@ -86,6 +93,11 @@ class Winograd(torch.autograd.Function):
 def _transform(matrix: Tensor, squares: Tensor) -> Tensor:
     """`matrix` (m, n) times squares, whose first one or two dimensions have n places: (m, all the rest)."""
     return matrix.to(squares) @ squares.reshape(matrix.shape[1], -1)
+
+
+def _values(images: Tensor) -> Tensor:
+    """The tiles of images (b, h, w, c) at the points, (36, b · h · w / 16, c)."""
+    return _transform(OF_TILE, _tiles(images)).view(36, -1, images.shape[3])
 
 
 def _like(x: Tensor, channels: int) -> Tensor:

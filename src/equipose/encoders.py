@@ -204,9 +204,10 @@ class NormaliseFields(torch.autograd.Function):
         scale, count = weight * rate, x.numel() / len(weight)
         slope = -scale * rate * d_weight / count
         offset = -scale * d_bias / count - slope * mean
-        scale, slope, offset = torch.stack([scale, slope, offset]).repeat(1, order).to(x)[..., None, None]
-        # (not one addcmul: with the small tensor first it is thirty times slower on 32 channels)
-        return (gradient * scale).add_(offset).addcmul_(x, slope), d_weight, d_bias, None
+        scale, slope, offset = torch.stack([scale, slope, offset]).repeat(1, order)
+        # Scaled and moved in one pass. (Not by an addcmul: with the small tensor first it is thirty times slower.)
+        moved = functional.batch_norm(gradient, torch.zeros_like(scale), torch.ones_like(scale), scale, offset, eps=0)
+        return moved.addcmul_(x, slope.to(x)[:, None, None]), d_weight, d_bias, None
 
 
 class VectorHead(nn.Module):
