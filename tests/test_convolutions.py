@@ -64,7 +64,8 @@ def results_and_kept(x, kernel, bias, gradient):
     return results, sum(storages.values())
 
 
-def test_wide_float32_layers_have_errors_of_some_millionths():
+def test_wide_float32_layers_have_errors_of_some_millionths(monkeypatch):
+    monkeypatch.setattr(convolutions, "winograd_pays", lambda: True)
     c = LEAST_CHANNELS
     arguments = images(2, c, 16, 16), images(2 * c, c, 3, 3), torch.randn(2 * c).double(), images(2, 2 * c, 16, 16)
     exact = results_and_gradients(direct, *arguments)
@@ -88,7 +89,8 @@ def test_wide_float32_layers_have_errors_of_some_millionths():
         ((64, 64, 16, 16), 3, torch.bfloat16),
     ],
 )
-def test_all_others_are_pytorch_s(shape, size, dtype):
+def test_all_others_are_pytorch_s(shape, size, dtype, monkeypatch):
+    monkeypatch.setattr(convolutions, "winograd_pays", lambda: True)
     channels, outputs, h, w = shape
     x, kernel, bias = (
         images(2, channels, h, w, dtype),
@@ -97,3 +99,12 @@ def test_all_others_are_pytorch_s(shape, size, dtype):
     )
     expected = functional.conv2d(x, kernel, bias.to(dtype), padding=(size - 1) // 2)
     assert torch.equal(convolve(x, kernel, bias.to(dtype)), expected)
+
+
+@pytest.mark.parametrize(("seconds", "pays"), [([1.0, 2.0], True), ([2.0, 1.0], False)])
+def test_winograd_is_taken_where_it_was_measured_to_be_faster(seconds, pays, monkeypatch):
+    c = LEAST_CHANNELS
+    arguments = images(2, c, 8, 8, torch.float32), images(c, c, 3, 3, torch.float32), torch.randn(c)
+    monkeypatch.setattr(convolutions, "least_seconds", lambda *ways: seconds)
+    monkeypatch.setattr(convolutions, "winograd_pays", convolutions.winograd_pays.__wrapped__)
+    assert torch.equal(convolve(*arguments), Winograd.apply(*arguments) if pays else direct(*arguments))

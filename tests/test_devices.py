@@ -85,8 +85,7 @@ def test_freed_memory_is_used_again_without_new_pages():
 
 @pytest.mark.parametrize(("bfloat16_seconds", "usable"), [(1.0, "bfloat16"), (3.0, "float32")])
 def test_bfloat16_is_used_only_where_it_is_faster(monkeypatch, bfloat16_seconds, usable):
-    seconds = {torch.float32: 2.0, torch.bfloat16: bfloat16_seconds}
-    monkeypatch.setattr(devices, "convolution_seconds", lambda *kinds: [seconds[kind] for kind in kinds])
+    monkeypatch.setattr(devices, "least_seconds", lambda *ways: [2.0, bfloat16_seconds])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     choose = usable_precision.__wrapped__
     assert choose("bfloat16") == usable
@@ -95,14 +94,15 @@ def test_bfloat16_is_used_only_where_it_is_faster(monkeypatch, bfloat16_seconds,
     assert choose("bfloat16") == "bfloat16"
 
 
-def test_precisions_are_compared_by_times_in_which_nobody_else_was_served(monkeypatch):
-    """All but one measurement of either kind waits for others' work: 2 s and 1 s are left."""
+def test_ways_are_compared_by_times_in_which_nobody_else_was_served(monkeypatch):
+    """All but one measurement of either way waits for others' work: 2 s and 1 s are left."""
     seconds = [(2.0, 1.0)[turn % 2] + (0 if turn in (12, 27) else 100) for turn in range(40)]
     ends = np.cumsum(seconds, dtype=float)
     clock = iter(np.stack([ends - seconds, ends], axis=1).flatten())
     monkeypatch.setattr(devices.time, "perf_counter", lambda: next(clock))
-    assert devices.convolution_seconds(torch.float32, torch.bfloat16) == pytest.approx([2.0, 1.0])
+    assert devices.least_seconds(bool, bool) == pytest.approx([2.0, 1.0])
 
 
-def test_the_measured_convolution_takes_time_in_both_precisions():
-    assert min(devices.convolution_seconds(torch.float32, torch.bfloat16)) > 0
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_the_measured_convolution_is_one_in_the_precision_asked_for(kind):
+    assert devices.convolution(kind)().dtype == kind

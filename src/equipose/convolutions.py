@@ -6,6 +6,7 @@ values at 36 points: 36 products, one a point, stand for the 144 of the tile's 4
 itself, and bfloat16 has too few digits for it.
 """
 
+import functools
 from collections.abc import Iterator
 from itertools import product
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from equipose.devices import least_seconds
 
 LEAST_CHANNELS = 64
 """With fewer, the way to the points and back takes longer than it saves (tests/benchmarks/README.md)."""
@@ -50,9 +53,25 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """Images (b, c, h, w) by a kernel (o, c, n, n), with (n - 1) // 2 zeros around them: (b, o, h', w')."""
     outputs, channels, size, _ = kernel.shape
     wide = x.device.type == "cpu" and x.dtype == torch.float32 and min(outputs, channels) >= LEAST_CHANNELS
-    if wide and size == 3 and x.shape[2] % 4 == x.shape[3] % 4 == 0:
+    if wide and size == 3 and x.shape[2] % 4 == x.shape[3] % 4 == 0 and winograd_pays():
         return Winograd.apply(x, kernel, bias)
     return functional.conv2d(x, kernel, bias, padding=(size - 1) // 2)
+
+
+@functools.cache
+def winograd_pays() -> bool:
+    """Whether this processor is faster that way, by a wide layer's forward pass, measured once in a third of a second.
+
+    The products are MKL's, which takes twice as long for them on AMD's processors as oneDNN does.
+    """
+    shapes = (4, 128, 32, 32), (128, 128, 3, 3)
+    images, kernel = (torch.ones(shape).contiguous(memory_format=torch.channels_last) for shape in shapes)
+    bias = torch.ones(len(kernel))
+    with torch.no_grad():
+        ours, theirs = least_seconds(
+            lambda: Winograd.apply(images, kernel, bias), lambda: functional.conv2d(images, kernel, bias, padding=1)
+        )
+    return ours < theirs
 
 
 class Winograd(torch.autograd.Function):

@@ -7,11 +7,12 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from equipose.config import Precision
 
@@ -57,26 +58,29 @@ def usable_precision(precision: Precision) -> Precision:
     """
     if precision == "float32" or torch.cuda.is_available():
         return precision
-    full, half = convolution_seconds(torch.float32, torch.bfloat16)
+    full, half = least_seconds(convolution(torch.float32), convolution(torch.bfloat16))
     return precision if half < full else "float32"
 
 
-def convolution_seconds(*kinds: torch.dtype) -> list[float]:
-    """The least time of a convolution of an encoder's size, some milliseconds, in each of these precisions.
+def convolution(kind: torch.dtype) -> Callable[[], Tensor]:
+    """A convolution of an encoder's size, some milliseconds, in this precision."""
+    images, kernels = (torch.ones(shape, dtype=kind) for shape in CONVOLVED)
+    images, kernels = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (images, kernels))
+    return lambda: torch.conv2d(images, kernels, padding=1)
 
-    They take turns: on a busy processor some wait for others' work, of either kind, and the least times do not.
+
+def least_seconds(*ways: Callable[[], object]) -> list[float]:
+    """The least time of each of some ways to do the same, which take some milliseconds.
+
+    They take turns: on a busy processor some wait for others' work, each alike, and the least times do not.
     """
-    inputs = [
-        [torch.ones(shape, dtype=kind).contiguous(memory_format=torch.channels_last) for shape in CONVOLVED]
-        for kind in kinds
-    ]
     times = []
     for _ in range(20):
-        for images, kernels in inputs:
+        for way in ways:
             started = time.perf_counter()
-            torch.conv2d(images, kernels, padding=1)
+            way()
             times.append(time.perf_counter() - started)
-    return [min(times[turn :: len(kinds)]) for turn in range(len(kinds))]
+    return [min(times[turn :: len(ways)]) for turn in range(len(ways))]
 
 
 def keep_freed_memory() -> None:
