@@ -106,3 +106,4 @@ def test_ways_are_compared_by_times_in_which_nobody_else_was_served(monkeypatch)
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_the_measured_convolution_is_one_in_the_precision_asked_for(kind):
     assert devices.convolution(kind)().dtype == kind
+    assert min(devices.least_seconds(devices.convolution(kind))) > 0

@@ -62,7 +62,8 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
 def winograd_pays() -> bool:
     """Whether this processor is faster that way, by a wide layer's forward pass, measured once in a third of a second.
 
-    The products are MKL's, which takes twice as long for them on AMD's processors as oneDNN does.
+    The products are MKL's, which takes twice as long for them on AMD's processors as oneDNN does. Were both ways as
+    fast on some processor, its processes might choose differently, and a continued run differ in its last digits.
     """
     shapes = (4, 128, 32, 32), (128, 128, 3, 3)
     images, kernel = (torch.ones(shape).contiguous(memory_format=torch.channels_last) for shape in shapes)
@@ -88,7 +89,7 @@ class Winograd(torch.autograd.Function):
             products[EVERYWHERE] += bias
             squares = _squares(target)
             squares.copy_(_transform(TO_OUTPUTS, products).view(squares.shape))
-            kept.append(of_tiles if x[0].numel() * 36 // 16 <= KEPT else image)
+            kept.append(of_tiles if of_tiles.numel() <= KEPT * len(image) else image)
         ctx.save_for_backward(kernels, *kept)
         return result
 

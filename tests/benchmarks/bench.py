@@ -158,13 +158,13 @@ def floor(work: Callable[[], object], seconds: float, rates: dict[str, Any]) -> 
     """
     name = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
-    def least_seconds(operations: dict[torch.dtype, int]) -> float:
+    def at_best_rates(operations: dict[torch.dtype, int]) -> float:
         return sum(n / max(rates[name[p]]["products"].values()) for p, n in operations.items())
 
     counted = counting.count(work)
     with mock.patch.object(convolutions, "LEAST_CHANNELS", math.inf):
         direct = counting.count(work).operations
-    products = least_seconds(counted.operations)
+    products = at_best_rates(counted.operations)
     sines = sum(n / rates[name[p]]["sines"] for p, n in counted.sines.items())
     return {
         "operations": {name[p]: n for p, n in counted.operations.items()},
@@ -172,7 +172,7 @@ def floor(work: Callable[[], object], seconds: float, rates: dict[str, Any]) -> 
         "products": products / seconds,
         "sines": sines / seconds,
         "both": (products + sines) / seconds,
-        "direct": least_seconds(direct) / seconds,
+        "direct": at_best_rates(direct) / seconds,
     }
 
 
