@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from equipose import rotations
 from equipose.config import ModelConfig, Precision
-from equipose.convolutions import convolve
 from equipose.groups import FieldType, Group, kernel_basis, motions, moved_kernels
 
 
@@ -78,7 +77,7 @@ class Conv(nn.Conv2d):
     """A convolution in the precision of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, self.weight.to(x), self.bias.to(x))
+        return functional.conv2d(x, self.weight.to(x), self.bias.to(x), padding=self.padding)
 
 
 class StandardEncoder(nn.Module):
@@ -121,6 +120,7 @@ class GroupConv(nn.Module):
     def __init__(self, group: Group, source: FieldType, fields_in: int, fields_out: int, size: int) -> None:
         super().__init__()
         basis = kernel_basis(group, source, size)
+        self.padding = (size - 1) // 2
         self.block_shape = basis.shape[1:]  # (|G|, c, size, size): the kernel between one pair of fields
         # The kernels to the identity's channel hold all numbers; those to the other elements' are the same, moved.
         # They are saved with the weights, which mean nothing in another basis: escnn's hangs on its linear algebra.
@@ -145,7 +145,7 @@ class GroupConv(nn.Module):
 
     def forward(self, fields: Tensor) -> Tensor:
         bias = self.bias.repeat(self.block_shape[0])
-        return convolve(fields, self.kernel().to(fields), bias.to(fields))
+        return functional.conv2d(fields, self.kernel().to(fields), bias.to(fields), padding=self.padding)
 
 
 class InnerBatchNorm(nn.Module):

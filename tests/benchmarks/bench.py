@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import math
 import platform
 import re
 import shutil
@@ -24,7 +23,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import counting
 import numpy as np
@@ -33,10 +31,9 @@ import torch
 import yaml
 from torch.nn import functional
 
-from equipose import convolutions, train
+from equipose import train
 from equipose.autoencoder import Autoencoder
 from equipose.config import RunConfig, run_config, simulation_config
-from equipose.convolutions import LEAST_CHANNELS, Winograd, convolve
 from equipose.devices import keep_freed_memory, usable_precision
 from equipose.encoders import ENCODERS, GroupConv
 from equipose.files import whole_file
@@ -153,18 +150,10 @@ def bench_steps(quick: bool) -> dict[str, Any]:
 
 
 def floor(work: Callable[[], object], seconds: float, rates: dict[str, Any]) -> dict[str, float]:
-    """Seconds that the products alone, and the sines alone, must take at the best measured rates, over the time; and
-    `direct`, the products' if no convolution had fewer of them than its definition.
-    """
+    """Seconds that the products alone, and the sines alone, must take at the best measured rates, over the time."""
     name = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-
-    def at_best_rates(operations: dict[torch.dtype, int]) -> float:
-        return sum(n / max(rates[name[p]]["products"].values()) for p, n in operations.items())
-
     counted = counting.count(work)
-    with mock.patch.object(convolutions, "LEAST_CHANNELS", math.inf):
-        direct = counting.count(work).operations
-    products = at_best_rates(counted.operations)
+    products = sum(n / max(rates[name[p]]["products"].values()) for p, n in counted.operations.items())
     sines = sum(n / rates[name[p]]["sines"] for p, n in counted.sines.items())
     return {
         "operations": {name[p]: n for p, n in counted.operations.items()},
@@ -172,7 +161,6 @@ def floor(work: Callable[[], object], seconds: float, rates: dict[str, Any]) -> 
         "products": products / seconds,
         "sines": sines / seconds,
         "both": (products + sines) / seconds,
-        "direct": at_best_rates(direct) / seconds,
     }
 
 
@@ -205,11 +193,12 @@ def convolutions_alone(layers: torch.nn.Sequential, inputs: torch.Tensor) -> Cal
             if isinstance(layer, GroupConv):
                 kernel = layer.kernel().to(x)
                 bias = kernel.new_zeros(len(kernel))
-                calls.append((x, kernel, bias, torch.randn_like(y), x is not inputs))
+                convolve = partial(functional.conv2d, padding=layer.padding)
+                calls.append((convolve, x, kernel, bias, torch.randn_like(y), x is not inputs))
             x = y
 
     def work() -> None:
-        for x, kernel, bias, gradient, inner in calls:
+        for convolve, x, kernel, bias, gradient, inner in calls:
             wanted = [kernel.requires_grad_(), bias.requires_grad_(), *([x.requires_grad_()] if inner else [])]
             torch.autograd.grad(convolve(x, kernel, bias), wanted, gradient)
 
@@ -236,19 +225,6 @@ def escnn_stack(group: str, box: int, pyramid: torch.Tensor) -> Callable[[], obj
         layers.append(nn.PointwiseMaxPool(kind, 2))
     stack = nn.SequentialModule(*layers)
     return lambda: stack(nn.GeometricTensor(pyramid, start)).tensor.sum().backward()
-
-
-def bench_convolution(channels: int, outputs: int, box: int, batch: int, quick: bool) -> dict[str, Any]:
-    """PyTorch's convolution over Winograd's, one layer forward and backward in float32."""
-    x, gradient = (
-        torch.randn(batch, c, box, box).contiguous(memory_format=torch.channels_last) for c in (channels, outputs)
-    )
-    kernel = torch.randn(outputs, channels, 3, 3).contiguous(memory_format=torch.channels_last)
-    wanted = [tensor.requires_grad_() for tensor in (x, kernel, torch.randn(outputs))]
-    ways = {"PyTorch": partial(functional.conv2d, padding=1), "Winograd": Winograd.apply}
-    cases = {name: lambda way=way: torch.autograd.grad(way(*wanted), wanted, gradient) for name, way in ways.items()}
-    seconds = interleaved(cases, 3 if quick else 15)
-    return {"winograd_ratio": ratio(seconds["PyTorch"], seconds["Winograd"]), "seconds": seconds}
 
 
 def bench_simulation(quick: bool) -> dict[str, Any]:
@@ -306,13 +282,7 @@ def available_gib() -> float:
     return int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1]) / 2**20
 
 
-LAYERS = (
-    *((64, 64, 128, 4), (64, 128, 64, 4), (128, 128, 64, 4), (256, 256, 32, 4)),  # of the full-size encoders
-    *((32, 32, 32, 32), (32, 64, 16, 32), (64, 64, 16, 32), (128, 128, 8, 32)),  # of the laptop's
-)
-"""Channels, outputs, box and batch of convolutions, those of fewer channels than `convolve` takes among them."""
-
-PARTS = ("steps", "escnn", "convolutions", "simulation", "metric", "scaling")
+PARTS = ("steps", "escnn", "simulation", "metric", "scaling")
 
 
 def cases(quick: bool) -> dict[str, dict[str, Callable[[], dict[str, Any]]]]:
@@ -325,12 +295,6 @@ def cases(quick: bool) -> dict[str, dict[str, Callable[[], dict[str, Any]]]]:
             f"{group} {box} px": partial(bench_escnn, group, box, batch, quick)
             for group in ("c4", "d4")
             for box, batch in ((32, 16), (128, 2 if quick else 4))
-        },
-        "convolutions": {
-            f"{channels} → {outputs}, {box} px × {batch}": partial(
-                bench_convolution, channels, outputs, box, batch, quick
-            )
-            for channels, outputs, box, batch in LAYERS
         },
         "simulation": {"128 px": partial(bench_simulation, quick)},
         "metric": {"100,000 poses": bench_metric},
@@ -360,14 +324,11 @@ def table(results: dict[str, Any]) -> str:
     for name in ("step_ratio_128", "step_ratio_d4_128"):
         lines += [line(name, p, r, TARGETS[name][p]) for p, r in steps.get(name, {}).items()]
     for case, f in steps.get("floor_fraction_128", {}).items():
-        share = f"{f['products']:.2f}, with sines {f['both']:.2f}; by direct convolutions {f['direct']:.2f}"
+        share = f"{f['products']:.2f}, with sines {f['both']:.2f}"
         lines.append(f"| floor_fraction_128, {case.rsplit(' ', 1)[0]} | {case.split(' ')[-1]} | {share} | 0.5 |")
     for case, found in results.get("escnn", {}).items():
         for p, r in found["escnn_ratio"].items():
             lines.append(line(f"escnn_ratio, {case} (convolutions alone: {r['bound']:.2f})", p, r, 1.5))
-    for layer, found in results.get("convolutions", {}).items():
-        target = f"1.0 from {LEAST_CHANNELS} channels on"
-        lines.append(line(f"Winograd's convolution, {layer}", "float32", found["winograd_ratio"], target))
     for found in results.get("simulation", {}).values():
         lines += [line("simulate_ratio", p, r, 1.0) for p, r in (found["simulate_ratio"] or {}).items()]
     for poses, found in results.get("metric", {}).items():

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -75,20 +74,12 @@ def seconds_by_part(step: Callable[[], object]) -> dict[str, float]:
             step()
     seconds: Counter[str] = Counter()
     for event in profiled.events():
-        seconds[part_of(lineage(event), event.input_shapes)] += event.self_cpu_time_total / 1e6
+        seconds[part_of(event.name, event.input_shapes)] += event.self_cpu_time_total / 1e6
     return dict(seconds.most_common())
 
 
-def lineage(event: FunctionEvent | None) -> list[str]:
-    """The names of an operator and of those that called it."""
-    return [event.name, *lineage(event.cpu_parent)] if event else []
-
-
-def part_of(operators: list[str], shapes: list[list[int]]) -> str:
-    """What an operator does, by its name, those of its callers, and its inputs' shapes."""
-    operator = operators[0]
-    if any("Winograd" in name for name in operators):
-        return "convolutions"
+def part_of(operator: str, shapes: list[list[int]]) -> str:
+    """What an operator does, by its name and its inputs' shapes."""
     kernel = next((shape for shape in shapes[1:] if len(shape) == 4), []) if "conv" in operator else []
     if "conv" in operator:
         kernel = shapes[2] if "backward" in operator and len(shapes) > 2 else kernel
