@@ -6,7 +6,6 @@ But for answers from several turns of an image, of which the best counts: they a
 import pytest
 import torch
 
-from equipose import autoencoder
 from equipose.answers import turned_answers
 from equipose.autoencoder import Autoencoder
 from equipose.losses import LOSSES
@@ -30,8 +29,7 @@ def loss_and_decoder_gradient(model: Autoencoder, batch) -> tuple[torch.Tensor, 
 
 
 @pytest.mark.parametrize("name", ["standard_sym", "d4_l2"])
-def test_bfloat16_training_has_float32_s_loss_and_gradients_to_its_precision(small_run, batch, name, monkeypatch):
-    monkeypatch.setattr(autoencoder, "usable_precision", lambda precision: precision)  # even where it is slower
+def test_bfloat16_training_has_float32_s_loss_and_gradients_to_its_precision(small_run, batch, name):
     loss, gradient = loss_and_decoder_gradient(model_of(small_run, name, "bfloat16"), batch)
     expected, expected_gradient = loss_and_decoder_gradient(model_of(small_run, name, "float32"), batch)
     assert loss != expected, "it is another precision"
@@ -49,8 +47,7 @@ def test_evaluation_is_in_float32_whatever_the_training_is(small_run, batch, nam
         assert torch.equal(reduced.decoder(k), exact.decoder(k))
 
 
-def test_answers_from_several_turns_are_in_the_precision_of_training(small_run, batch, monkeypatch):
-    monkeypatch.setattr(autoencoder, "usable_precision", lambda precision: precision)
+def test_answers_from_several_turns_are_in_the_precision_of_training(small_run, batch):
     exact, reduced = (model_of(small_run, "d4_l2", precision).eval() for precision in ("float32", "bfloat16"))
     with torch.no_grad():
         (ours, _), (theirs, _) = (turned_answers(model, batch[0], 4) for model in (reduced, exact))

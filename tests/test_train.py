@@ -17,12 +17,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from equipose import train
+from equipose import autoencoder, train
 from equipose.autoencoder import Autoencoder, load_model
-from equipose.config import Budget, EvaluationConfig
+from equipose.config import Budget, EvaluationConfig, ModelConfig
+from equipose.encoders import ENCODERS, GaussianPyramid
 from equipose.errors import ConfigError
 from equipose.particles import Particles
-from equipose.rotations import random_rotations
+from equipose.rotations import gram_schmidt, random_rotations
 
 META = torch.library.Library("aten", "IMPL")
 """PyTorch lacks the meta kernel of one operator that a step uses."""
@@ -164,23 +165,67 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(run, particles, tmp_path,
         assert np.array_equal(whole[name], broken[name]), name
 
 
-def test_sigterm_checkpoints_between_evaluations_and_loses_no_step(run, particles, tmp_path, monkeypatch):
-    train_quietly(run, particles, tmp_path / "whole")
-    (tmp_path / "warned").mkdir()
+def sigterm_at(step: int, run, particles, folder: Path) -> None:
+    """Train until a signal stops the run at a step between two evaluations."""
+    folder.mkdir()
     whole_step = train.train_step
 
     def warned(model, optimizer, images, parameters, count=iter(range(1, 1000))):
-        if next(count) == 6:
+        if next(count) == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return whole_step(model, optimizer, images, parameters)
 
-    monkeypatch.setattr(train, "train_step", warned)
-    with pytest.raises(train.Interrupted), train.stop_on_signals() as stop_requested:
-        cpu = torch.device("cpu")
-        train.train(run, particles, tmp_path / "warned", cpu, lambda _: None, stop_requested)
-    monkeypatch.undo()
-    said: list[str] = []
-    train_quietly(run, particles, tmp_path / "warned", said)
+    with pytest.MonkeyPatch.context() as patch, train.stop_on_signals() as stop_requested:
+        patch.setattr(train, "train_step", warned)
+        with pytest.raises(train.Interrupted):
+            train.train(run, particles, folder, torch.device("cpu"), lambda _: None, stop_requested)
+
+
+class OfEscnn(torch.nn.Module):
+    """An encoder with a layer of escnn's, which has other names in evaluation mode."""
+
+    def __init__(self, config: ModelConfig, box: int) -> None:
+        super().__init__()
+        from escnn import gspaces, nn
+
+        space = gspaces.rot2dOnR2(4)
+        self.kind = nn.FieldType(space, 5 * [space.trivial_repr])
+        target = nn.FieldType(space, 2 * [space.regular_repr])
+        self.pyramid = GaussianPyramid(config.precision)
+        self.layers = nn.SequentialModule(nn.R2Conv(self.kind, target, 3), nn.InnerBatchNorm(target), nn.ReLU(target))
+        self.head = torch.nn.Linear(8 * 16, 8)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        from escnn.nn import GeometricTensor
+
+        features = self.layers(GeometricTensor(self.pyramid(images), self.kind)).tensor
+        pooled = torch.nn.functional.adaptive_avg_pool2d(features, 4).flatten(1)
+        v1, v2, shifts = self.head(pooled).split([3, 3, 2], dim=1)
+        return gram_schmidt(v1, v2), shifts
+
+
+@pytest.mark.parametrize("average", [0.0, 0.5])
+def test_an_encoder_of_escnn_s_layers_is_averaged_stopped_continued_and_loaded(
+    run, particles, tmp_path, monkeypatch, average
+):
+    monkeypatch.setitem(ENCODERS, "of_escnn", OfEscnn)
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, encoder="of_escnn", average=average))
+    train_quietly(run, particles, tmp_path / "whole")
+    sigterm_at(6, run, particles, tmp_path / "stopped")
+    train_quietly(run, particles, tmp_path / "stopped", said := [])
+    assert "continuing from step 6" in said[0]
+    assert without_time(tmp_path / "stopped/history.csv").equals(without_time(tmp_path / "whole/history.csv"))
+    model, images = load_model(tmp_path / "stopped/model.pt"), torch.from_numpy(particles.images[:10])
+    with torch.no_grad():
+        rotations, _ = model.encoder(images * model.image_scale)
+    last = np.load(tmp_path / "whole/trace.npz")["predicted"][-1]
+    assert np.allclose(rotations, last, atol=1e-6), "the weights that were judged, not others"
+
+
+def test_sigterm_checkpoints_between_evaluations_and_loses_no_step(run, particles, tmp_path):
+    train_quietly(run, particles, tmp_path / "whole")
+    sigterm_at(6, run, particles, tmp_path / "warned")
+    train_quietly(run, particles, tmp_path / "warned", said := [])
     assert "continuing from step 6" in said[0]
     pd.testing.assert_frame_equal(
         without_time(tmp_path / "warned/history.csv"), without_time(tmp_path / "whole/history.csv"), check_exact=True
@@ -262,6 +307,37 @@ def test_a_run_says_with_what_it_was_made_from_each_start_on(run, particles, tmp
         assert start["code"].keys() == {"commit", "edited", "modules"}
         assert start["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
         assert start["machine"]["processor"] and start["machine"]["node"]
+
+
+def test_a_run_keeps_the_precision_that_it_began_with(run, particles, tmp_path, monkeypatch):
+    """Whatever the stopwatch says when it continues, or is evaluated."""
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, precision="bfloat16"))
+    monkeypatch.setattr(train, "usable_precision", lambda precision: "bfloat16")
+    train_quietly(run, particles, tmp_path / "whole")
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        stop_after(6, dying)
+        train_quietly(run, particles, tmp_path / "broken")
+    for module in (train, autoencoder):
+        monkeypatch.setattr(module, "usable_precision", lambda precision: "float32")
+    train_quietly(run, particles, tmp_path / "broken", said := [])
+    assert "continuing from step 4" in said[0] and not any("training in" in line for line in said)
+    starts = json.loads((tmp_path / "broken/provenance.json").read_text())
+    assert [start["precision"] for start in starts] == ["bfloat16", "bfloat16"]
+    assert without_time(tmp_path / "broken/history.csv").equals(without_time(tmp_path / "whole/history.csv"))
+    assert load_model(tmp_path / "broken/model.pt").dtype == torch.bfloat16
+
+    train_quietly(run, particles, tmp_path / "float32", said := [])
+    assert said[0] == "this processor is no faster in bfloat16: training in float32"
+    assert load_model(tmp_path / "float32/model.pt").dtype == torch.float32
+
+
+def test_the_precision_of_a_checkpoint_of_another_configuration_is_not_taken(run, particles, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "usable_precision", lambda precision: precision)
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        stop_after(6, dying)
+        train_quietly(run, particles, tmp_path)
+    assert train.recorded_precision(tmp_path, run) == "float32"
+    assert train.recorded_precision(tmp_path, dataclasses.replace(run, seed=5)) is None
 
 
 def test_the_same_seed_on_the_same_processor_gives_the_same_history(run, particles, tmp_path):

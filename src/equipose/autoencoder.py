@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from equipose.config import RunConfig
+from equipose.config import Precision, RunConfig
 from equipose.decoders import FourierNet
 from equipose.devices import usable_precision
 from equipose.encoders import ENCODERS
@@ -22,16 +23,18 @@ CPU_POINTS, CPU_VALUES, GPU_POINTS = 2**14, 2**21, 2**18
 class Autoencoder(nn.Module):
     """Encoder and decoder of one run. `image_scale` multiplies images before they meet either.
 
-    `dtype` is what is computed in where some digits do not count.
+    `precision` is the one that the run trains in, if it is not the configuration's; `dtype` is what is computed in
+    where some digits do not count.
     """
 
-    def __init__(self, config: RunConfig, image_scale: float) -> None:
+    def __init__(self, config: RunConfig, image_scale: float, precision: Precision | None = None) -> None:
         super().__init__()
         self.config = config
         self.image_scale = image_scale
         self.box = config.dataset.box
         self.voxel_size = config.dataset.voxel_size
-        model = dataclasses.replace(config.model, precision=usable_precision(config.model.precision))
+        model = dataclasses.replace(config.model, precision=precision or config.model.precision)
+        self.precision = model.precision
         self.dtype = getattr(torch, model.precision)
         self.encoder = ENCODERS[model.encoder](model, self.box)
         self.decoder = FourierNet(
@@ -170,16 +173,49 @@ class MeanError(torch.autograd.Function):
         return None, None, None, None, *torch._foreach_mul(ctx.gradients, gradient)
 
 
+@contextmanager
+def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """While this lasts, the model is in training mode, or else in evaluation mode."""
+    before = model.training
+    model.train(training)  # also where it is in that mode: escnn's layers are in neither when they are built
+    try:
+        yield
+    finally:
+        if before != training:
+            model.train(before)
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and statistics by name, as training mode has them: the one mode in which they are saved and loaded.
+
+    Some layers have more names in evaluation mode: escnn's keep their expanded filters there.
+    """
+    with mode(model, training=True):
+        return model.state_dict()
+
+
+def load_state(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put what `state` gave into a model."""
+    with mode(model, training=True):
+        model.load_state_dict(weights)
+
+
 def save_model(model: Autoencoder, path: Path) -> None:
-    """Write weights, configuration and image scale; nothing half-written stays."""
-    content = {"config": model.config.to_json(), "image_scale": model.image_scale, "weights": model.state_dict()}
+    """Write weights, configuration, image scale and precision; nothing half-written stays."""
+    content = {"config": model.config.to_json(), "image_scale": model.image_scale, "weights": state(model)}
+    content["precision"] = model.precision
     with whole_file(path) as partial, open(partial, "wb") as file:
         torch.save(content, file)
 
 
 def load_model(path: Path) -> Autoencoder:
-    """The trained model of a run, on the CPU and in evaluation mode."""
+    """The trained model of a run, on the CPU and in evaluation mode, with the precision that it was trained in.
+
+    Files of the first version do not say which one that was: then it is what this machine would choose.
+    """
     content = torch.load(path, map_location="cpu", weights_only=True)
-    model = Autoencoder(RunConfig.from_json(content["config"]), content["image_scale"])
-    model.load_state_dict(content["weights"])
+    config = RunConfig.from_json(content["config"])
+    precision = content.get("precision") or usable_precision(config.model.precision)
+    model = Autoencoder(config, content["image_scale"], precision)
+    load_state(model, content["weights"])
     return model.eval()

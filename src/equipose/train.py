@@ -2,7 +2,11 @@
 
 Writes model.pt, history.csv, trace.npz and provenance.json. Until the run is evaluated, checkpoint.pt stands beside
 them with all that the loop knows, and checkpoint.former.pt with what it knew at the evaluation before, so that the same
-command continues after any interruption; with a budget in steps, to the same result.
+command continues after any interruption. It ends with the same result as a run that nothing interrupted, bit by bit, on
+a CPU with a budget in steps, and with the same packages, processor and number of threads. On a GPU it does not: the
+threads of `index_add_` and of some of cuDNN's gradients add their numbers in the order in which they come, so that two
+runs of one seed differ in their last digits after a step, and visibly after many. With a budget in seconds, a run's
+number of steps depends on the machine's speed.
 """
 
 import argparse
@@ -14,7 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +29,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from equipose.answers import pose_finder
-from equipose.autoencoder import Autoencoder, save_model
+from equipose.autoencoder import Autoencoder, load_state, mode, save_model, state
 from equipose.cli import run_main, say
-from equipose.config import RunConfig
+from equipose.config import Precision, RunConfig
 from equipose.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.errors import ConfigError
 from equipose.files import CHECKPOINTS, whole_file, write_json, write_text
@@ -107,14 +111,15 @@ def train(
 
     Raises Interrupted, with all that is known in the checkpoint, soon after `stop_requested` says so.
     """
+    recorded = recorded_precision(output, config)
+    precision = recorded or usable_precision(config.model.precision)
     torch.manual_seed(config.seed)
-    model = Autoencoder(config, image_scale(particles.images)).to(device)
+    model = Autoencoder(config, image_scale(particles.images), precision).to(device)
     optimizers = make_optimizers(model, config.model.optimizer)
     averaged = copy.deepcopy(model) if config.model.average else model  # what is judged and kept
     progress = restore(output, model, averaged, optimizers, say) or Progress()
     if config.model.init == "search" and progress.step == 0:
         progress.search = start_search(model)
-    precision = usable_precision(config.model.precision)
     progress.made_with.append({"from_step": progress.step, "precision": precision} | provenance(device))
 
     training = config.dataset.images
@@ -123,11 +128,13 @@ def train(
     evaluated = np.arange(fixed), np.arange(training, min(training + fixed, len(particles.images)))
 
     if precision != config.model.precision:
-        say("this processor is no faster in bfloat16: training in float32")
+        why = "this run began so" if recorded else f"this processor is no faster in {config.model.precision}"
+        say(f"{why}: training in {precision}")
     first = fetch(batch_indices(training, config.model.batch, config.seed, 0))
     say(forecast(model, *first, progress.step, progress.seconds, progress.search is not None))
     if progress.step == 0:
-        evaluate(averaged, progress, particles, fetch, evaluated, say)
+        with mode(averaged, training=False):
+            evaluate(averaged, progress, particles, fetch, evaluated, say)
     while not budget_spent(config, progress):
         started = time.perf_counter()
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # the same sum, wherever it is interrupted
@@ -144,13 +151,14 @@ def train(
                 break
         progress.loss_sum += loss_sum.item()  # waits for the device, so the clock below is honest
         progress.seconds += time.perf_counter() - started
-        if not (np.isfinite(progress.loss_sum) and all(x.isfinite().all() for x in model.state_dict().values())):
+        if not (np.isfinite(progress.loss_sum) and all(x.isfinite().all() for x in state(model).values())):
             raise ConfigError(
                 f"{output}: the loss is not finite at step {progress.step}. The last good state is in {CHECKPOINTS[0]};"
                 " lower training.optimizer.learning_rate, or look for broken images in the dataset."
             )
         if due or budget_spent(config, progress):
-            evaluate(averaged, progress, particles, fetch, evaluated, say)
+            with mode(averaged, training=False):
+                evaluate(averaged, progress, particles, fetch, evaluated, say)
         checkpoint(output, model, averaged, optimizers, progress)
         if stop_requested():
             raise Interrupted
@@ -191,7 +199,9 @@ def follow(averaged: Autoencoder, model: Autoencoder, step: int) -> None:
     if averaged is model:
         return
     rate = min(1.0, 1 / (model.config.model.average * step))
-    for mean, current in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+    means = averaged.state_dict()
+    for name, current in model.state_dict().items():  # in training mode, whose names every mode has
+        mean = means[name]
         if mean.is_floating_point():
             mean.lerp_(current, rate)
         else:
@@ -233,8 +243,7 @@ def batch_source(particles: Particles, device: torch.device) -> Callable[[np.nda
 
 @torch.no_grad()
 def predict_poses(model: Autoencoder, fetch: Fetch, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotations (n, 3, 3) and shifts (n, 2) in Å about the array's centre, in evaluation mode."""
-    model.eval()
+    """Rotations (n, 3, 3) and shifts (n, 2) in Å about the array's centre, of a model in evaluation mode."""
     starts = range(0, len(indices), model.config.model.batch)  # as many at once as in training: no more memory
     batches = (fetch(indices[start : start + model.config.model.batch]) for start in starts)
     find_poses = pose_finder(model)
@@ -251,7 +260,10 @@ def evaluate(
     evaluated: tuple[np.ndarray, np.ndarray],
     say: Callable[[str], None],
 ) -> None:
-    """Score the fixed training and held-out images, and keep what the figures of Apx. G need."""
+    """Score the fixed training and held-out images, and keep what the figures of Apx. G need.
+
+    The model is in evaluation mode.
+    """
     rotations, _ = predict_poses(model, fetch, evaluated[0])
     row = {
         "step": progress.step,
@@ -318,8 +330,8 @@ def checkpoint(
     content = {
         "config": model.config.to_json(),
         "image_scale": model.image_scale,
-        "weights": model.state_dict(),
-        "averaged": averaged.state_dict(),
+        "weights": state(model),
+        "averaged": state(averaged),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "progress": vars(progress),
         "random_state": torch.get_rng_state(),
@@ -332,6 +344,25 @@ def checkpoint(
             path.replace(former)
 
 
+def recorded_precision(output: Path, config: RunConfig) -> Precision | None:
+    """The precision in which the run has been trained so far, if there is a checkpoint of it.
+
+    A stopwatch chose it at the run's first start. It stays the same to the end: a busy machine, or another one, would
+    choose another, and the run would change its arithmetic half-way.
+    """
+    for path in (output / name for name in CHECKPOINTS):
+        with suppress(Exception):  # of a broken file; `restore` says what is wrong with it
+            content = read_checkpoint(path, torch.device("cpu"), mmap=True)
+            if content["config"] == config.to_json():
+                return content["progress"]["made_with"][-1]["precision"]
+    return None
+
+
+def read_checkpoint(path: Path, device: torch.device, mmap: bool = False) -> dict[str, Any]:
+    with torch.serialization.safe_globals(IN_CHECKPOINT):  # a pickle of anything else could run code
+        return torch.load(path, map_location=device, weights_only=True, mmap=mmap)
+
+
 def restore(
     output: Path, model: Autoencoder, averaged: Autoencoder, optimizers: list[Optimizer], say: Callable[[str], None]
 ) -> Progress | None:
@@ -340,15 +371,14 @@ def restore(
         if not path.exists():
             continue
         try:
-            with torch.serialization.safe_globals(IN_CHECKPOINT):  # a pickle of anything else could run code
-                content = torch.load(path, map_location=model.frequencies.device, weights_only=True)
+            content = read_checkpoint(path, model.frequencies.device)
             progress, problem = Progress(**content["progress"]), difference(model, content)
         except Exception as error:  # whatever a truncated file makes torch raise
             problem = f"cannot be read ({type(error).__name__})"
         else:
             if problem is None:
-                model.load_state_dict(content["weights"])
-                averaged.load_state_dict(content["averaged"])
+                load_state(model, content["weights"])
+                load_state(averaged, content["averaged"])
                 for optimizer, state in zip(optimizers, content["optimizers"], strict=True):
                     optimizer.load_state_dict(state)
                     for moments in optimizer.state.values():  # Adam reads its count at every step: not from a GPU
@@ -372,7 +402,7 @@ def difference(model: Autoencoder, content: dict[str, Any]) -> str | None:
         return "belongs to another configuration"
     if content["image_scale"] != model.image_scale:
         return "belongs to other images"
-    if shapes(content["weights"]) != shapes(model.state_dict()):
+    if shapes(content["weights"]) != shapes(state(model)):
         return "belongs to other networks: the code has changed"
     return None
 
