@@ -220,6 +220,6 @@ def test_runs_without_a_truth_are_drawn_without_pose_errors(results, tmp_path):
 def test_a_folder_that_is_no_run_is_one_line_and_no_traceback(tmp_path):
     call = [sys.executable, "-m", "equipose.figures.convergence", "--runs", ".", "--output", "x.png"]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")})
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: . has no config.json") and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -1,19 +1,22 @@
-"""Whatever bytes a file holds, reading it gives sound particles or one line that says what is wrong.
+"""Whatever bytes a file holds, reading it gives sound particles, atoms or maps, or one line that says what is wrong.
 
 Nothing else may come of it: no other exception, no long wait, no memory that a few bytes in a header ask for, nothing
 executed. Two kinds of files: sound ones with bytes flipped, deleted, doubled, replaced or cut off, and ones made up
 field by field from values that are wrong in a way that a byte seldom is. `make fuzz` tries some ten thousand files.
 """
 
+import gzip
 import io
 import os
 import signal
 import time
 import tracemalloc
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import gemmi
 import mrcfile
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from hypothesis import strategies as st
 
 from equipose.errors import ConfigError
 from equipose.particles import check_inside, read_particles, read_tables, summarise
+from equipose.structures import density, read_atoms, read_map
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 """Files that each test tries."""
@@ -326,10 +330,212 @@ def test_stacks_with_headers_of_any_kind(folder: Path, content: bytes) -> None:
     is_sound_or_refused(folder / "stacks/particles.cs")
 
 
+def npz_bytes(**arrays: object) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
+COORDS = np.array([[1.0, 2.0, 3.0], [4.0, -5.0, 6.5], [-7.0, 8.0, 9.25]])
+NPZ = npz_bytes(coords=COORDS, elements=np.array(["C", "N", "ZN"]))
+
+
+def lying_npz(claim: str, kind: str = "<f4", body: bytes = b"\0" * 36) -> bytes:
+    """An .npz whose coords say that they have another shape or type than they hold."""
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {claim}, }}".encode().ljust(117) + b"\n"
+    elements, stream = io.BytesIO(), io.BytesIO()
+    np.save(elements, np.array([6, 7, 30], np.uint8))
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("coords.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + body)
+        archive.writestr("elements.npy", elements.getvalue())
+    return stream.getvalue()
+
+
+def cif_bytes(operators: str = "1-2", elements: tuple[str, ...] = ("C", "N", "ZN")) -> bytes:
+    """Three atoms as mmCIF, and a biological assembly of copies that lie 50 Å apart."""
+    entry, chain = gemmi.Structure(), gemmi.Chain("A")
+    for number, (element, position) in enumerate(zip(elements, COORDS.tolist(), strict=True), 1):
+        residue, atom = gemmi.Residue(), gemmi.Atom()
+        residue.name, residue.seqid = "UNL", gemmi.SeqId(str(number))
+        atom.name, atom.element, atom.pos = element, gemmi.Element(element), gemmi.Position(*position)
+        residue.add_atom(atom)
+        chain.add_residue(residue)
+    entry.add_model(gemmi.Model(1))
+    entry[0].add_chain(chain)
+    entry.setup_entities()
+    part, assembly = gemmi.Assembly.Gen(), gemmi.Assembly("1")
+    part.subchains = sorted({residue.subchain for residue in entry[0][0]})
+    for copy in range(4):
+        operator = gemmi.Assembly.Operator()
+        operator.transform = gemmi.Transform(gemmi.Mat33(), gemmi.Vec3(50.0 * copy, 0, 0))
+        part.operators.append(operator)
+    assembly.generators.append(part)
+    entry.assemblies.append(assembly)
+    return entry.make_mmcif_document().as_string().replace("1,2,3,4", f"'{operators}'").encode()
+
+
+def pdb_bytes() -> bytes:
+    return gemmi.read_structure_string(cif_bytes(), format=gemmi.CoorFormat.Mmcif).make_pdb_string().encode()
+
+
+def map_bytes(**header: object) -> bytes:
+    """A map of 4 × 6 × 8 voxels of 2 Å, whose header says something else where it is asked to."""
+    fields = np.zeros(1, mrcfile.dtypes.HEADER_DTYPE)
+    sizes = {"nz": 4, "ny": 6, "nx": 8, "mz": 4, "my": 6, "mx": 8, "mode": 2, "mapc": 1, "mapr": 2, "maps": 3}
+    for name, value in ({"cella": (16.0, 12.0, 8.0), "map": b"MAP "} | sizes | header).items():
+        fields[name] = value
+    return fields.tobytes() + np.random.default_rng(0).normal(size=(4, 6, 8)).astype(np.float32).tobytes()
+
+
+def atoms_are_sound_or_refused(path: Path) -> bool:
+    """True where atoms are read, and are sound, as deposited and as an assembly; False where one line says why not."""
+    try:
+        with limits():
+            coords, numbers = read_atoms(path)
+            assert coords.shape == (len(numbers), 3) and len(numbers) > 0
+            assert np.isfinite(coords).all() and (numbers > 0).all() and (numbers < 119).all()
+            read_atoms(path, "1")
+    except ConfigError as error:
+        assert str(path) in str(error) and str(error).isprintable()
+        return "has no assemblies" in str(error) or "has no biological assembly" in str(error)
+    return True
+
+
+def map_is_sound_or_refused(path: Path) -> bool:
+    try:
+        with limits(), np.errstate(all="raise", under="ignore"):
+            volume, voxel_size = read_map(path)
+            assert volume.ndim == 3 and volume.dtype == np.float32 and np.isfinite(volume).all() and voxel_size > 0
+    except ConfigError as error:
+        assert str(path) in str(error) and str(error).isprintable()
+        return False
+    return True
+
+
+REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "a header of 10^12 atoms": ("a.npz", lambda: lying_npz("(1000000000000, 3)"), "says that its shape is"),
+    "a negative shape": ("a.npz", lambda: lying_npz("(-1, 3)"), "cannot be read"),
+    "objects": ("a.npz", lambda: lying_npz("(3, 3)", "|O"), "holds Python objects"),
+    "pickled objects": (
+        "a.npz",
+        lambda: npz_bytes(coords=np.array([{}, None], object), elements=[6, 7]),
+        "Python objects",
+    ),
+    "atoms without a size": ("a.npz", lambda: lying_npz("(1000000000000, 3)", "<U0", b""), "not \\(n, 3\\)"),
+    "a bomb": ("a.npz", lambda: npz_bytes(coords=np.zeros((1_000_000, 3)), elements=np.zeros(9)), "100 times as large"),
+    "a coordinate that is nan": (
+        "a.npz",
+        lambda: npz_bytes(coords=COORDS * np.nan, elements=[6, 7, 8]),
+        "atom 1",
+    ),
+    "a coordinate that is inf": (
+        "a.npz",
+        lambda: npz_bytes(coords=COORDS * [1, np.inf, 1], elements=[6, 7, 8]),
+        "atom 1",
+    ),
+    "a coordinate too far": ("a.npz", lambda: npz_bytes(coords=COORDS * 1e300, elements=[6, 7, 8]), "up to 100,000 Å"),
+    "no atoms": ("a.npz", lambda: npz_bytes(coords=COORDS[:0], elements=np.zeros(0, int)), "holds no atoms"),
+    "coordinates of a plane": ("a.npz", lambda: npz_bytes(coords=COORDS[:, :2], elements=[6, 7, 8]), "not \\(n, 3\\)"),
+    "too few elements": ("a.npz", lambda: npz_bytes(coords=COORDS, elements=[6, 7]), "not \\(n, 3\\)"),
+    "complex coordinates": ("a.npz", lambda: npz_bytes(coords=COORDS * 1j, elements=[6, 7, 8]), "not of numbers"),
+    "an unknown symbol": (
+        "a.npz",
+        lambda: npz_bytes(coords=COORDS, elements=["C", "Qq", "N"]),
+        "Qq among",
+    ),
+    "an unknown number": ("a.npz", lambda: npz_bytes(coords=COORDS, elements=[6, 7, 119]), "119 among its elements"),
+    "half an element": ("a.npz", lambda: npz_bytes(coords=COORDS, elements=[6, 7, 7.5]), "7.5 among its elements"),
+    "packed coordinates of a line": (
+        "a.npz",
+        lambda: npz_bytes(coords_delta=np.zeros(3, np.int16), elements=[6, 7, 8]),
+        "not \\(n, 3\\)",
+    ),
+    "a bomb of text": ("a.cif.gz", lambda: gzip.compress(b"#" + b" " * 30_000_000), "100 times as large"),
+    "a text cut short": ("a.cif.gz", lambda: gzip.compress(cif_bytes())[:-20], "cannot be read"),
+    "a cif cut within a row": ("a.cif", lambda: cif_bytes()[: cif_bytes().rindex(b"ZN") + 4], "cannot be read"),
+    "an empty file": ("a.cif", lambda: b"", "cannot be read"),
+    "no block": ("a.cif", lambda: b"# nothing", "cannot be read"),
+    "no model": ("a.cif", lambda: b"data_x\n_entry.id x\n", "holds no atoms"),
+    "no coordinate": ("a.cif", lambda: cif_bytes().replace(b"6.5", b"?"), "atom 2 lies at .*nan"),
+    "elements that nobody knows": ("a.cif", lambda: cif_bytes(elements=("X", "X", "X")), "holds no atoms of known"),
+    "endless operators": ("a.cif", lambda: cif_bytes("1-2147483647"), "more than 100,000 copies"),
+    "another kind": ("a.xyz", lambda: b"3\n\nC 0 0 0\n", "its name ends with .xyz"),
+    "a map of more than it holds": ("a.mrc", lambda: map_bytes(nx=40_000, ny=40_000), "is cut short"),
+    "a long extended header": ("a.mrc", lambda: map_bytes(nsymbt=2**31 - 1), "is cut short"),
+    "a negative extended header": ("a.mrc", lambda: map_bytes(nsymbt=-1024), "is cut short"),
+    "a negative side": ("a.mrc", lambda: map_bytes(nz=-4), "must be one 3D volume"),
+    "one section": ("a.mrc", lambda: map_bytes(nz=1), "must be one 3D volume"),
+    "several volumes": ("a.mrc", lambda: map_bytes(ispg=401), "must be one 3D volume"),
+    "complex voxels": ("a.mrc", lambda: map_bytes(mode=4), "not an MRC file of real numbers"),
+    "a packed map": ("a.mrc", lambda: gzip.compress(map_bytes()), "not an MRC file of real numbers"),
+    "a short file": ("a.map", lambda: map_bytes()[:1000], "not an MRC file of real numbers"),
+    "no voxel size": ("a.mrc", lambda: map_bytes(cella=(0.0, 0.0, 0.0)), "set one positive size"),
+    "a voxel size that is no number": ("a.mrc", lambda: map_bytes(cella=(np.nan, 12.0, 8.0)), "set one positive size"),
+    "a huge voxel size": ("a.mrc", lambda: map_bytes(cella=(8e30, 6e30, 4e30)), "set one positive size"),
+    "voxels that are no cubes": ("a.mrc", lambda: map_bytes(cella=(16.0, 16.0, 8.0)), "set one positive size"),
+    "no sampling": ("a.mrc", lambda: map_bytes(mx=0, my=-6), "set one positive size"),
+    "huge values": ("a.mrc", lambda: map_bytes()[:1024] + np.full(192, 3e38, "<f4").tobytes(), "finite values"),
+    "infinite values": ("a.mrc", lambda: map_bytes()[:1024] + np.full(192, np.inf, "<f4").tobytes(), "finite values"),
+    "a map of nothing": ("a.mrc", lambda: map_bytes()[:1024] + bytes(768), "the map is empty"),
+}
+"""Structures and maps that are wrong in a way that a changed byte seldom is: name, content, words of the message."""
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_structures_and_maps_that_claim_what_is_not_so_are_refused_at_once(tmp_path: Path, what: str) -> None:
+    name, content, words = REFUSED[what]
+    (tmp_path / name).write_bytes(content())
+    started = time.process_time()
+    with limits(), pytest.raises(ConfigError, match=words) as refused:
+        density(tmp_path / name, 32, 4.0, 2.0)
+    assert time.process_time() - started < 1.0
+    assert name in str(refused.value) and str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.cif", "a.mrc"])
+def test_a_folder_in_place_of_a_structure_or_map_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=f"{name} is a folder"):
+        density(tmp_path / name, 32, 4.0, 2.0)
+
+
+def test_a_map_that_is_not_cubic_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.mrc").write_bytes(map_bytes())
+    assert read_map(tmp_path / "a.mrc")[0].shape == (4, 6, 8)
+    assert density(tmp_path / "a.mrc", 32, 1.0, 2.0).shape == (32, 32, 32)
+
+
+@given(mutations(NPZ, st.binary(max_size=8)))
+@tried
+def test_npz_structures_with_bytes_changed(folder: Path, content: bytes) -> None:
+    (folder / "mutated.npz").write_bytes(content)
+    atoms_are_sound_or_refused(folder / "mutated.npz")
+
+
+@given(st.sampled_from([cif_bytes(), pdb_bytes()]).flatmap(lambda whole: mutations(whole, ASCII)))
+@tried
+def test_structures_of_text_with_bytes_changed(folder: Path, content: bytes) -> None:
+    path = folder / ("mutated.cif" if b"_atom_site" in content else "mutated.pdb")
+    path.write_bytes(content)
+    atoms_are_sound_or_refused(path)
+
+
+@given(mutations(map_bytes(), st.binary(max_size=8)))
+@tried
+def test_maps_with_bytes_changed(folder: Path, content: bytes) -> None:
+    (folder / "mutated.mrc").write_bytes(content)
+    map_is_sound_or_refused(folder / "mutated.mrc")
+
+
 def test_the_files_that_are_changed_are_sound_before(folder: Path) -> None:
     for name, content in {"a.star": STAR_31.encode(), "b.star": STAR_30.encode(), "c.cs": cs_bytes(CS_FIELDS)}.items():
         (folder / name).write_bytes(content)
         assert is_sound_or_refused(folder / name)
+    for name, content in {"a.npz": NPZ, "b.cif": cif_bytes(), "c.pdb": pdb_bytes()}.items():
+        (folder / name).write_bytes(content)
+        assert atoms_are_sound_or_refused(folder / name)
+    (folder / "d.mrc").write_bytes(map_bytes())
+    assert map_is_sound_or_refused(folder / "d.mrc")
 
 
 def test_what_takes_long_or_asks_for_memory_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

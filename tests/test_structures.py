@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import http.server
+import json
+import re
 import subprocess
 import sys
 import threading
@@ -113,10 +115,59 @@ def test_an_entry_that_is_missing_or_cut_short_is_named_with_the_remedy(
 
 def test_without_a_network_one_line_gives_the_remedy_and_nothing_is_left_behind(tmp_path: Path) -> None:
     result = run("fetch", "--pdb", "3J79", "--url", "http://127.0.0.1:1", "--output", tmp_path / "atoms.npz")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr.startswith("error: PDB entry 3J79 cannot be downloaded from http://127.0.0.1:1/3J79.cif.gz")
     assert "offline: true" in result.stderr and result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_downloaded_is_noted_and_an_entry_that_has_changed_is_said(tmp_path: Path, server: str) -> None:
+    fetch = ["fetch", "--pdb", "1aaa", "1BBB", "--url", server, "--output", tmp_path / "atoms.npz"]
+    assert run(*fetch).stderr == ""
+    noted = json.loads((tmp_path / "atoms.json").read_text())
+    sums = {
+        name: hashlib.sha256((tmp_path / f"server/{name}.cif.gz").read_bytes()).hexdigest() for name in ("1AAA", "1BBB")
+    }
+    assert {source["entry"]: source["sha256"] for source in noted} == sums
+    assert noted[0]["address"] == f"{server}/1AAA.cif.gz"
+
+    (tmp_path / "server/1AAA.cif.gz").write_bytes(gzip.compress(mmcif(ATOMS[:1])))
+    again = run(*fetch)
+    assert again.returncode == 0
+    assert again.stderr.startswith(
+        f"PDB entry 1AAA has changed since {noted[0]['downloaded']}: its SHA-256 was {sums['1AAA']}"
+    )
+    assert again.stderr.count("\n") == 1, "1BBB has not"
+    assert len(read_atoms(tmp_path / "atoms.npz")[0]) == 3
+
+
+@pytest.mark.parametrize("url", ["ftp://files.rcsb.org", "data:,x?", "/etc"])
+def test_entries_come_over_http_or_from_a_file_alone(tmp_path: Path, server: str, url: str) -> None:
+    with pytest.raises(ConfigError, match=f"over https, http, file alone: correct --url {re.escape(url)}"):
+        fetch_entries(["1AAA"], url)
+    assert len(fetch_entries(["1AAA"], f"file://{tmp_path}/server")[0]) == 2
+
+
+def test_an_entry_s_assembly_is_fetched_and_one_that_it_lacks_is_named(tmp_path: Path, server: str) -> None:
+    entry = structure(ATOMS[:2])
+    part, assembly = gemmi.Assembly.Gen(), gemmi.Assembly("1")
+    part.subchains = sorted({residue.subchain for residue in entry[0][0]})
+    for offset in (0.0, 100.0):
+        operator = gemmi.Assembly.Operator()
+        operator.transform = gemmi.Transform(gemmi.Mat33(), gemmi.Vec3(offset, 0, 0))
+        part.operators.append(operator)
+    assembly.generators.append(part)
+    entry.assemblies.append(assembly)
+    (tmp_path / "server/1CPY.cif.gz").write_bytes(gzip.compress(entry.make_mmcif_document().as_string().encode()))
+    whole = tmp_path / "whole.npz"
+    assert run("fetch", "--pdb", "1cpy", "--assembly", "1", "--url", server, "--output", whole).stderr == ""
+    np.testing.assert_allclose(np.ptp(read_atoms(whole)[0][:, 0]), 103.0)
+    deposited = run("fetch", "--pdb", "1cpy", "--url", server, "--output", tmp_path / "one.npz")
+    assert "biological assembly 1 has 2 copies" in deposited.stderr
+    assert len(read_atoms(tmp_path / "one.npz")[0]) == 2
+    missing = run("fetch", "--pdb", "1aaa", "--assembly", "1", "--url", server, "--output", tmp_path / "no.npz")
+    assert missing.returncode == 2 and "has no biological assembly 1; it has: none" in missing.stderr
+    assert not list(tmp_path.glob("no.*"))
 
 
 # --- readers
@@ -283,7 +334,7 @@ def test_a_map_that_is_cut_short_or_has_no_voxel_size_is_named(tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"a\.mrc has voxel size .* set one positive size"):
         read_map(tmp_path / "a.mrc")
     (tmp_path / "b.mrc").write_bytes((tmp_path / "a.mrc").read_bytes()[:-100])
-    with pytest.raises(ConfigError, match=r"b\.mrc cannot be read"):
+    with pytest.raises(ConfigError, match=r"b\.mrc is cut short"):
         read_map(tmp_path / "b.mrc")
 
 
@@ -305,7 +356,7 @@ def test_the_command_ends_with_one_line_when_the_particle_does_not_fit(tmp_path:
     np.savez(tmp_path / "atoms.npz", coords=COORDS * 10, elements=NUMBERS)
     sizes = "--box", 16, "--voxel-size", 4.0, "--resolution", 2.0
     result = run("density", "--source", tmp_path / "atoms.npz", *sizes, "--output", tmp_path / "volume.mrc")
-    assert result.returncode == 1 and result.stderr.startswith("error: the structure reaches")
+    assert result.returncode == 2 and "atoms.npz: the structure reaches" in result.stderr
     assert result.stderr.count("\n") == 1 and not (tmp_path / "volume.mrc").exists()
 
 

@@ -301,7 +301,7 @@ def test_an_unknown_experiment_is_one_line_and_no_traceback(config, tmp_path):
     call = [sys.executable, "-m", "equipose.tables", "--config", "config.json", "--experiment", "table9"]
     call += ["--results", ".", "--paper", str(PAPER), "--summary"]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")})
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == "error: experiments has no 'table9'; known: table1, table2\n"
 
 

@@ -117,12 +117,20 @@ def _check_structures(config: dict[str, Any], embedded: Path) -> None:
     for name, structure in config["structures"].items():
         key = f"structures.{name}"
         if "path" in structure:
-            if len(structure) > 1:
+            if structure.keys() - {"path", "assembly"}:
                 raise ConfigError(f"`{key}` has a `path` and other sources besides: keep one, under a new name.")
             if not Path(structure["path"]).is_file():
                 raise ConfigError(f"`{key}.path`: there is no file {structure['path']}; correct the path.")
+            if "assembly" in structure and structure["path"].endswith((".npz", ".mrc", ".map")):
+                raise ConfigError(f"`{key}.assembly`: {structure['path']} describes none; name an mmCIF or PDB file.")
         elif "embedded" in structure and (config["offline"] or "pdb" not in structure):
             _known(f"{key}.embedded", [structure["embedded"]], _stems(embedded, "*.npz"), str(embedded))
+            if "assembly" in structure:
+                raise ConfigError(
+                    f"`{key}.assembly`: embedded atoms have no assemblies; take it away, or set offline: false."
+                )
+        elif not structure.keys() - {"assembly"}:
+            raise ConfigError(f"`{key}` has an assembly and no source: add `pdb` or `path`.")
         elif config["offline"]:
             raise ConfigError(
                 f"`{key}` has PDB entries only, but `offline` is true: give it a `path`, or set offline: false."

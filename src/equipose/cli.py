@@ -15,12 +15,12 @@ Progress = Callable[[str, int, int], None]
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run `main`; a ConfigError ends it with `error: …` and exit code 1."""
+    """Run `main`; a ConfigError ends it with `error: …` and exit code 2."""
     try:
         main()
     except ConfigError as error:
         say(f"error: {error}")
-        sys.exit(1)
+        sys.exit(2)
 
 
 def say(line: str) -> None:

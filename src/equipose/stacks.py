@@ -81,7 +81,7 @@ def open_stack(path: Path, voxel_size: float) -> Stack:
             start, found = file.read(HEADER.itemsize), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise ConfigError(f"image stack {path} cannot be read ({error.strerror})") from error
-    header = _header(start)
+    header = read_header(start)
     if header is None:
         raise ConfigError(f"image stack {path} is not an MRC file of images in a mode of {', '.join(map(str, KINDS))}")
     kind = np.dtype(KINDS[int(header["mode"])]).newbyteorder(header.dtype["mode"].byteorder)
@@ -103,7 +103,7 @@ def open_stack(path: Path, voxel_size: float) -> Stack:
     return Stack(path, kind, offset, shape)
 
 
-def _header(start: bytes) -> np.void | None:
+def read_header(start: bytes) -> np.void | None:
     """A file's first bytes as an MRC header, in the byte order in which its mode and width are what they can be."""
     if len(start) < HEADER.itemsize:
         return None

@@ -1,6 +1,7 @@
 """Structures: PDB entries or files → atoms → density on a voxel grid (.mrc).
 
     python -m equipose.structures fetch --pdb 3J79 3J7A --output atoms.npz
+    python -m equipose.structures assemble --source 1abc.cif --assembly 1 --output atoms.npz
     python -m equipose.structures density --source atoms.npz --box 128 --voxel-size 3.77 --resolution 2 --output map.mrc
     python -m equipose.structures pack --source atoms.npz --output 4v6x.npz
 
@@ -13,25 +14,37 @@ maps of one box overlay in ChimeraX.
 """
 
 import argparse
+import datetime
 import gzip
+import hashlib
+import http.client
 import itertools
-import shutil
+import json
+import math
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
-import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import gemmi
 import mrcfile
 import numpy as np
 
-from equipose.cli import run_main
+from equipose.atoms import PACKED_ANGSTROM, read_atoms
+from equipose.cli import run_main, say
 from equipose.errors import ConfigError
-from equipose.files import whole_file
+from equipose.files import whole_file, write_json
+from equipose.stacks import HEADER, KINDS, read_header
 
 PDB_URL = "https://files.rcsb.org/download"
+
+SCHEMES = ("https", "http", "file")
+"""By which entries are downloaded; `file` is for tests."""
+
+MOST_BYTES = 2**30
+"""Of a download; the largest entries have a tenth of it."""
 
 SIGMA_PER_RESOLUTION = 0.225
 """molmap's default sigmaFactor, 1 / (π √2): the Gaussian's transform falls to 1/e at a wavenumber of 1 / resolution."""
@@ -39,41 +52,46 @@ SIGMA_PER_RESOLUTION = 0.225
 CUTOFF_SIGMAS = 5.0
 """Gaussians end here, as molmap's do."""
 
-PACKED_ANGSTROM = 0.01
-"""Unit of the packed coordinates of embedded structures."""
-
 POWER_IN_PARTICLE = 0.99
 """A map's particle is the sphere that holds this share of its squared density."""
 
+LARGEST_VALUE = 1e15
+"""Of a map: float32 holds the sum of the squares of so large voxels."""
 
-def fetch_entries(entries: Sequence[str], url: str) -> tuple[np.ndarray, np.ndarray]:
-    """Atoms of PDB `entries` in their common frame: coords (n, 3) in Å and atomic numbers (n,).
+VOXEL_SIZES = 1e-3, 1e4
+"""Å, between which a map's voxel size is believed."""
 
-    Downloads <url>/<entry>.cif.gz. Raises ConfigError where an entry is missing or the server cannot be reached.
+LAST_SPACE_GROUP = 230
+"""A larger number in a map's header says that the file holds several volumes."""
+
+
+def fetch_entries(
+    entries: Sequence[str], url: str, assembly: str | None = None, say: Callable[[str], None] = lambda line: None
+) -> tuple[np.ndarray, np.ndarray, list[dict[str, str]]]:
+    """Atoms of PDB `entries` in their common frame: coords (n, 3) in Å, atomic numbers (n,), and what was downloaded.
+
+    Downloads <url>/<entry>.cif.gz, and takes each as deposited or as its biological `assembly`. Raises ConfigError
+    where an entry is missing or the server cannot be reached.
     """
     with tempfile.TemporaryDirectory() as folder:
-        parts = [read_atoms(_download(entry, url, Path(folder))) for entry in entries]
-    return np.concatenate([coords for coords, _ in parts]), np.concatenate([numbers for _, numbers in parts])
+        downloads = [_download(entry, url, Path(folder)) for entry in entries]
+        parts = [read_atoms(path, assembly, say) for path, _ in downloads]
+    coords, numbers = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return coords, numbers, [made_from for _, made_from in downloads]
 
 
-def read_atoms(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Coords (n, 3) in Å and atomic numbers (n,) of an mmCIF or PDB file (.gz too) or an .npz.
-
-    Of mmCIF and PDB files: the first model, one conformer, all atoms of a known element. An .npz holds `coords` and
-    `elements` (symbols or atomic numbers), or is one that `pack_atoms` wrote. Raises ConfigError.
-    """
-    if not path.is_file():
-        raise ConfigError(f"structure file {path} does not exist: check the path in config.yaml, under structures")
-    try:
-        coords, numbers = _read_npz(path) if path.suffix == ".npz" else _read_coordinates(path)
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ConfigError(
-            f"structure file {path} cannot be read ({error}): it must be an mmCIF or PDB file, an .npz of `coords`"
-            " (n, 3) in Å and `elements` (n,), or an .mrc map"
-        ) from error
-    if len(coords) == 0 or not np.isfinite(coords).all():
-        raise ConfigError(f"structure file {path} holds no atoms of known elements with finite coordinates")
-    return coords, numbers
+def note_sources(path: Path, sources: list[dict[str, str]], say: Callable[[str], None]) -> None:
+    """Write what atoms were made from beside them, and say which entries are not the same as at the time before."""
+    beside = path.with_suffix(".json")
+    former = {entry["entry"]: entry for entry in json.loads(beside.read_text())} if beside.is_file() else {}
+    for source in sources:
+        known = former.get(source["entry"])
+        if known and known["sha256"] != source["sha256"]:
+            say(
+                f"PDB entry {source['entry']} has changed since {known['downloaded']}: its SHA-256 was"
+                f" {known['sha256']} and is {source['sha256']}. Datasets made from it change with it"
+            )
+    write_json(beside, sources)
 
 
 def pack_atoms(coords: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,7 +147,7 @@ def resample(volume: np.ndarray, voxel_size: float, box: int, new_voxel_size: fl
     density = volume - np.median(volume)
     mass = np.clip(density, 0, None)
     if not mass.any():
-        raise ConfigError("the map is empty: every voxel has the same value")
+        raise ConfigError("the map is empty, every voxel has the same value: give another")
     centre = _mean_position(mass)
     _check_fits(particle_radius(density, centre) * voxel_size, box, new_voxel_size, "map")
     ratio = new_voxel_size / voxel_size
@@ -149,21 +167,43 @@ def particle_radius(volume: np.ndarray, centre: np.ndarray) -> float:
 
 
 def read_map(path: Path) -> tuple[np.ndarray, float]:
-    """A map (z, y, x), float32, and its voxel size in Å. Raises ConfigError where either is missing or senseless."""
+    """A map (z, y, x), float32, and its voxel size in Å. Raises ConfigError where either is missing or senseless.
+
+    No memory is taken for what the header claims and the file does not hold.
+    """
+    if not path.is_file():
+        raise ConfigError(f"map {path} {'is a folder' if path.is_dir() else 'does not exist'}: correct the path")
     try:
-        with mrcfile.open(path) as mrc:
-            # mapc, mapr, maps name the axis (1 = x, 2 = y, 3 = z) that columns, rows and sections run along.
-            axes = [int(mrc.header[name]) for name in ("maps", "mapr", "mapc")]
-            volume, voxel = np.array(mrc.data, dtype=np.float32), mrc.voxel_size
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"map {path} cannot be read ({error}): give a complete .mrc volume") from error
-    if volume.ndim != 3 or not np.isfinite(volume).all():
-        raise ConfigError(f"map {path} must be one 3D volume of finite values, found shape {volume.shape}")
-    sizes = np.array([voxel.x, voxel.y, voxel.z], dtype=np.float64)
-    if sizes[0] <= 0 or np.ptp(sizes) > 1e-3 * sizes[0]:
+        with path.open("rb") as file:
+            header = read_header(file.read(HEADER.itemsize))
+    except OSError as error:
+        raise ConfigError(f"map {path} cannot be read ({error.strerror}): make it readable") from error
+    if header is None:
+        raise ConfigError(
+            f"map {path} is not an MRC file of real numbers: give a .mrc volume of mode {', '.join(map(str, KINDS))},"
+            " not packed"
+        )
+    shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
+    kind = np.dtype(KINDS[int(header["mode"])]).newbyteorder(header.dtype["mode"].byteorder)
+    offset, found = HEADER.itemsize + int(header["nsymbt"]), path.stat().st_size
+    if min(shape) < 2 or int(header["ispg"]) > LAST_SPACE_GROUP:
+        raise ConfigError(f"map {path} must be one 3D volume, found {shape[0]} × {shape[1]} × {shape[2]}: give one")
+    if offset < HEADER.itemsize or found < offset + math.prod(shape) * kind.itemsize:
+        raise ConfigError(
+            f"map {path} is cut short: its header says {shape[0]} × {shape[1]} × {shape[2]} voxels from byte {offset}"
+            f" on, and it has {found} bytes. Copy or make it again"
+        )
+    volume = np.array(np.memmap(path, kind, "r", offset, shape), dtype=np.float32)
+    if not np.abs(volume).max() <= LARGEST_VALUE:
+        raise ConfigError(f"map {path} must have finite values up to {LARGEST_VALUE:.0e}: make it again, or scale it")
+    sampling = np.array([header[name] for name in ("mx", "my", "mz")], dtype=np.float64)
+    sizes = np.array([header["cella"][axis] for axis in "xyz"], dtype=np.float64) / np.maximum(sampling, 1)
+    if not (min(VOXEL_SIZES) <= sizes.min() <= sizes.max() <= max(VOXEL_SIZES)) or np.ptp(sizes) > 1e-3 * sizes[0]:
         raise ConfigError(
             f"map {path} has voxel size {sizes.tolist()} Å in its header: set one positive size for all axes"
         )
+    # mapc, mapr, maps name the axis (1 = x, 2 = y, 3 = z) that columns, rows and sections run along.
+    axes = [int(header[name]) for name in ("maps", "mapr", "mapc")]
     order = np.argsort(axes)[::-1] if sorted(axes) == [1, 2, 3] else [0, 1, 2]
     return np.ascontiguousarray(volume.transpose(order)), float(sizes[0])
 
@@ -176,12 +216,25 @@ def write_map(path: Path, volume: np.ndarray, voxel_size: float) -> None:
         mrc.header.label[0] = "Written by equipose"  # in place of mrcfile's, which holds the time of day
 
 
-def density(source: Path, box: int, voxel_size: float, resolution: float) -> np.ndarray:
-    """Volume (box, box, box) of a structure file or an .mrc map; `resolution`, of atoms only, in voxels."""
+def density(
+    source: Path, box: int, voxel_size: float, resolution: float, say: Callable[[str], None] = lambda line: None
+) -> np.ndarray:
+    """Volume (box, box, box) of a structure file or an .mrc map; `resolution`, of atoms only, in voxels.
+
+    `say` is told how many copies a biological assembly has of atoms that are read as deposited.
+    """
     if source.suffix in (".mrc", ".map"):
         volume, source_voxel_size = read_map(source)
-        return resample(volume, source_voxel_size, box, voxel_size)
-    return molmap(*read_atoms(source), box, voxel_size, resolution * voxel_size)
+        return _named(source, resample, volume, source_voxel_size, box, voxel_size)
+    return _named(source, molmap, *read_atoms(source, say=say), box, voxel_size, resolution * voxel_size)
+
+
+def _named(source: Path, make: Callable[..., np.ndarray], *arguments: object) -> np.ndarray:
+    """What `make` makes of a file's content; a ConfigError of it names the file."""
+    try:
+        return make(*arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def main() -> None:
@@ -190,6 +243,10 @@ def main() -> None:
     fetch_parser = commands.add_parser("fetch", help="download PDB entries, in one frame")
     fetch_parser.add_argument("--pdb", nargs="+", required=True, help="entries, such as 3J79 3J7A")
     fetch_parser.add_argument("--url", default=PDB_URL, help=f"folder of <entry>.cif.gz (default {PDB_URL})")
+    fetch_parser.add_argument("--assembly", help="build each entry's biological assembly of this name, such as 1")
+    assemble_parser = commands.add_parser("assemble", help="build the biological assembly of a structure file")
+    assemble_parser.add_argument("--source", type=Path, required=True, help=".cif or .pdb (.gz)")
+    assemble_parser.add_argument("--assembly", required=True, help="its name, such as 1")
     density_parser = commands.add_parser("density", help="volume of a structure or a map, centred")
     density_parser.add_argument("--source", type=Path, required=True, help=".cif, .pdb (.gz), .npz or .mrc")
     density_parser.add_argument("--box", type=int, required=True, help="voxels")
@@ -197,33 +254,49 @@ def main() -> None:
     density_parser.add_argument("--resolution", type=float, required=True, help="voxels; of atoms, not of maps")
     pack_parser = commands.add_parser("pack", help="make a small .npz, as workflow/resources/structures has")
     pack_parser.add_argument("--source", type=Path, required=True)
-    for command in (fetch_parser, density_parser, pack_parser):
+    for command in (fetch_parser, assemble_parser, density_parser, pack_parser):
         command.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
     if arguments.command == "density":
-        volume = density(arguments.source, arguments.box, arguments.voxel_size, arguments.resolution)
+        volume = density(arguments.source, arguments.box, arguments.voxel_size, arguments.resolution, say)
         write_map(arguments.output, volume, arguments.voxel_size)
         return
+    sources = []
     if arguments.command == "fetch":
-        coords, numbers = fetch_entries(arguments.pdb, arguments.url)
-        arrays = {"coords": coords.astype(np.float32), "elements": numbers.astype(np.uint8)}
+        coords, numbers, sources = fetch_entries(arguments.pdb, arguments.url, arguments.assembly, say)
+        arrays = _arrays(coords, numbers)
+    elif arguments.command == "assemble":
+        arrays = _arrays(*read_atoms(arguments.source, arguments.assembly))
     else:
         arrays = pack_atoms(*read_atoms(arguments.source))
     with whole_file(arguments.output) as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **arrays)
+    if sources:
+        note_sources(arguments.output, sources, say)
 
 
-def _download(entry: str, url: str, folder: Path) -> Path:
+def _arrays(coords: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """Atoms as an .npz holds them."""
+    return {"coords": coords.astype(np.float32), "elements": numbers.astype(np.uint8)}
+
+
+def _download(entry: str, url: str, folder: Path) -> tuple[Path, dict[str, str]]:
+    """A PDB entry's file in `folder`, and its address, SHA-256 and day."""
     address = f"{url.rstrip('/')}/{entry.upper()}.cif.gz"
     target = folder / f"{entry}.cif.gz"
     remedy = (
         "Set `offline: true` to use the embedded structure, or download the file yourself and name it under"
         " structures as `path`"
     )
+    if urllib.parse.urlsplit(address).scheme not in SCHEMES:
+        raise ConfigError(f"PDB entries are downloaded over {', '.join(SCHEMES)} alone: correct --url {url}")
     try:
         with urllib.request.urlopen(address, timeout=60) as response, open(target, "wb") as file:
-            shutil.copyfileobj(response, file)
+            content = response.read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                raise ConfigError(f"PDB entry {entry}: {address} has more than {MOST_BYTES:,} bytes. {remedy}")
+            file.write(content)
         with gzip.open(target) as file:  # the checksum at its end tells a cut download
             while file.read(1 << 20):
                 pass
@@ -231,36 +304,12 @@ def _download(entry: str, url: str, folder: Path) -> Path:
         raise ConfigError(
             f"PDB entry {entry}: {address} answers {error.code}. Check the entry's id. {remedy}"
         ) from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ConfigError(f"PDB entry {entry} cannot be downloaded from {address}: {reason}. {remedy}") from error
-    return target
-
-
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(path) as arrays:
-        if "coords_delta" in arrays:
-            coords = np.cumsum(arrays["coords_delta"], axis=0, dtype=np.int64) * PACKED_ANGSTROM
-            return coords, arrays["elements"].astype(np.int64)
-        coords, elements = arrays["coords"].astype(np.float64), arrays["elements"]
-    if coords.ndim != 2 or coords.shape[1] != 3 or elements.shape != coords.shape[:1]:
-        raise ValueError(f"coords is {coords.shape} and elements {elements.shape}, not (n, 3) and (n,)")
-    if elements.dtype.kind in "US":
-        names, inverse = np.unique(elements.astype(str), return_inverse=True)
-        elements = np.array([gemmi.Element(name).atomic_number for name in names])[inverse]
-    return _known(coords, elements.astype(np.int64))
-
-
-def _read_coordinates(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    structure = gemmi.read_structure(str(path))
-    structure.remove_alternative_conformations()
-    atoms = gemmi.FlatStructure(structure)
-    first = atoms.model_num == atoms.model_num[:1]
-    return _known(atoms.pos[first], atoms.elements[first].astype(np.int64))
-
-
-def _known(coords: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return coords[numbers > 0], numbers[numbers > 0]
+    today = datetime.date.today().isoformat()
+    digest = hashlib.sha256(content).hexdigest()
+    return target, {"entry": entry.upper(), "address": address, "sha256": digest, "downloaded": today}
 
 
 def _mean_position(mass: np.ndarray) -> np.ndarray:

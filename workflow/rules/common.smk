@@ -163,10 +163,16 @@ def structure_file(wildcards) -> str:
     name = config["datasets"][wildcards.dataset]["structure"]
     source = config["structures"][name]
     if "path" in source:
-        return source["path"]
+        return f"{RESULTS}/structures/{name}.assembly.npz" if "assembly" in source else source["path"]
     if "embedded" in source and (config["offline"] or "pdb" not in source):
         return here(EMBEDDED / f"{source['embedded']}.npz")
     return f"{RESULTS}/structures/{name}.npz"
+
+
+def assembly_option(structure: str) -> list[str]:
+    """What asks for the biological assembly of a structure, if its line in the configuration does."""
+    source = config["structures"][structure]
+    return ["--assembly", str(source["assembly"])] if "assembly" in source else []
 
 
 def paper_table(experiment: str) -> list[str]:

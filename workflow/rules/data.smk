@@ -2,6 +2,7 @@
 
 
 localrules:
+    assemble_structure,
     dataset_json,
     fetch_structure,
 
@@ -25,6 +26,8 @@ rule dataset_json:
         "printf %s {params.json:q} > {output:q} 2> {log:q}"
 
 
+# Beside the atoms of entries stands a .json file that says what was downloaded. It is no output: Snakemake would delete
+# it before another download, which is compared with it.
 rule fetch_structure:
     input:
         code=code("structures"),
@@ -37,9 +40,30 @@ rule fetch_structure:
     conda:
         "../../envs/gpu.yaml"
     params:
-        pdb=lambda wildcards: config["structures"][wildcards.structure].get("pdb", []),
+        pdb=lambda wildcards: (
+            config["structures"][wildcards.structure].get("pdb", []) + assembly_option(wildcards.structure)
+        ),
     shell:
         "python -u -m equipose.structures fetch --pdb {params.pdb:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule assemble_structure:
+    input:
+        lambda wildcards: config["structures"][wildcards.structure]["path"],
+        code=code("structures"),
+    output:
+        "<results>/structures/{structure}.assembly.npz",
+    log:
+        "<results>/logs/assemble_structure/{structure}.log",
+    benchmark:
+        "<results>/benchmarks/assemble_structure/{structure}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    params:
+        assembly=lambda wildcards: assembly_option(wildcards.structure),
+    shell:
+        "python -u -m equipose.structures assemble --source {input[0]:q} {params.assembly:q} --output {output:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule volume:
