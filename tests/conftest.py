@@ -19,13 +19,12 @@ from equipose.config import (
     DatasetConfig,
     PreparationConfig,
     RunConfig,
-    dataset_config,
     merge,
-    run_config,
     simulation_config,
 )
 from equipose.evaluate import Poses
 from equipose.particles import read_particles, read_tables, write_star
+from equipose.resolve import dataset_config, run_config
 from equipose.rotations import other_hand, random_rotations, to_relion_angles
 from equipose.simulate import simulate
 from equipose.structures import density, write_map

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from equipose import rotations
+from equipose import rotation_tensors
 from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder
 from equipose.fourier import from_half_disc
@@ -36,7 +36,7 @@ def test_poses_of_several_turns_commute_with_every_motion_of_d4(small_run):
         rotation, shift = pose_finder(model)(images, round_ctf(3))
         for g in motions("d4").double():
             moved_rotation, moved_shift = pose_finder(model)(move_images(g, images), round_ctf(3))
-            assert torch.allclose(moved_rotation, rotations.pose_action(g) @ rotation, atol=1e-9)
+            assert torch.allclose(moved_rotation, rotation_tensors.pose_action(g) @ rotation, atol=1e-9)
             assert torch.allclose(moved_shift, shift @ g.T, atol=1e-9)
 
 
@@ -76,7 +76,7 @@ def test_the_turn_that_reconstructs_an_image_best_gives_its_pose(small_run):
             self.calls += 1
             angle = torch.tensor(torch.pi / 4, dtype=images.dtype)
             turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
-            known = rotations.pose_action(turn) @ true if self.calls == 2 else true.flip(0)
+            known = rotation_tensors.pose_action(turn) @ true if self.calls == 2 else true.flip(0)
             return known, torch.zeros(3, 2, dtype=images.dtype)
 
     model = asking(small_run, 2)

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from equipose.check import check_config
-from equipose.config import RunConfig, merge, model_config, run_budgets, run_config, simulation_config
+from equipose.config import RunConfig, merge, model_config, run_budgets, simulation_config
 from equipose.encoders import ENCODERS
 from equipose.errors import ConfigError
 from equipose.losses import LOSSES
+from equipose.resolve import run_config
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from equipose import encoders, rotations
+from equipose import encoders, rotation_tensors
 from equipose.autoencoder import Autoencoder, load_model, save_model
 from equipose.encoders import ENCODERS, GaussianPyramid, GroupConv, InnerBatchNorm, block_widths
 from equipose.groups import kernel_basis, motions, move_images
@@ -154,7 +154,7 @@ def test_a_moved_image_has_a_moved_pose(small_run, group, training):
     predicted, shifts = encoder(images)
     for g in motions(group):
         moved_rotations, moved_shifts = encoder(move_images(g, images))
-        assert torch.allclose(moved_rotations, rotations.pose_action(g.double()) @ predicted, atol=1e-10)
+        assert torch.allclose(moved_rotations, rotation_tensors.pose_action(g.double()) @ predicted, atol=1e-10)
         assert torch.allclose(moved_shifts, shifts @ g.double().T, atol=1e-8)
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from equipose import rotations
 from equipose.autoencoder import Autoencoder
 from equipose.encoders import EquivariantEncoder, VectorHead
 from equipose.fourier import from_half_disc
 from equipose.groups import motions, move_images
+from equipose.rotation_tensors import pose_action
 
 ASTIGMATIC = torch.tensor([[24000.0, 16000.0, 25.0, 300.0, 2.7, 0.1, 10.0]], dtype=torch.float64)
 
@@ -50,7 +50,7 @@ def test_the_representation_printed_in_eq_4_breaks_it(small_run):
 
     def printed(g: torch.Tensor) -> torch.Tensor:
         """Eq. 4 of g = f^c r, literally."""
-        return rotations.pose_action(g) if torch.linalg.det(g) > 0 else printed_f @ rotations.pose_action(f @ g)
+        return pose_action(g) if torch.linalg.det(g) > 0 else printed_f @ pose_action(f @ g)
 
     class Printed(EquivariantEncoder):
         @staticmethod

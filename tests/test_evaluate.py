@@ -23,7 +23,8 @@ from equipose.groups import move_images
 from equipose.losses import PATHS
 from equipose.metrics import Alignment
 from equipose.particles import Particles, read_particles, write_star
-from equipose.rotations import pose_action, random_rotations, to_relion_angles
+from equipose.rotation_tensors import pose_action
+from equipose.rotations import random_rotations, to_relion_angles
 
 BOX, VOXEL, SIGMA = 32, 4.0, 1.5  # pixels, Å, pixels
 TRAINING, HELD_OUT = 60, 40

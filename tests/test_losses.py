@@ -80,7 +80,7 @@ def test_the_mirror_loss_is_not_trivial_for_c4(small_run, images):
 def test_an_astigmatic_ctf_moves_with_its_image(small_run):
     """A perfect reconstruction of an image is a perfect reconstruction of its mirror image, astigmatism included."""
     from equipose.groups import motions
-    from equipose.rotations import nearest_rotation, pose_action
+    from equipose.rotation_tensors import nearest_rotation, pose_action
 
     model = model_of(small_run, "d4_l2")
     rotations = nearest_rotation(torch.randn(4, 3).double(), torch.randn(4, 3).double())

@@ -6,7 +6,7 @@ import torch
 from benchmarks import reference
 from torch import Tensor
 
-from equipose import rotations
+from equipose import rotation_tensors
 from equipose.autoencoder import Autoencoder
 from equipose.fourier import from_half_disc, half_disc, to_half_disc
 from equipose.losses import LOSSES
@@ -41,7 +41,7 @@ def pair(small_run, orthogonalize: str, **choices: object) -> tuple[Autoencoder,
 def test_loss_and_gradients_are_those_of_the_published_step(small_run, batch, monkeypatch, orthogonalize):
     """L_sym of the standard model, over the same disc and about the same centre."""
     if orthogonalize == "svd":  # the equivariant encoders' closed form against the decomposition
-        monkeypatch.setattr(rotations, "gram_schmidt", rotations.nearest_rotation)
+        monkeypatch.setattr(rotation_tensors, "gram_schmidt", rotation_tensors.nearest_rotation)
     ours, published = pair(small_run, orthogonalize, disc=True, centre=-0.5)
     loss, expected = LOSSES["sym"](ours, *batch), published.loss(*batch)
     loss.backward()

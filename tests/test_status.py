@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from equipose import commands
-from equipose.config import run_config
 from equipose.errors import ConfigError
+from equipose.resolve import run_config
 from equipose.status import STATES, run_status, status
 from equipose.train import Progress, progress_line
 

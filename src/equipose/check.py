@@ -13,9 +13,10 @@ from typing import Any
 import jsonschema
 import yaml
 
-from equipose.config import dataset_config, is_simulated, model_config, preparation_config, run_budgets
+from equipose.config import is_simulated, model_config, preparation_config, run_budgets
 from equipose.errors import ConfigError
 from equipose.particles import check_symmetry
+from equipose.resolve import dataset_config
 
 
 def check_config(

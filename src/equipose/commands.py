@@ -9,6 +9,8 @@
 RELION's star files name images from the project's folder: run there, or say `--datadir`.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import math
@@ -19,33 +21,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-import yaml
-
-from equipose.config import merge, preparation_config
+from equipose.config import TRAINING_BOXES, merge, preparation_config
 from equipose.errors import ConfigError
 from equipose.files import whole_file, whole_folder, write_text
-from equipose.particles import (
-    ANGLES,
-    SUBSET,
-    TRAINING_BOXES,
-    Particles,
-    check_inside,
-    check_symmetry,
-    half_of,
-    has_halves,
-    per_particle,
-    read_particles,
-    read_tables,
-    summarise,
-    write_star,
-)
-from equipose.prepare import contrast
-from equipose.rotations import from_relion_angles, other_hand, to_relion_angles
-from equipose.status import status as status_of
-from equipose.structures import read_map, write_map
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from equipose.particles import Particles
+
+# NumPy, pandas and PyTorch take seconds to load: each command imports for itself what it needs, and --help nothing.
 
 CHECKOUT = Path(__file__).parents[2]
 """Where the workflow lies: equipose is installed from a checkout of its repository, in place."""
@@ -68,6 +56,10 @@ WORK = "work"
 
 def reconstruct(arguments: argparse.Namespace) -> None:
     """Poses, a map and half-maps; the same command continues what was stopped."""
+    import yaml
+
+    from equipose.particles import summarise
+
     (star, _), out = _star(arguments), arguments.out.resolve()
     select = {column: [_limit(low), _limit(high)] for column, low, high in arguments.select}
     found = summarise(star, arguments.datadir, tuple((column, *limits) for column, limits in select.items()))
@@ -122,6 +114,8 @@ def _run(command: list[str]) -> int:
 
 def validate(arguments: argparse.Namespace) -> None:
     """Read everything once, as a reconstruction would."""
+    from equipose.particles import read_particles
+
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables)
     print(f"{star}: {len(particles.images)} particles of {particles.images.shape[-1]} pixels are sound")
@@ -129,6 +123,10 @@ def validate(arguments: argparse.Namespace) -> None:
 
 def info(arguments: argparse.Namespace) -> None:
     """What the particles are."""
+    import numpy as np
+
+    from equipose.particles import half_of, read_particles
+
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables)
     size, (defocus_u, defocus_v, *_) = particles.images.shape[-1], particles.ctf.T
@@ -150,9 +148,13 @@ def info(arguments: argparse.Namespace) -> None:
 
 def flip_hand(arguments: argparse.Namespace) -> None:
     """Maps mirrored along z, and the poses that go with them: every projection stays as it was."""
-    # These draw, and load what no other command wants.
+    import numpy as np
+
     from equipose.figures.reconstruction import plot_reconstruction
+    from equipose.particles import ANGLES, per_particle, read_tables, write_star
     from equipose.reconstruction_report import build
+    from equipose.rotations import from_relion_angles, other_hand, to_relion_angles
+    from equipose.structures import read_map, write_map
 
     folder = arguments.folder.resolve()
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
@@ -184,21 +186,32 @@ def flip_hand(arguments: argparse.Namespace) -> None:
 
 def status(arguments: argparse.Namespace) -> None:
     """How the runs of a results folder are doing, from its files alone."""
+    from equipose.status import status as status_of
+
     print(status_of(arguments.results, arguments.silent_minutes, time.time()))
 
 
 def mirrored(volume: np.ndarray) -> np.ndarray:
     """V(x, y, -z) of a volume (z, y, x) about voxel L/2; the plane that has no partner stays."""
+    import numpy as np
+
     return np.roll(volume[::-1], 1, axis=0) if len(volume) % 2 == 0 else volume[::-1]
 
 
 def _source_of_halves(particle_table: pd.DataFrame) -> str:
+    from equipose.particles import SUBSET, has_halves
+
     if has_halves(particle_table):
         return f"{SUBSET} in the file"
     return "drawn at random" + (f": {SUBSET} in the file is not 1 and 2" if SUBSET in particle_table else "")
 
 
 def _protein(particles: Particles, star: Path) -> str:
+    import numpy as np
+    import yaml
+
+    from equipose.prepare import contrast
+
     settings = yaml.safe_load((CHECKOUT / "config.yaml").read_text())
     box = max((box for box in TRAINING_BOXES if box <= particles.images.shape[-1]), default=None)
     if box is None:
@@ -215,6 +228,8 @@ def _protein(particles: Particles, star: Path) -> str:
 
 
 def _values(column: np.ndarray) -> str:
+    import numpy as np
+
     return ", ".join(f"{value:g}" for value in np.unique(column))
 
 
@@ -243,6 +258,8 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
 
     With no --datadir, images are looked for from the star file's folder, then from the working one.
     """
+    from equipose.particles import check_inside, check_symmetry, read_tables
+
     star = arguments.star.resolve()
     check_symmetry(arguments.symmetry)
     optics, table = read_tables(star)

@@ -1,11 +1,10 @@
 """What a dataset, a model and a run are made of: frozen dataclasses, filled from config.yaml, their only defaults.
 
-`run_config` and `dataset_config` resolve the user's configuration; the workflow writes the result to a `config.json`
-beside the outputs, and the command-line modules read that file and nothing else.
+The workflow writes them to a `config.json` beside the outputs, and the command-line modules read that file and nothing
+else.
 """
 
 import dataclasses
-import hashlib
 import itertools
 import json
 from dataclasses import dataclass
@@ -13,9 +12,14 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from equipose.errors import ConfigError
-from equipose.particles import Selection, summarise
 
 Precision = Literal["float32", "bfloat16"]
+
+TRAINING_BOXES = (32, 64, 128, 256)
+"""Pixels; the encoders halve them evenly down to 4."""
+
+Selection = tuple[tuple[str, float | None, float | None], ...]
+"""Columns, and the lowest and the highest value of each that is wanted; None: no limit."""
 
 
 @dataclass(frozen=True)
@@ -234,33 +238,6 @@ def preparation_config(config: dict[str, Any], name: str) -> PreparationConfig:
     return PreparationConfig.from_dict({"name": name} | merge(config["preparation"], config["datasets"][name]))
 
 
-def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
-    """What training knows of the dataset `name`. Of a user's, the star file says how many images, and how large."""
-    if is_simulated(config, name):
-        source = simulation_config(config, name)
-        images, voxel_size, made_from = source.images, source.voxel_size, source.to_json()
-    else:
-        source = preparation_config(config, name)
-        star = Path(source.star)
-        found = summarise(star, source.datadir and Path(source.datadir), source.limits)
-        images = found.subsets[source.subset] - source.held_out
-        if images < 1:
-            raise ConfigError(
-                f"`datasets.{name}`: {source.held_out} images are to be held out, and {star} has"
-                f" {found.subsets[source.subset]} to choose from: lower `held_out`, or `select` more."
-            )
-        voxel_size, made_from = found.box * found.voxel_size / source.box, source.to_json() + found.digest
-    return DatasetConfig(
-        name=name,
-        box=source.box,
-        voxel_size=voxel_size,
-        images=images,
-        held_out=source.held_out,
-        shift_std=source.shift_std,
-        made_from=hashlib.sha256(made_from.encode()).hexdigest()[:16],
-    )
-
-
 def model_config(config: dict[str, Any], name: str) -> ModelConfig:
     """The model `name`: `training` with the model's own line laid over it."""
     own = {key: value for key, value in config["models"][name].items() if key != "label"}
@@ -270,18 +247,6 @@ def model_config(config: dict[str, Any], name: str) -> ModelConfig:
 def model_label(config: dict[str, Any], name: str) -> str:
     """What tables and figures call the model; no part of a run, so that a new label trains nothing anew."""
     return config["models"][name].get("label", name)
-
-
-def run_config(config: dict[str, Any], dataset: str, model: str, seed: int) -> RunConfig:
-    """The run (dataset, model, seed), with the budget of the experiment that asks for it."""
-    budget = {"seconds": None, "steps": None} | run_budgets(config)[dataset, model, seed]
-    return RunConfig(
-        dataset=dataset_config(config, dataset),
-        model=model_config(config, model),
-        seed=seed,
-        budget=Budget.from_dict(budget),
-        evaluation=EvaluationConfig.from_dict(config["evaluation"]),
-    )
 
 
 def run_budgets(config: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, float]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from equipose import rotations
+from equipose import rotation_tensors
 from equipose.config import ModelConfig, Precision
 from equipose.groups import FieldType, Group, kernel_basis, motions, moved_kernels
 
@@ -107,7 +107,7 @@ class StandardEncoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(images).to(images)
         v1, v2 = self.rotation_head(features).unflatten(1, (-1, 2, 3)).unbind(2)  # (b, h, 3) each
-        return _one_or_all(rotations.gram_schmidt(v1, v2)), self.shift_scale * self.shift_head(features)
+        return _one_or_all(rotation_tensors.gram_schmidt(v1, v2)), self.shift_scale * self.shift_head(features)
 
 
 class GroupConv(nn.Module):
@@ -250,7 +250,7 @@ class EquivariantEncoder(nn.Module):
         features = 4 * fields[-1]
         self.features = nn.Sequential(*layers, nn.MaxPool2d(2), GroupConv(group, "regular", fields[-1], features, 2))
         self.rotation_head = self._head(
-            group, [features, *head_fields], rotations.pose_action(elements), 2 * config.hypotheses
+            group, [features, *head_fields], rotation_tensors.pose_action(elements), 2 * config.hypotheses
         )
         self.shift_head = self._head(group, [features, *head_fields], elements, 1)
         self.shift_scale = config.shift_scale
@@ -265,7 +265,7 @@ class EquivariantEncoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(images).to(images)
         v1, v2 = self.rotation_head(features).unflatten(1, (-1, 2)).unbind(2)  # (b, h, 3) each
-        hypotheses = rotations.nearest_rotation(v1, v2)
+        hypotheses = rotation_tensors.nearest_rotation(v1, v2)
         return _one_or_all(hypotheses), self.shift_scale * self.shift_head(features).squeeze(1)
 
 

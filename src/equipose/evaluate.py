@@ -41,7 +41,8 @@ from equipose.losses import PATHS
 from equipose.metrics import IDENTITY, Alignment, exact_scores, paper_scores
 from equipose.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
 from equipose.refinement import confirmed_share, refine
-from equipose.rotations import pose_action, to_relion_angles
+from equipose.rotation_tensors import pose_action
+from equipose.rotations import to_relion_angles
 from equipose.structures import read_map, write_map
 from equipose.volumes import real_volume
 

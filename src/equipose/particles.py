@@ -18,13 +18,12 @@ import numpy as np
 import pandas as pd
 import starfile
 
+from equipose.config import TRAINING_BOXES, Selection
 from equipose.cryosparc import read_cryosparc
 from equipose.errors import ConfigError
 from equipose.files import write_text
 from equipose.rotations import from_relion_angles
 from equipose.stacks import Images, open_stack
-
-TRAINING_BOXES = (32, 64, 128, 256)
 
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
@@ -53,10 +52,6 @@ LARGEST = 1e30
 
 CHUNK_BYTES = 16_000_000
 """Of images that are checked at once."""
-
-
-Selection = tuple[tuple[str, float | None, float | None], ...]
-"""Columns, and the lowest and the highest value of each that is wanted; None: no limit."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import yaml
 
 from equipose.benchmarks import wall_times
 from equipose.cli import run_main
-from equipose.config import DatasetConfig, asked_runs, dataset_config, merge
+from equipose.config import DatasetConfig, asked_runs, merge
+from equipose.resolve import dataset_config
 
 GPUS = (1, 8, 64)
 """The plan says how long so many would take."""

@@ -16,7 +16,6 @@ from equipose.config import (
     model_label,
     preparation_config,
     run_budgets,
-    run_config,
     simulation_config,
 )
 from equipose.errors import ConfigError
@@ -24,6 +23,7 @@ from equipose.figures import OF_DATASETS, OF_RUNS, caption
 from equipose.files import check_writable, leave_the_future
 from equipose.locks import drop_stale_locks
 from equipose.plan import plan
+from equipose.resolve import run_config
 
 STARTED = time.time()
 HERE = Path(workflow.basedir)

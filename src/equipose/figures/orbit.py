@@ -23,7 +23,8 @@ from equipose.figures.style import PAGE, PALETTE, degrees_text, paper_style, sav
 from equipose.groups import motions, move_images
 from equipose.metrics import squared_distances
 from equipose.particles import read_particles
-from equipose.rotations import degrees_from_squared_frobenius, pose_action
+from equipose.rotation_tensors import pose_action
+from equipose.rotations import degrees_from_squared_frobenius
 from equipose.tables import dataset_title
 
 AXES = (PALETTE[1], PALETTE[2], PALETTE[5])

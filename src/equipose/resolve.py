@@ -1,0 +1,58 @@
+"""What the configuration comes to for a dataset and for a run, once the user's star file has been read."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from equipose.config import (
+    Budget,
+    DatasetConfig,
+    EvaluationConfig,
+    RunConfig,
+    is_simulated,
+    model_config,
+    preparation_config,
+    run_budgets,
+    simulation_config,
+)
+from equipose.errors import ConfigError
+from equipose.particles import summarise
+
+
+def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
+    """What training knows of the dataset `name`. Of a user's, the star file says how many images, and how large."""
+    if is_simulated(config, name):
+        source = simulation_config(config, name)
+        images, voxel_size, made_from = source.images, source.voxel_size, source.to_json()
+    else:
+        source = preparation_config(config, name)
+        star = Path(source.star)
+        found = summarise(star, source.datadir and Path(source.datadir), source.limits)
+        images = found.subsets[source.subset] - source.held_out
+        if images < 1:
+            raise ConfigError(
+                f"`datasets.{name}`: {source.held_out} images are to be held out, and {star} has"
+                f" {found.subsets[source.subset]} to choose from: lower `held_out`, or `select` more."
+            )
+        voxel_size, made_from = found.box * found.voxel_size / source.box, source.to_json() + found.digest
+    return DatasetConfig(
+        name=name,
+        box=source.box,
+        voxel_size=voxel_size,
+        images=images,
+        held_out=source.held_out,
+        shift_std=source.shift_std,
+        made_from=hashlib.sha256(made_from.encode()).hexdigest()[:16],
+    )
+
+
+def run_config(config: dict[str, Any], dataset: str, model: str, seed: int) -> RunConfig:
+    """The run (dataset, model, seed), with the budget of the experiment that asks for it."""
+    budget = {"seconds": None, "steps": None} | run_budgets(config)[dataset, model, seed]
+    return RunConfig(
+        dataset=dataset_config(config, dataset),
+        model=model_config(config, model),
+        seed=seed,
+        budget=Budget.from_dict(budget),
+        evaluation=EvaluationConfig.from_dict(config["evaluation"]),
+    )

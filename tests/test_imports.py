@@ -1,0 +1,35 @@
+"""What a module loads: answers that need no networks must not wait for PyTorch."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+
+def loaded(*modules: str) -> set[str]:
+    """The top-level packages that importing these modules loads in a fresh interpreter."""
+    code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(shown.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["check", "claims", "compare", "particles", "plan", "resolve", "tables"])
+def test_settings_particles_tables_and_claims_load_no_torch(module: str) -> None:
+    packages = loaded(f"equipose.{module}")
+    assert "numpy" in packages
+    assert not packages & {"torch", "escnn", "matplotlib", "skimage"}
+
+
+def test_the_command_line_its_settings_and_the_status_load_nothing_numerical() -> None:
+    packages = loaded("equipose.commands", "equipose.config", "equipose.status")
+    assert "equipose" in packages
+    assert not packages & {"torch", "numpy", "pandas", "scipy", "starfile", "yaml", "snakemake"}
+
+
+def test_help_takes_less_than_a_second_of_processor_time() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    shown = subprocess.run([sys.executable, "-m", "equipose.commands", "--help"], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert shown.returncode == 0 and "reconstruct" in shown.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
