@@ -331,5 +331,5 @@ def test_the_command_ends_with_one_line_where_the_configuration_is_wrong(
     paths = "--config", tmp_path / "config.json", "--volume", tmp_path / "absent.mrc", "--output", tmp_path / "out"
     command = [sys.executable, "-m", "equipose.simulate", *map(str, paths), "--threads", "1"]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1 and result.stderr.startswith("error: dataset spliceosome_noiseless: snr is 0.0")
+    assert result.returncode == 2 and result.stderr.startswith("error: dataset spliceosome_noiseless: snr is 0.0")
     assert result.stderr.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -113,7 +113,7 @@ def test_an_entry_that_is_missing_or_cut_short_is_named_with_the_remedy(
 
 def test_without_a_network_one_line_gives_the_remedy_and_nothing_is_left_behind(tmp_path: Path) -> None:
     result = run("fetch", "--pdb", "3J79", "--url", "http://127.0.0.1:1", "--output", tmp_path / "atoms.npz")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr.startswith("error: PDB entry 3J79 cannot be downloaded from http://127.0.0.1:1/3J79.cif.gz")
     assert "offline: true" in result.stderr and result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -305,7 +305,7 @@ def test_the_command_ends_with_one_line_when_the_particle_does_not_fit(tmp_path:
     np.savez(tmp_path / "atoms.npz", coords=COORDS * 10, elements=NUMBERS)
     sizes = "--box", 16, "--voxel-size", 4.0, "--resolution", 2.0
     result = run("density", "--source", tmp_path / "atoms.npz", *sizes, "--output", tmp_path / "volume.mrc")
-    assert result.returncode == 1 and result.stderr.startswith("error: the structure reaches")
+    assert result.returncode == 2 and result.stderr.startswith("error: the structure reaches")
     assert result.stderr.count("\n") == 1 and not (tmp_path / "volume.mrc").exists()
 
 
