@@ -1,8 +1,11 @@
 """What every command shares: progress in few lines."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
+import yaml
 
 from equipose import cli
 
@@ -41,3 +44,41 @@ def test_each_thing_that_is_done_has_its_own_time(clock: None) -> None:
         for done in range(1, 8):
             report(what, done, 7)
     assert said == ["projected 6 of 7 images, about 1 s to go", "written 6 of 7 images, about 1 s to go"]
+
+
+def test_a_time_for_people_has_two_digits_or_so() -> None:
+    assert [cli.duration(seconds) for seconds in (0, 119.4, 120, 7140, 7200, 35_000, 1_846_800)] == [
+        "0 s",
+        "119 s",
+        "2 minutes",
+        "119 minutes",
+        "2.0 hours",
+        "9.7 hours",
+        "513 hours",
+    ]
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture) -> None:
+    def main() -> None:
+        raise cli.ConfigError("the key is wrong")
+
+    with pytest.raises(SystemExit, match="2"):
+        cli.run_main(main)
+    assert capsys.readouterr().err == "error: the key is wrong\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["equipose.plan", "CONFIG"], ["equipose.plan", "--help"], ["equipose.commands", "--help"]],
+    ids=["plan", "plan --help", "equipose --help"],
+)
+def test_a_pipe_that_nobody_reads_ends_a_command_without_a_traceback(tmp_path, paper_config, command) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(paper_config | {"pathvars": {"results": str(tmp_path)}}))
+    words = [word.replace("CONFIG", str(tmp_path / "config.yaml")) for word in command]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == (0 if "--help" in command else 141)  # argparse sees to the first itself
+    process.stderr.close()

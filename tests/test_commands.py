@@ -1,9 +1,7 @@
 """The command `equipose`: what it says of sound particles and of broken ones, and the other hand."""
 
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipose import commands
+from equipose import __version__, commands
 from equipose.figures.maps import molecule_fraction
 from equipose.figures.reconstruction import plot_reconstruction
 from equipose.particles import ANGLES, read_tables, write_star
@@ -179,8 +177,8 @@ def test_a_selection_that_cannot_be_made_is_refused(
         ("--minutes", "0", "argument --minutes: 0 is no number above 0"),
         ("--minutes", "nan", "argument --minutes: nan is no number above 0"),
         ("--mask-radius", "wide", "argument --mask-radius: wide is no number above 0"),
-        ("--cores", "0", "argument --cores: 0 is no whole number above 0"),
-        ("--cores", "1.5", "argument --cores: 1.5 is no whole number above 0"),
+        ("--cores", "0", "argument --cores: 0 is no whole number of 1 or more"),
+        ("--cores", "1.5", "argument --cores: 1.5 is no whole number of 1 or more"),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_by_the_name_of_its_option(
@@ -188,6 +186,70 @@ def test_a_number_that_cannot_be_is_refused_by_the_name_of_its_option(
 ) -> None:
     assert equipose(monkeypatch, "reconstruct", "particles.star", "--out", "abinitio", option, value) == 2
     assert wanted in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"--shift-std": -3}, "argument --shift-std: -3 is no number of 0 or more"),
+        ({"--shift-std": "nan"}, "argument --shift-std: nan is no number of 0 or more"),
+        ({"--shift-std": "inf"}, "argument --shift-std: inf is no number of 0 or more"),
+        ({"--minutes": -1}, "argument --minutes: -1 is no number above 0"),
+        ({"--mask-radius": 272.1}, "--mask-radius 272.1 is more than half of the images' 544 Å: give 272 or less"),
+        ({"--contrast": "grey"}, "argument --contrast: invalid choice: 'grey'"),
+        ({"--box": 33}, "argument --box: invalid choice: 33"),
+        ({"--datadir": "nowhere"}, "--datadir: nowhere is no folder"),
+        ({"--symmetry": "C2"}, "symmetry C2 is not modelled"),
+        ({"--select": ("rlnDefocusU", "nan", "-")}, "--select: nan is no number"),
+        ({"--select": ("rlnDefocusU", 2, 1)}, "--select rlnDefocusU 2 1: give the lower value first"),
+        ({"--out": "file"}, "--out: {tmp_path}/file is no folder: name another one"),
+        ({"--out": "file/abinitio"}, "--out: {tmp_path}/file is no folder: name another one"),
+        ({"--out": "link"}, "--out: {tmp_path}/link is no folder: name another one"),
+        ({"--out": "/proc/abinitio"}, "--out: /proc/abinitio cannot be written ("),
+        ({"--out": "abinitio" * 40}, "cannot be written (File name too long): name another folder"),
+    ],
+    ids=lambda value: "-".join(map(str, *value.items()))[:40] if isinstance(value, dict) else "",
+)
+def test_each_option_is_checked_by_name_before_anything_is_written(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path, options: dict, wanted: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("gone")
+    monkeypatch.setattr(commands, "FEWEST", 5)
+    before = sorted(tmp_path.iterdir())
+    words = [word for option, values in ({"--out": "abinitio"} | options).items() for word in (option, *_words(values))]
+    assert equipose(monkeypatch, "reconstruct", simulated_dataset.folder / "particles.star", *words) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert wanted.format(tmp_path=tmp_path) in said
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def _words(values: object) -> tuple:
+    return values if isinstance(values, tuple) else (values,)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["status", ".", "--silent-minutes", "-1"], "argument --silent-minutes: -1 is no number of 0 or more"),
+        (["status", "."], ". has no runs: name a preset's results folder"),
+        (["flip-hand", "."], "has no poses.star and volume.mrc"),
+        (["flip-hand", "JOINED", "--out", "/proc/flipped"], "--out: /proc/flipped cannot be written ("),
+    ],
+)
+def test_the_other_commands_check_their_options_too(
+    monkeypatch, capsys, joined: Path, tmp_path: Path, words: list[str], wanted: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert equipose(monkeypatch, *(joined if word == "JOINED" else word for word in words)) == 2
+    assert wanted in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_said(monkeypatch, capsys) -> None:
+    assert equipose(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"equipose {__version__}\n"
 
 
 def test_a_box_larger_than_the_images_is_refused(monkeypatch, capsys, simulated_dataset, tmp_path: Path) -> None:
@@ -289,18 +351,7 @@ def test_a_flip_that_is_interrupted_leaves_nothing_and_one_that_is_done_is_not_o
     assert "exists already" in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_it_to_the_workflow_to_stop_in_good_order(tmp_path: Path) -> None:
-    """The command waits for its child, which the terminal has told to stop too, rather than kill it."""
-    child = "import signal, sys, time; signal.signal(2, lambda *_: (time.sleep(1), sys.exit(7))); print(1, flush=True);"
-    child = f"[sys.executable, '-c', {child + 'time.sleep(60)'!r}]"
-    code = f"import sys; from equipose.commands import _run; sys.exit(_run({child}))"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
-    process.stdout.readline()
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(30) == 7
-
-
-@pytest.mark.parametrize("name", ["reconstruct", "validate", "info", "flip-hand"])
+@pytest.mark.parametrize("name", ["reconstruct", "validate", "info", "flip-hand", "status"])
 def test_every_command_helps_with_examples(monkeypatch, capsys, name: str) -> None:
     assert equipose(monkeypatch, name, "--help") == 0
     shown = capsys.readouterr().out

@@ -1,12 +1,14 @@
 """Several jobs on one machine never share a GPU, and a machine without one falls back to the CPU."""
 
 import multiprocessing
+import os
 import platform
 import resource
 import subprocess
 import sys
 import time
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +20,7 @@ from equipose.devices import claim_device, usable_precision
 
 
 def test_without_a_gpu_the_device_is_the_cpu(tmp_path):
-    with claim_device(1, tmp_path) as device:
+    with claim_device(1, print, tmp_path) as device:
         assert device == torch.device("cpu")
 
 
@@ -31,20 +33,20 @@ def two_gpus(monkeypatch):
 
 
 def test_two_jobs_get_two_gpus_and_a_freed_one_is_taken_again(two_gpus, tmp_path):
-    with claim_device(1, tmp_path) as first:
-        with claim_device(1, tmp_path) as second:
+    with claim_device(1, print, tmp_path) as first:
+        with claim_device(1, print, tmp_path) as second:
             assert (first.index, second.index) == (0, 1)
-        with claim_device(1, tmp_path) as third:
+        with claim_device(1, print, tmp_path) as third:
             assert third.index == 1
 
 
 def test_jobs_that_may_share_a_gpu_spread_over_all_of_them_first(two_gpus, tmp_path):
     with ExitStack() as held:
-        assert [held.enter_context(claim_device(2, tmp_path)).index for _ in range(4)] == [0, 1, 0, 1]
+        assert [held.enter_context(claim_device(2, print, tmp_path)).index for _ in range(4)] == [0, 1, 0, 1]
 
 
 def hold(folder, claimed):
-    with claim_device(1, folder) as device:
+    with claim_device(1, print, folder) as device:
         claimed.put(device.index)
         time.sleep(60)
 
@@ -66,6 +68,21 @@ def test_a_third_job_waits_until_a_gpu_is_free_even_if_its_holder_is_killed(two_
     finally:
         for job in jobs:
             job.kill()
+
+
+def test_who_waits_for_a_gpu_says_so_once_and_who_holds_it_and_when_it_got_one(two_gpus, tmp_path, monkeypatch):
+    waits = iter([None, None])  # both GPUs are held at two looks, and free at the third
+    said: list[str] = []
+    with ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(claim_device(1, said.append, tmp_path))
+        assert said == []
+        monkeypatch.setattr(devices.time, "sleep", lambda _: next(waits, "free") and held.close())
+        with claim_device(1, said.append, tmp_path) as device:
+            assert device.index == 0
+    holder = f"process {os.getpid()} in {Path.cwd()}"
+    assert said[0] == f"waiting for a GPU: all of this machine's are held by {holder}"
+    assert said[1].startswith("got GPU 0 after ") and len(said) == 2
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")

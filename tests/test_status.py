@@ -1,5 +1,6 @@
 """`equipose status`: the state of each run from its files, and the last words of what failed."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_each_state_is_read_from_the_files_of_a_run(results: Path) -> None:
     touch(results, 5, "model.pt")
     expected = ["done", "running", "stuck", "stopped", "failed", "trained", "waiting"]
     assert [state(results, seed) for seed in range(7)] == expected
-    assert set(expected) == STATES.keys()
+    assert set(expected) == STATES.keys() - {"unreadable"}
 
 
 def test_a_run_whose_checkpoint_is_young_is_not_stuck(results: Path) -> None:
@@ -89,6 +90,59 @@ def test_the_line_that_a_run_prints_is_understood(results: Path, small_run) -> N
     progress = Progress(step=100, seconds=600.0, history=[{"loss": 0.1}])
     log(results, 0, progress_line(small_run(), progress) + "\n")
     assert run_status(results, results / "runs/80s_snr1/d4_l2/seed0", 30.0, NOW).minutes_left == 90.0
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{ broken", "Expecting property name"),
+        ("[]", "Error"),
+        ('{"seed": 1}', "budget"),
+        (None, "a key of the future"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_listed_with_the_reason_and_the_others_as_usual(
+    results: Path, text: str | None, reason: str
+) -> None:
+    log(results, 1, PROGRESS, minutes_ago=2)
+    foreign = results / "runs/80s_snr1/d4_l2/seed3/config.json"
+    foreign.write_text(text or json.dumps(json.loads(foreign.read_text()) | {"a key of the future": 1}))
+    shown = status(results, 30.0, NOW)
+    assert "7 runs: 1 running, 1 unreadable, 5 waiting\n" in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith("  80s_snr1/d4_l2/seed3")]
+    assert reason in line
+    assert "80s_snr1/d4_l2/seed1  step 4200, 1800 s" in shown
+
+
+@pytest.fixture
+def reconstruction(paper_config: dict, tmp_path: Path) -> Path:
+    """The folder of a reconstruction that has just begun."""
+    write(tmp_path / "abinitio/particles.yaml", "")
+    return tmp_path / "abinitio"
+
+
+def test_a_reconstruction_says_its_stage_in_its_folder_and_in_the_one_of_its_workflow(
+    reconstruction: Path, paper_config: dict, monkeypatch
+) -> None:
+    work = reconstruction / "work"
+    for half in (1, 2):
+        assert "stage 1 of 4: preparing the particles" in status(reconstruction, 30.0, NOW)
+        write(work / f"datasets/half{half}/particles.star", "")
+    for seed in range(2):
+        config = run_config(paper_config, "80s_snr1", "d4_l2", seed)
+        write(work / f"runs/80s_snr1/d4_l2/seed{seed}/config.json", config.to_json())
+    for name, stage in (
+        ("model.pt", "stage 2 of 4: training"),
+        ("metrics.json", "stage 3 of 4: evaluating"),
+    ):
+        for seed in range(2):
+            assert f"{reconstruction}: reconstruction, {stage}\n" in status(work, 30.0, NOW)
+            touch(work, seed, name)
+    assert "stage 4 of 4: joining the halves\n" in status(reconstruction, 30.0, NOW)
+    write(work / "maps/particles/report.html", "")
+    monkeypatch.chdir(work)
+    for folder in (reconstruction, work, Path("."), Path("..")):
+        assert "reconstruction, done\n" in status(folder, 30.0, NOW) and "2 runs: 2 done\n" in status(folder, 30.0, NOW)
 
 
 def test_a_folder_without_runs_is_one_message(tmp_path: Path, monkeypatch, capsys) -> None:

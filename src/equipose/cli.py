@@ -1,5 +1,9 @@
 """What every command-line module shares: a user's mistake is one line on stderr, not a traceback; so is progress."""
 
+import argparse
+import math
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -10,22 +14,31 @@ from equipose.errors import ConfigError
 SECONDS_BETWEEN_REPORTS, REPORTS = 5.0, 20
 """At least so far apart, and at most so many for one thing that is being done."""
 
+SIGNALLED = 128
+"""A shell's exit code of a command that signal N ended is this plus N."""
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the images done so far, and their number."""
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run `main`; a ConfigError ends it with `error: …` and exit code 2."""
+    """Run `main`; a ConfigError ends it with `error: …` and exit code 2, a closed pipe (`… | head`) with 141 alone."""
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
     except ConfigError as error:
         say(f"error: {error}")
         sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush raises it again
+        sys.exit(SIGNALLED + signal.SIGPIPE)
 
 
 def say(line: str) -> None:
-    """A line for people. A signal to a whole job may end its `tee` first: what is to be saved is saved all the same."""
-    with suppress(BrokenPipeError):
+    """A line for people, or nothing where a signal has ended our `tee` or terminal: the work goes on all the same."""
+    with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
@@ -45,3 +58,28 @@ def reporter(say: Callable[[str], None] = say) -> Progress:
             reported[what] = now, done
 
     return report
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 90 s, 25 minutes, 3.5 hours, 513 hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} minutes"
+    hours = seconds / 3600
+    return f"{hours:.0f} hours" if hours >= 100 else f"{hours:.1f} hours"
+
+
+def number(kind: Callable[[str], float], least: float, above: bool = False) -> Callable[[str], float]:
+    """For argparse, which names the option: text as an int or float of at least `least`, or `above` it; no infinity."""
+    whole = "whole " if kind is int else ""
+    wanted = f"above {least:g}" if above else f"of {least:g} or more"
+
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            value = kind(text)
+            if (value > least or (value == least and not above)) and math.isfinite(value):
+                return value
+        raise argparse.ArgumentTypeError(f"{text} is no {whole}number {wanted}")
+
+    return read

@@ -5,6 +5,7 @@
     equipose reconstruct particles.star --out DIR      poses.star, volume.mrc, half-maps, FSC, report.html
     equipose flip-hand DIR                             poses and maps of a reconstruction in the other hand
     equipose status results/paper                      which runs are done, running, stuck, failed; time left, metrics
+    equipose status DIR                                which stage a reconstruction has come to, and its two runs
 
 RELION's star files name images from the project's folder: run there, or say `--datadir`.
 """
@@ -12,20 +13,22 @@ RELION's star files name images from the project's folder: run there, or say `--
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from equipose import __version__
+from equipose.cli import number, run_main
 from equipose.config import TRAINING_BOXES, merge, preparation_config
 from equipose.errors import ConfigError
-from equipose.files import whole_file, whole_folder, write_text
+from equipose.files import check_can_be_made, whole_file, whole_folder, write_text
+from equipose.processes import exit_after, exit_on_signals, run_stoppable
+from equipose.status import SETTINGS, WORK
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,9 +53,6 @@ EITHER_HAND = ("fsc.csv", "agreement.csv", "examples.npz", "reconstruction.json"
 
 REPORT = CHECKOUT / "workflow/report/reconstruction.html.jinja"
 
-WORK = "work"
-"""Folder of a reconstruction, in that of its results, where the workflow runs."""
-
 
 def reconstruct(arguments: argparse.Namespace) -> None:
     """Poses, a map and half-maps; the same command continues what was stopped."""
@@ -60,13 +60,20 @@ def reconstruct(arguments: argparse.Namespace) -> None:
 
     from equipose.particles import summarise
 
+    _check(check_can_be_made, arguments.out.absolute(), "--out")
     (star, _), out = _star(arguments), arguments.out.resolve()
-    select = {column: [_limit(low), _limit(high)] for column, low, high in arguments.select}
+    select = {column: _limits(column, low, high) for column, low, high in arguments.select}
     found = summarise(star, arguments.datadir, tuple((column, *limits) for column, limits in select.items()))
     box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(found.box, LARGEST_BOX)), default=0)
     if not 0 < box <= found.box:
         needed = arguments.box or min(TRAINING_BOXES)
         raise ConfigError(f"{star}: images of {found.box} pixels are too small; {needed} are needed")
+    width = found.box * found.voxel_size
+    if arguments.mask_radius and arguments.mask_radius > width / 2:
+        raise ConfigError(
+            f"--mask-radius {arguments.mask_radius:g} is more than half of the images' {width:.4g} Å:"
+            f" give {width / 2:.4g} or less"
+        )
     half = min(found.subsets[1], found.subsets[2])
     if half < FEWEST:
         chosen = " that --select leaves" if select else ""
@@ -89,27 +96,20 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         "datasets": {f"half{number}": {"star": str(star), "subset": number} for number in (1, 2)},
         "experiments": {"particles": {"budget": {"seconds": arguments.minutes * 60}}},
     }
-    write_text(out / "particles.yaml", yaml.safe_dump(own))
-    presets = [str(CHECKOUT / "workflow/presets/particles.yaml"), str(out / "particles.yaml")]
+    write_text(out / SETTINGS, yaml.safe_dump(own))
+    presets = [str(CHECKOUT / "workflow/presets/particles.yaml"), str(out / SETTINGS)]
     command = [sys.executable, "-m", "snakemake", "reconstruct", "--snakefile", str(CHECKOUT / "Snakefile")]
     command += ["--directory", str(out), "--cores", str(arguments.cores or "all")]
     command += ["--quiet", "host", "rules", "--configfile", *presets]
-    if code := _run(command):
+    code, stopped_by = run_stoppable(command)
+    if stopped_by:
+        exit_after(stopped_by, "; the same command continues")
+    if code:
         sys.exit(code)
     for path in sorted((out / WORK / "maps/particles").iterdir()):
         with whole_file(out / path.name) as partial:
             shutil.copy2(path, partial)
     print(f"{out}: poses.star, volume.mrc, half1.mrc, half2.mrc; open {out / 'report.html'} in a browser")
-
-
-def _run(command: list[str]) -> int:
-    """The exit code of a command, which stops by itself on Ctrl-C: killed while it does, Snakemake leaves its locks."""
-    process = subprocess.Popen(command)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            pass
 
 
 def validate(arguments: argparse.Namespace) -> None:
@@ -165,7 +165,8 @@ def flip_hand(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"star file {poses} has no {', '.join(ANGLES)}: name the folder of a reconstruction")
     angles = np.stack([per_particle(poses, label, optics, table) for label in ANGLES], axis=1)
     table[list(ANGLES)] = to_relion_angles(other_hand(from_relion_angles(angles)))
-    out = (arguments.out or folder.with_name(folder.name + "_flipped")).resolve()
+    out = (arguments.out or folder.with_name(folder.name + "_flipped")).absolute()
+    _check(check_can_be_made, out, "--out")
     if out.exists():
         raise ConfigError(f"{out} exists already: remove it, or name another folder with --out")
     with whole_folder(out) as partial:
@@ -185,7 +186,7 @@ def flip_hand(arguments: argparse.Namespace) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    """How the runs of a results folder are doing, from its files alone."""
+    """How the runs of a results folder, or a reconstruction, are doing, from its files alone."""
     from equipose.status import status as status_of
 
     print(status_of(arguments.results, arguments.silent_minutes, time.time()))
@@ -233,24 +234,30 @@ def _values(column: np.ndarray) -> str:
     return ", ".join(f"{value:g}" for value in np.unique(column))
 
 
+def _limits(column: str, low: str, high: str) -> list[float | None]:
+    """Limits of --select as numbers, None for `-`. Raises ConfigError where one is none, or nothing lies between."""
+    limits = [_limit(low), _limit(high)]
+    if None not in limits and limits[0] > limits[1]:
+        raise ConfigError(f"--select {column} {low} {high}: give the lower value first")
+    return limits
+
+
 def _limit(text: str) -> float | None:
-    """A limit of --select as a number, None for `-`."""
     try:
-        return None if text == "-" else float(text)
+        value = None if text == "-" else float(text)
     except ValueError:
-        raise ConfigError(f"--select: {text} is no number: give the lowest and highest value, or - for none") from None
+        value = math.nan
+    if value is not None and math.isnan(value):
+        raise ConfigError(f"--select: {text} is no number: give the lowest and highest value, or - for none")
+    return value
 
 
-def above_zero(kind: Callable[[str], float]) -> Callable[[str], float]:
-    """For argparse, which names the option: text as an int or float, if it is above 0."""
-
-    def read(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            if 0 < (value := kind(text)) < math.inf:
-                return value
-        raise argparse.ArgumentTypeError(f"{text} is no {'whole ' if kind is int else ''}number above 0")
-
-    return read
+def _check(check: Callable[[Path], None], path: Path, option: str) -> None:
+    """Have an error of `check` name the option."""
+    try:
+        check(path)
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}") from error
 
 
 def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.DataFrame]]:
@@ -262,6 +269,8 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
 
     star = arguments.star.resolve()
     check_symmetry(arguments.symmetry)
+    if arguments.datadir is not None and not arguments.datadir.is_dir():
+        raise ConfigError(f"--datadir: {arguments.datadir} is no folder: name the one that image names start from")
     optics, table = read_tables(star)
     if arguments.datadir is None:
         first = str(table["rlnImageName"].iloc[0]).partition("@")[2] if "rlnImageName" in table else ""
@@ -273,6 +282,7 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="equipose", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    top.add_argument("--version", action="version", version=f"equipose {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(run: Callable, *examples: str) -> argparse.ArgumentParser:
@@ -301,13 +311,15 @@ def parser() -> argparse.ArgumentParser:
             reader.add_argument("--out", type=Path, required=True, help="folder of all results")
             reader.add_argument(
                 "--minutes",
-                type=above_zero(float),
+                type=number(float, 0, above=True),
                 default=7.0,
                 help="of training, for each half; default: %(default)g",
             )
             reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
             reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")
-            reader.add_argument("--mask-radius", type=above_zero(float), help="Å, of a circular mask; default: none")
+            reader.add_argument(
+                "--mask-radius", type=number(float, 0, above=True), help="Å, of a circular mask; default: none"
+            )
             reader.add_argument(
                 "--whiten", action="store_true", help="make the noise white, by its spectrum outside the mask"
             )
@@ -319,26 +331,28 @@ def parser() -> argparse.ArgumentParser:
                 metavar=("COLUMN", "LOW", "HIGH"),
                 help="keep particles by a column, such as rlnMaxValueProbDistribution 0.1 -",
             )
-            reader.add_argument("--shift-std", type=float, default=10.0, help="Å by which particles are off centre")
-            reader.add_argument("--cores", type=above_zero(int), help="CPU cores; default: all")
+            reader.add_argument(
+                "--shift-std", type=number(float, 0), default=10.0, help="Å by which particles are off centre"
+            )
+            reader.add_argument("--cores", type=number(int, 1), help="CPU cores; default: all")
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
     flip.add_argument("--out", type=Path, help="folder of the flipped ones; default: FOLDER_flipped")
-    shown = command(status, "results/paper")
-    shown.add_argument("results", type=Path, help="a preset's results folder")
-    shown.add_argument("--silent-minutes", type=float, default=30.0, help="of a run until it counts as stuck")
+    shown = command(status, "results/paper", "abinitio")
+    shown.add_argument("results", type=Path, help="a preset's results folder, or a reconstruction's")
+    shown.add_argument(
+        "--silent-minutes", type=number(float, 0), default=30.0, help="of a run until it counts as stuck"
+    )
     return top
 
 
 def main() -> None:
-    arguments = parser().parse_args()
-    try:
+    def run() -> None:
+        arguments = parser().parse_args()
         arguments.run(arguments)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # `equipose info … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    with exit_on_signals():
+        run_main(run)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from equipose.cli import duration
 from equipose.config import Precision
 
 POLL_SECONDS = 5.0
@@ -25,27 +26,45 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 @contextmanager
-def claim_device(jobs_per_gpu: int, lock_folder: Path = LOCK_FOLDER) -> Iterator[torch.device]:
+def claim_device(
+    jobs_per_gpu: int, say: Callable[[str], None], lock_folder: Path = LOCK_FOLDER
+) -> Iterator[torch.device]:
     """A place on a GPU for as long as the block runs, waiting for one if all are held; the CPU where there is none.
 
     A GPU has `jobs_per_gpu` places; the second ones are taken only when no GPU is idle. A place is held by a lock on a
-    file named after us and the GPU's UUID, which the system drops when the process ends, however it ends. GPUs hidden
-    by CUDA_VISIBLE_DEVICES (a cluster's scheduler sets it) are never touched.
+    file named after us and the GPU's UUID, which the system drops when the process ends, however it ends. The file
+    names its holder, for those who wait. GPUs hidden by CUDA_VISIBLE_DEVICES (a cluster's scheduler sets it) are never
+    touched.
     """
     if not torch.cuda.is_available():
         yield torch.device("cpu")
         return
+    gpus = range(torch.cuda.device_count())
+    uuids = [torch.cuda.get_device_properties(index).uuid for index in gpus]
+    places = [
+        (index, lock_folder / f"equipose-{os.getuid()}-gpu-{uuids[index]}-{place}.lock")
+        for place, index in itertools.product(range(jobs_per_gpu), gpus)
+    ]
+    began = time.monotonic()
+    waiting = False
     while True:
-        for place, index in itertools.product(range(jobs_per_gpu), range(torch.cuda.device_count())):
-            uuid = torch.cuda.get_device_properties(index).uuid
-            with open(lock_folder / f"equipose-{os.getuid()}-gpu-{uuid}-{place}.lock", "a") as lock:
+        for index, path in places:
+            with open(path, "a+") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
+                lock.truncate(0)
+                print(f"process {os.getpid()} in {Path.cwd()}", file=lock, flush=True)
+                if waiting:
+                    say(f"got GPU {index} after {duration(time.monotonic() - began)}")
                 with torch.cuda.device(index):
                     yield torch.device("cuda", index)
                 return
+        if not waiting:
+            holders = dict.fromkeys(path.read_text().strip() or "an unknown process" for _, path in places)
+            say(f"waiting for a GPU: all of this machine's are held by {', '.join(holders)}")
+        waiting = True
         time.sleep(POLL_SECONDS)
 
 

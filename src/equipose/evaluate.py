@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--jobs-per-gpu", type=int, required=True, help="that may share a GPU of this machine")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    with one_at_a_time(arguments.run / "config.json", say), claim_device(arguments.jobs_per_gpu) as device:
+    with one_at_a_time(arguments.run / "config.json", say), claim_device(arguments.jobs_per_gpu, say) as device:
         evaluate(arguments.run, arguments.dataset, arguments.label, device, say)
         for name in (*CHECKPOINTS, REFINEMENT):  # all that they knew is in the results now
             (arguments.run / name).unlink(missing_ok=True)

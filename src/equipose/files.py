@@ -75,6 +75,19 @@ def check_writable(folder: Path) -> None:
                 pass
 
 
+def check_can_be_made(folder: Path) -> None:
+    """Raise a ConfigError if `folder` is no folder, or nothing could be written to it; nothing is left behind."""
+    try:
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise ConfigError(f"{there} is no folder: name another one")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}): name another folder") from error
+    check_writable(folder)
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside `path`, which must not exist; moved to `path` once the block ends well."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder
+from equipose.cli import duration
 from equipose.losses import LOSSES, PATHS
 
 SAMPLE_PIXELS = 2**17
@@ -40,19 +41,19 @@ def forecast(
     per_step, per_image = measure(model, images, ctf_parameters)
     if config.budget.steps is not None:
         count = max(config.budget.steps - steps, 0)
-        duration = count * per_step
-        length = f"{count:,} steps are {_duration(duration)}"
+        ahead = count * per_step
+        length = f"{count:,} steps are {duration(ahead)}"
     else:
-        duration = max(config.budget.seconds - seconds, 0)
-        count = int(duration / per_step)
-        length = f"{_duration(duration)} are {count:,} steps"
+        ahead = max(config.budget.seconds - seconds, 0)
+        count = int(ahead / per_step)
+        length = f"{duration(ahead)} are {count:,} steps"
     evaluations = count // config.evaluation.every * 2 * config.evaluation.images * per_image
-    end = datetime.datetime.now() + datetime.timedelta(seconds=duration + evaluations)
+    end = datetime.datetime.now() + datetime.timedelta(seconds=ahead + evaluations)
     parts = [
         f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.1f} M weights",
         f"about {gib:.1f} GiB of {_memory_of(images.device)}",
         f"{per_step:.2g} s a step: {length}" + " (the search's steps take their own time)" * search,
-        f"and {_duration(evaluations)} of evaluations; ends {end:%a %H:%M}",
+        f"and {duration(evaluations)} of evaluations; ends {end:%a %H:%M}",
     ]
     return f"[{config.dataset.name} {config.model.name} seed {config.seed}] plan: {', '.join(parts)}"
 
@@ -123,9 +124,3 @@ def _in_use(device: torch.device) -> int:
 
 def _memory_of(device: torch.device) -> str:
     return "the GPU's memory" if device.type == "cuda" else "memory"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 600:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.1f} h"

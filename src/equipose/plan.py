@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from equipose.benchmarks import wall_times
-from equipose.cli import run_main
+from equipose.cli import duration, number, run_main
 from equipose.config import DatasetConfig, asked_runs, merge
 from equipose.resolve import dataset_config
 
@@ -55,7 +55,7 @@ def plan(config: dict[str, Any], gpus: Sequence[int] = GPUS) -> str:
         for (_, model, _), budget in runs.items()
     ]
     jobs = [seconds + 60 * evaluate for seconds in training if np.isfinite(seconds)]
-    times = [f"{_duration(60 * simulate * bool(missing) + makespan(jobs, count))} on {count}" for count in gpus]
+    times = [f"{duration(60 * simulate * bool(missing) + makespan(jobs, count))} on {count}" for count in gpus]
     memory = f"{config['resources']['train']['memory_mb'] / 1000:.0f} GB a training job, asked for by `resources`"
     if "train" in rules:
         memory += f"; {rules['train']['gib']:.1f} GiB were measured"
@@ -124,7 +124,7 @@ def _assumed_bytes(dataset: DatasetConfig) -> int:
 
 def _budget(budgets: Sequence[dict[str, float]]) -> str:
     seconds, steps = (sum(budget.get(unit, 0) for budget in budgets) for unit in ("seconds", "steps"))
-    return " and ".join([_duration(seconds)] * bool(seconds) + [f"{steps} steps"] * bool(steps)) or "nothing"
+    return " and ".join([duration(seconds)] * bool(seconds) + [f"{steps} steps"] * bool(steps)) or "nothing"
 
 
 def _folder(results: Path, run: tuple[str, str, int]) -> Path:
@@ -136,16 +136,10 @@ def _particles(results: Path, dataset: str) -> Path:
     return results / "datasets" / dataset / "particles.mrcs"
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.0f} hours"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path, nargs="+", help="config.yaml, and what is laid over it")
-    parser.add_argument("--gpus", type=int, nargs="+", default=GPUS, help="how many to plan for")
+    parser.add_argument("--gpus", type=number(int, 1), nargs="+", default=GPUS, help="how many to plan for")
     arguments = parser.parse_args()
     layers = [yaml.safe_load(path.read_text()) for path in arguments.config]
     print(plan(reduce(merge, layers), arguments.gpus))

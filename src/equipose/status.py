@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from equipose.cli import duration
 from equipose.config import RunConfig
 from equipose.errors import ConfigError
 
@@ -14,8 +15,23 @@ STATES = {
     "stopped": "before their end, with a checkpoint; the same command continues",
     "stuck": "killed with its whole job, or waiting for a GPU: nothing was heard for long; the same command continues",
     "failed": "",
+    "unreadable": "config.json is broken, or of another version of equipose",
     "waiting": "to begin",
 }
+
+WORK = "work"
+"""Folder of a reconstruction, in that of its results, where the workflow runs."""
+
+SETTINGS = "particles.yaml"
+"""In a reconstruction's folder: what its command asked for."""
+
+STAGES = {
+    "preparing the particles": ("datasets/*/particles.star", 2),
+    "training": ("runs/*/*/seed*/model.pt", 2),
+    "evaluating": ("runs/*/*/seed*/metrics.json", 2),
+    "joining the halves": ("maps/*/report.html", 1),
+}
+"""Of a reconstruction: the files, and their number, that are there once a stage has ended."""
 
 ERROR = re.compile(r"^(error: |Traceback \(most recent call last\))", re.MULTILINE)
 STOPPED = "stopped; "
@@ -35,15 +51,24 @@ class RunStatus:
     minutes_left: float | None  # of training; None where neither log nor budget tells
 
 
-def status(results: Path, silent_minutes: float, now: float) -> str:
-    """How many runs are in which state, when they will be done, and the last words of each."""
+def status(folder: Path, silent_minutes: float, now: float) -> str:
+    """The stage of a reconstruction, how many runs are in which state, when they will be done, and their last words.
+
+    `folder` is a preset's results folder, or a reconstruction's, or the one in which its workflow runs.
+    """
+    top = _reconstruction(folder)
+    results = top / WORK if top else folder
     folders = sorted(path.parent for path in results.glob("runs/*/*/seed*/config.json"))
-    if not folders:
-        raise ConfigError(f"{results} has no runs: name a preset's results folder, such as results/paper")
+    if not folders and not top:
+        raise ConfigError(
+            f"{folder} has no runs: name a preset's results folder, such as results/paper, or a reconstruction's"
+        )
     runs = [run_status(results, folder, silent_minutes, now) for folder in folders]
     groups = {state: [run for run in runs if run.state == state] for state in STATES}
-    counts = ", ".join(f"{len(group)} {state}" for state, group in groups.items() if group)
-    lines = [f"{results}: {len(runs)} runs: {counts}", _time_left(runs, len(groups["running"]))]
+    lines = [f"{top}: reconstruction, {stage(results)}"] if top else []
+    if runs:
+        counts = ", ".join(f"{len(group)} {state}" for state, group in groups.items() if group)
+        lines += [f"{results}: {len(runs)} runs: {counts}", _time_left(runs, len(groups["running"]))]
     for state, group in groups.items():
         if group and state != "waiting":
             lines += ["", f"{state}: {STATES[state]}".rstrip(": ")]
@@ -54,8 +79,21 @@ def status(results: Path, silent_minutes: float, now: float) -> str:
     return "\n".join(lines)
 
 
+def stage(work: Path) -> str:
+    """Which stage a reconstruction has come to, by the files in the folder where its workflow runs."""
+    for number, (name, (pattern, files)) in enumerate(STAGES.items(), start=1):
+        if len(list(work.glob(pattern))) < files:
+            return f"stage {number} of {len(STAGES)}: {name}"
+    return "done"
+
+
 def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -> RunStatus:
     name = folder.relative_to(results / "runs")
+    try:
+        config = RunConfig.load(folder / "config.json")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # whatever stands there instead
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return RunStatus(str(name), "unreadable", [reason], 0.0, 0.0)
     trained, checkpoint = (folder / "model.pt").exists(), folder / "checkpoint.pt"
     training, evaluation = (results / "logs" / rule / f"{name}.log" for rule in ("train", "evaluate"))
     log = evaluation if trained and evaluation.exists() else training
@@ -75,25 +113,28 @@ def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -
     else:
         state = "stopped" if checkpoint.exists() else "waiting"
     said = LEFT.findall(text)
-    budget = RunConfig.load(folder / "config.json").budget.seconds
+    budget = config.budget.seconds
     left = 0.0 if trained or state == "failed" else float(said[-1]) if said else budget and budget / 60
     shown = training.read_text(errors="replace") if state == "done" and training.exists() else text
     return RunStatus(str(name), state, shown.splitlines(), silent, left)
 
 
+def _reconstruction(folder: Path) -> Path | None:
+    """The folder of the reconstruction that `folder` is, or is at work in."""
+    folder = folder.resolve()
+    tops = [folder, *([folder.parent] if folder.name == WORK else [])]
+    return next((top for top in tops if (top / SETTINGS).is_file()), None)
+
+
 def _time_left(runs: list[RunStatus], at_once: int) -> str:
-    known = sum(run.minutes_left or 0 for run in runs)
+    known = 60 * sum(run.minutes_left or 0 for run in runs)
     unknown = sum(run.minutes_left is None for run in runs)
-    text = f"{_duration(known)} of training left"
+    text = f"{duration(known)} of training left"
     if at_once:
-        text += f", {_duration(known / at_once)} at {at_once} runs at once"
+        text += f", {duration(known / at_once)} at {at_once} runs at once"
     return text + f"; {unknown} runs of unknown length not counted" * bool(unknown)
-
-
-def _duration(minutes: float) -> str:
-    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
 def _line(run: RunStatus) -> str:
     last = NAME.sub("", run.log[-1]) if run.log else "no log"
-    return f"  {run.name}  {last}" + f"  ({run.silent:.0f} min ago)" * (run.state != "done")
+    return f"  {run.name}  {last}" + f"  ({run.silent:.0f} min ago)" * (run.state not in ("done", "unreadable"))

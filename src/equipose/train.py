@@ -14,11 +14,10 @@ import copy
 import dataclasses
 import functools
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from equipose.losses import LOSSES
 from equipose.metrics import hand_shares, paper_scores
 from equipose.optimizers import descend, make_optimizers, set_rates, training_rates
 from equipose.particles import Particles, check_training_box, read_particles
+from equipose.processes import stop_on_signals
 from equipose.provenance import provenance
 from equipose.volumes import decoder_volume
 
@@ -428,18 +428,6 @@ def write_outputs(output: Path, model: Autoencoder, progress: Progress, particle
         np.savez_compressed(partial, **trace)
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """A question, "were we asked to stop?", that SIGTERM (a scheduler's warning) and Ctrl-C answer with yes."""
-    received: list[int] = []
-    former = {n: signal.signal(n, lambda n, _: received.append(n)) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, help="the run's config.json")
@@ -458,7 +446,7 @@ def main() -> None:
         if waited and (arguments.output / "model.pt").exists():
             say(f"{arguments.output}: the other process has finished this run")
             return
-        with claim_device(arguments.jobs_per_gpu) as device, stop_on_signals() as stop_requested:
+        with claim_device(arguments.jobs_per_gpu, say) as device, stop_on_signals() as stop_requested:
             try:
                 train(config, particles, arguments.output, device, say, stop_requested)
             except Interrupted:

@@ -114,7 +114,7 @@ def test_a_run_with_a_search_continues_in_every_stage_and_is_evaluated(
         asked.append(1)
         return len(asked) >= stopped_at
 
-    with claim_device(1, tmp_path) as device:
+    with claim_device(1, print, tmp_path) as device:
         assert device == GPU
         with pytest.raises(train.Interrupted):
             train.train(searching, particles, tmp_path, device, lambda _: None, stop_requested)

@@ -1,0 +1,104 @@
+"""Signals that stop a program, and a child program that stops with it, with all that it started."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from equipose.cli import SIGNALLED, say
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C; `kill`, a scheduler's warning; a terminal that was closed."""
+
+GRACE_SECONDS = 10.0
+"""How long processes that outlive the child have to end, before SIGKILL ends them."""
+
+
+@contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """While the block runs, a signal to stop says so and exits, as an exception: nothing half-written stays."""
+
+    def leave(number: int, _: object) -> None:
+        exit_after(number)
+
+    with _handled_by(leave):
+        yield
+
+
+def exit_after(number: int, remedy: str = "") -> NoReturn:
+    """Say which signal stopped us, and end with its exit code."""
+    say(f"stopped by {signal.Signals(number).name}{remedy}")
+    sys.exit(SIGNALLED + number)
+
+
+@contextmanager
+def stop_on_signals(act: Callable[[], None] = lambda: None) -> Iterator[Callable[[], int]]:
+    """While the block runs, signals to stop are noted, and `act` is called at each.
+
+    The block gets a function that returns the first of them, and 0 before there is one.
+    """
+    received: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+        act()
+
+    with _handled_by(note):
+        yield lambda: received[0] if received else 0
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Signals to stop go to `handler`; those that are ignored stay ignored, so that `nohup` works."""
+    former = {n: signal.getsignal(n) for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN}
+    for number in former:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)
+
+
+def run_stoppable(command: list[str]) -> tuple[int, int]:
+    """Run a command; return its exit code, and the signal that told us to stop, or 0.
+
+    Such a signal stops the command and all that it started, by SIGTERM, and the call returns when all of it has ended.
+    The command has a session of its own: a closed terminal and Ctrl-C reach it through us, once, and as SIGTERM, which
+    Snakemake's jobs take without a traceback.
+    """
+    child: list[subprocess.Popen] = []
+
+    def stop_all() -> None:
+        for process in child:
+            _signal_group(process.pid, signal.SIGTERM)
+
+    with stop_on_signals(stop_all) as signalled:
+        child.append(subprocess.Popen(command, start_new_session=True))
+        if signalled():  # while it was being started
+            stop_all()
+        code = child[0].wait()
+        if signalled():
+            _end_group(child[0].pid)
+        return code, signalled()
+
+
+def _end_group(group: int) -> None:
+    """Wait until no process is left in a group; SIGKILL those that take too long."""
+    until = time.monotonic() + GRACE_SECONDS
+    while _signal_group(group, 0) and time.monotonic() < until:
+        time.sleep(0.05)
+    _signal_group(group, signal.SIGKILL)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Whether there was a process in the group to be signalled."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+        return True
+    return False
