@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch_fourier_shell_correlation import fourier_shell_correlation as torch_fsc
 
-from equipose.fsc import exact_resolution, fourier_shell_correlation, nyquist_reached, paper_resolution
+from equipose.fsc import (
+    corrected_fsc,
+    exact_resolution,
+    fourier_shell_correlation,
+    nyquist_reached,
+    paper_resolution,
+)
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY / "../shared/data/fsc"
@@ -141,3 +147,43 @@ def test_the_papers_table_2_has_whole_shells_but_for_two_halfway_between_shells(
     shells = 128 * 3.77 / pd.read_csv(REPOSITORY / "workflow/resources/paper/table2.csv")["resolution_A"]
     assert (np.abs(shells - shells.round()) < 0.03).sum() == 8
     assert (np.abs(2 * shells - (2 * shells).round()) < 0.06).all()
+
+
+def test_a_tight_mask_alone_makes_masked_fsc_high_and_corrected_fsc_not() -> None:
+    """Half-maps of pure noise: whatever correlates beyond the first shells is the mask's doing."""
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((2, 48, 48, 48))
+    z, y, x = np.indices((48, 48, 48)) - 24
+    shared = np.exp(-(x**2 + y**2 + z**2) / 50) * 20
+    mask = (np.sqrt(x**2 + y**2 + z**2) < 6).astype(float)
+    curves = corrected_fsc(first + shared, second + shared, mask)
+    assert abs(curves["corrected"][12:].mean()) < 0.2
+    np.testing.assert_allclose(curves["unmasked"][12:].mean(), 0, atol=0.02)
+
+
+def test_equal_half_maps_correlate_at_every_shell() -> None:
+    volume = np.random.default_rng(0).standard_normal((32, 32, 32))
+    for name, curve in corrected_fsc(volume, volume, np.ones_like(volume)).items():
+        if name != "randomised":
+            np.testing.assert_allclose(curve[1:], 1, atol=1e-6)
+
+
+def test_the_mask_s_part_is_taken_off_from_two_shells_beyond_the_cut(noise) -> None:
+    """The maps correlate in shells 1 to 5 alone, so that phases are random from shell 6 on."""
+    z, y, x = np.indices((BOX,) * 3) - BOX // 2
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    half_maps = [noise[seed] + 30 * wave_packet(5) for seed in (0, 1)]
+    curves = corrected_fsc(*half_maps, (radius < 6).astype(float))
+    assert (curves["unmasked"][1:6] > 0.9).all() and (curves["unmasked"][6:] < 0.3).all()
+    assert np.array_equal(curves["corrected"][:8], curves["masked"][:8])
+    masked, randomised, corrected = (curves[name][8:] for name in ("masked", "randomised", "corrected"))
+    np.testing.assert_allclose(corrected, (masked - randomised) / (1 - randomised))
+    assert np.abs(corrected - masked).min() > 1e-3
+
+
+def wave_packet(last: int) -> np.ndarray:
+    """White noise, the same at every call, in shells 0 to `last`."""
+    frequency = np.fft.fftfreq(BOX, 1 / BOX)
+    shell = np.rint(np.sqrt(sum(axis**2 for axis in np.meshgrid(*[frequency] * 3, indexing="ij"))))
+    spectrum = np.fft.fftn(np.random.default_rng(2).normal(size=(BOX,) * 3))
+    return np.fft.ifftn(np.where(shell <= last, spectrum, 0)).real

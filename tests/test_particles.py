@@ -511,6 +511,7 @@ def test_particles_without_halves_get_equal_ones_that_are_always_the_same() -> N
     halves = half_of(table)
     assert abs(int((halves == 1).sum()) - int((halves == 2).sum())) == 1
     assert np.array_equal(halves, half_of(table))
+    assert 0.4 < (halves[1:] == halves[:-1]).mean() < 0.6  # drawn at random
     assert list(half_of(table[:3].assign(rlnRandomSubset=[2, 1, 2]))) == [2, 1, 2]
     assert list(half_of(table[:3].assign(rlnRandomSubset=["2", "1", "2"]))) == [2, 1, 2]
 

@@ -121,27 +121,32 @@ def test_selected_rows_are_those_within_the_limits_in_their_order_and_halves(
 
 @pytest.mark.parametrize("what", ["flipped", "multiplied"])
 def test_what_was_done_to_images_with_their_ctf_is_undone(settings, user: Path, tmp_path: Path, what: str) -> None:
-    """Beside astigmatism, by which the CTF is no function of the shell."""
+    """With voxels so small that half of the CTF's values are negative, and astigmatism."""
+    voxel_size = 4.0
     optics, table = read_tables(user)
+    optics = optics.assign(rlnImagePixelSize=voxel_size)
     table = table.assign(rlnDefocusV=table["rlnDefocusU"] - 3000, rlnDefocusAngle=30.0)
     write_star(user, optics, table)
+    with mrcfile.open(user.with_name("theirs.mrcs"), "r+") as mrc:
+        mrc.voxel_size = voxel_size
     prepare(settings, tmp_path / "plain", quiet)
     particles = read_particles(user)
     row, column = np.meshgrid(np.fft.fftfreq(32, 1 / 32), np.arange(17), indexing="ij")
     k = torch.from_numpy(np.stack([column.ravel(), row.ravel()], -1)).float()
-    transfer = ctf(torch.from_numpy(particles.ctf), k, 544.0).numpy().reshape(-1, 32, 17)
+    transfer = ctf(torch.from_numpy(particles.ctf), k, 32 * voxel_size).numpy().reshape(-1, 32, 17)
+    assert 0.4 < (transfer < 0).mean() < 0.6
     changed = filtered(np.asarray(particles.images), np.where(transfer < 0, -1, 1) if what == "flipped" else transfer)
     with mrcfile.new(user.with_name("theirs.mrcs"), overwrite=True) as mrc:
         mrc.set_data(changed)
         mrc.set_image_stack()
+        mrc.voxel_size = voxel_size
     label = {"flipped": "rlnCtfDataArePhaseFlipped", "multiplied": "rlnCtfDataAreCtfPremultiplied"}[what]
     write_star(user, optics.assign(**{label: 1}), table)
     prepare(settings, tmp_path / "undone", quiet)
     plain, undone = (read_particles(tmp_path / name / "particles.star") for name in ("plain", "undone"))
-    if what == "flipped":
-        np.testing.assert_allclose(undone.images, plain.images, atol=2e-3)
+    least = {"flipped": 1 - 1e-6, "multiplied": 0.98}[what]  # where the CTF is near zero, an image stays weak
     for one, other in zip(plain.images, undone.images, strict=True):
-        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.99
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > least
     assert list(undone.optics_table[label]) == [0]
 
 

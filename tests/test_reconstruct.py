@@ -12,8 +12,9 @@ import pytest
 import torch
 from conftest import GAUGE, OFFSET, VOXEL, in_other_frame
 
-from equipose import fsc, reconstruct
+from equipose import reconstruct
 from equipose.fits import correlations
+from equipose.fsc import fourier_shell_correlation
 from equipose.grid import grid_volume
 from equipose.halves import Half, back_project, bring_together, read_half
 from equipose.metrics import Alignment, paper_scores
@@ -108,7 +109,7 @@ def test_halves_whose_poses_are_split_over_both_hands_do_not_agree(halves: Path,
 def test_map_and_half_maps_are_the_truth_and_the_map_is_the_best(halves: Path, joined: Path) -> None:
     truth = read_map(halves / "truth.mrc")[0]
     curves = {
-        name: fsc.fourier_shell_correlation(read_map(joined / f"{name}.mrc")[0], truth)
+        name: fourier_shell_correlation(read_map(joined / f"{name}.mrc")[0], truth)
         for name in ("volume", "half1", "half2")
     }
     for name in curves:
@@ -144,25 +145,6 @@ def test_rows_that_were_left_out_have_no_pose_and_the_others_keep_their_order(ha
 def test_halves_of_different_star_files_are_refused(halves: Path) -> None:
     with pytest.raises(reconstruct.ConfigError, match="two datasets of one star file"):
         reconstruct.reconstruct([halves / "run1"] * 2, [halves / "half1"] * 2, halves / "none", lambda _: None)
-
-
-def test_a_tight_mask_alone_makes_masked_fsc_high_and_corrected_fsc_not() -> None:
-    """Half-maps of pure noise: whatever correlates beyond the first shells is the mask's doing."""
-    rng = np.random.default_rng(0)
-    first, second = rng.standard_normal((2, 48, 48, 48))
-    z, y, x = np.indices((48, 48, 48)) - 24
-    shared = np.exp(-(x**2 + y**2 + z**2) / 50) * 20
-    mask = (np.sqrt(x**2 + y**2 + z**2) < 6).astype(float)
-    curves = fsc.corrected_fsc(first + shared, second + shared, mask)
-    assert abs(curves["corrected"][12:].mean()) < 0.2
-    np.testing.assert_allclose(curves["unmasked"][12:].mean(), 0, atol=0.02)
-
-
-def test_equal_half_maps_correlate_at_every_shell() -> None:
-    volume = np.random.default_rng(0).standard_normal((32, 32, 32))
-    for name, curve in fsc.corrected_fsc(volume, volume, np.ones_like(volume)).items():
-        if name != "randomised":
-            np.testing.assert_allclose(curve[1:], 1, atol=1e-6)
 
 
 def test_an_alignment_is_as_a_run_in_another_frame_defines_it() -> None:

@@ -142,6 +142,20 @@ def test_of_many_candidates_a_quarter_outlives_the_first_disc_and_the_last_one_c
     assert torch.equal(alone, strangers)
 
 
+def test_a_shift_must_explain_an_image_better_by_its_weight_than_none_does(grid, generator):
+    target, transfer, rotations, shifts, disc = images_of(grid, 10, 8, generator)
+    field = with_slopes(grid_volume(grid), grid.radius)
+    candidates = rotations[:, None].expand(-1, 2, -1, -1)
+    moved = torch.stack([shifts, torch.zeros_like(shifts)], 1)
+    unmoved = search.refine_poses(field, grid.radius, target, transfer, disc, rotations, 0 * shifts, 0)[2]
+    equal = (unmoved / shifts.square().sum(-1)).sort().values  # the weights at which both are as good
+    weight = float(equal[4:6].mean())
+    measured = [(target, transfer, disc)]
+    _, found = search.best_refined(field, grid.radius, measured, candidates, moved, weight, iterations=0)
+    stays = unmoved < weight * shifts.square().sum(-1)
+    assert stays.sum() == 5 and torch.equal(found, torch.where(stays[:, None], 0, shifts))
+
+
 def test_rendered_images_have_the_poses_they_are_said_to_have(grid, small_run, generator):
     """In the convention of the autoencoder: its shifts are about (L - 1)/2, half a pixel from those of the search."""
     model = Autoencoder(small_run(), image_scale=1.0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 from equipose.fourier import half_disc, to_half_disc
 from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_slices
@@ -47,6 +48,21 @@ def test_the_mask_holds_the_molecule_and_little_else(truth: np.ndarray) -> None:
     noisy = truth + 0.02 * truth.max() * np.random.default_rng(0).standard_normal(truth.shape)
     mask = solvent_mask(torch.from_numpy(noisy)).numpy()
     assert (truth * mask).sum() > 0.97 * truth.sum() and mask.mean() < 0.5
+
+
+def test_the_mask_is_1_two_voxels_beyond_the_density_and_falls_to_0_over_three_more() -> None:
+    """Of a ball, whose smoothed density along a radius is known."""
+    radius, deviation, half = 8, 1.5, 20
+    z, y, x = np.indices((2 * half,) * 3) - half
+    ball = (np.sqrt(x**2 + y**2 + z**2) <= radius).astype(float)
+    r = np.arange(1.0, half)
+    near, far = (radius - r) / deviation, (radius + r) / deviation
+    density = norm.cdf(near) - norm.cdf(-far) - deviation / r * (norm.pdf(near) - norm.pdf(far))
+    last = int(r[density > 0.15][-1])
+    assert density[last - 1] > 0.17 and density[last] < 0.13, "no voxel is near the threshold"
+    along = solvent_mask(torch.from_numpy(ball)).numpy()[half, half, half:]
+    np.testing.assert_allclose(along[: last + 3], 1)
+    np.testing.assert_allclose(along[last + 3 :], [0.75, 0.25] + [0] * (half - last - 5), atol=1e-6)
 
 
 def test_a_map_without_any_density_is_not_masked_away() -> None:

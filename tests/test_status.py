@@ -74,6 +74,15 @@ def test_a_failed_evaluation_is_a_failed_run(results: Path) -> None:
     assert state(results, 0) == "failed"
 
 
+def test_a_run_whose_evaluation_is_at_work_is_running_and_stuck_once_nothing_is_heard(results: Path) -> None:
+    log(results, 0, PROGRESS, minutes_ago=90)
+    touch(results, 0, "model.pt", minutes_ago=90)
+    log(results, 0, "", minutes_ago=29, rule="evaluate")
+    assert state(results, 0) == "running"
+    log(results, 0, "", minutes_ago=31, rule="evaluate")
+    assert state(results, 0) == "stuck"
+
+
 def test_the_page_counts_runs_hours_and_shows_metrics_and_last_words(results: Path) -> None:
     log(results, 1, PROGRESS, minutes_ago=2)
     log(results, 2, PROGRESS, minutes_ago=2)
