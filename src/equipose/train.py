@@ -31,6 +31,7 @@ from equipose.config import RunConfig
 from equipose.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.errors import ConfigError
 from equipose.files import CHECKPOINTS, whole_file, write_json, write_text
+from equipose.fingerprint import fingerprint
 from equipose.forecast import forecast
 from equipose.grid import FourierGrid
 from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search
@@ -115,7 +116,8 @@ def train(
     if config.model.init == "search" and progress.step == 0:
         progress.search = start_search(model)
     precision = usable_precision(config.model.precision)
-    progress.made_with.append({"from_step": progress.step, "precision": precision} | provenance(device))
+    started_with = {"from_step": progress.step, "precision": precision, "fingerprint": fingerprint("train")}
+    progress.made_with.append(started_with | provenance(device))
 
     training = config.dataset.images
     fetch = batch_source(particles, device)

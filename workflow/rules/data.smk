@@ -7,6 +7,8 @@ localrules:
 
 
 rule dataset_json:
+    input:
+        where(freshness.dataset_settings_changed),
     output:
         "<results>/datasets/{dataset}/config.json",
     log:
@@ -27,7 +29,7 @@ rule dataset_json:
 
 rule fetch_structure:
     input:
-        code=code("structures"),
+        where(freshness.entries_changed),
     output:
         "<results>/structures/{structure}.npz",
     log:
@@ -46,7 +48,7 @@ rule volume:
     input:
         config="<results>/datasets/{dataset}/config.json",
         structure=structure_file,
-        code=code("structures"),
+        changed=where(freshness.dataset_changed),
     output:
         "<results>/datasets/{dataset}/volume.mrc",
     log:
@@ -71,7 +73,6 @@ rule simulate:
     input:
         config="<results>/datasets/{dataset}/config.json",
         volume="<results>/datasets/{dataset}/volume.mrc",
-        code=code("simulate"),
     output:
         "<results>/datasets/{dataset}/particles.star",
         "<results>/datasets/{dataset}/particles.mrcs",
@@ -90,16 +91,17 @@ rule simulate:
         runtime=config["resources"]["runtime_slack_minutes"],
     params:
         folder=subpath(output[0], parent=True),
+        structure=lambda wildcards: json.dumps(freshness.structure_digest(structure_source(config, wildcards.dataset))),
     shell:
         "python -u -m equipose.simulate --config {input.config:q} --volume {input.volume:q}"
-        " --output {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
+        " --structure {params.structure:q} --output {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule prepare:
     input:
         config="<results>/datasets/{dataset}/config.json",
-        star=lambda wildcards: config["datasets"][wildcards.dataset]["star"],
-        code=code("prepare"),
+        star=lambda wildcards: ancient(config["datasets"][wildcards.dataset]["star"]),  # freshness compares it and its stacks
+        changed=where(freshness.dataset_changed),
     output:
         "<results>/datasets/{dataset}/particles.star",
         "<results>/datasets/{dataset}/particles.mrcs",
