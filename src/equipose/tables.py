@@ -267,7 +267,9 @@ def age_notes(made_by: dict[Run, str]) -> list[str]:
         UNKNOWN: "made by a code that was not recorded, and kept",
     }
     named = {what: run_names([run for run, age in made_by.items() if age == what]) for what in said}
-    return [f"{names}: {said[what]}; `retrain=code` makes them again." for what, names in named.items() if names]
+    return [
+        f"{names}: {said[what]}; `--config retrain=code` makes them again." for what, names in named.items() if names
+    ]
 
 
 def to_latex(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, caption: str, label: str) -> str:

@@ -27,7 +27,7 @@ rule run_json:
 
 rule train:
     input:
-        config="<results>/runs/{dataset}/{model}/seed{seed}/config.json",
+        config=ancient("<results>/runs/{dataset}/{model}/seed{seed}/config.json"),  # freshness compares what is in model.pt
         star="<results>/datasets/{dataset}/particles.star",
         stack="<results>/datasets/{dataset}/particles.mrcs",
         changed=where(freshness.model_changed),
