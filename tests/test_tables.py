@@ -177,10 +177,8 @@ def test_runs_of_another_code_count_and_are_named(config, tmp_path):
     row = tables.summarise(config, "table1", runs, "paper").set_index("model").loc["d4_l2"]
     assert (row["finished"], row["other_code"]) == (3, "1,2")
     remarks = tables.notes(config, "table1", runs, "exact", [])
-    assert (
-        "80s_snr1/d4_l2 seed 1: made by another version of the code, and kept; `--config retrain=code` makes them again."
-        in remarks
-    )
+    said = "made by another version of the code, and kept; `--config retrain=code` makes them again."
+    assert f"80s_snr1/d4_l2 seed 1: {said}" in remarks
     assert any(remark.startswith("80s_snr1/d4_l2 seed 2: made by a code that was not recorded") for remark in remarks)
     assert not any("seed 0:" in remark for remark in remarks)
 

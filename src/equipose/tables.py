@@ -262,13 +262,12 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
 
 def age_notes(made_by: dict[Run, str]) -> list[str]:
     """Sentences that name the runs which another code made (`freshness.age`)."""
-    said = {
-        OLDER: "made by another version of the code, and kept",
-        UNKNOWN: "made by a code that was not recorded, and kept",
-    }
-    named = {what: run_names([run for run, age in made_by.items() if age == what]) for what in said}
+    kinds = {OLDER: "another version of the code", UNKNOWN: "a code that was not recorded"}
+    named = {kind: run_names([run for run, age in made_by.items() if age == kind]) for kind in kinds}
     return [
-        f"{names}: {said[what]}; `--config retrain=code` makes them again." for what, names in named.items() if names
+        f"{names}: made by {kinds[kind]}, and kept; `--config retrain=code` makes them again."
+        for kind, names in named.items()
+        if names
     ]
 
 
