@@ -385,4 +385,13 @@ def test_a_users_particles_become_poses_maps_and_a_page_from_any_folder_and_with
     ):
         assert (out / name).stat().st_size > 0, name
     assert "Has it converged?" in (out / "report.html").read_text()
+    stack = tmp_path / "my project/Extract 1/particles.mrcs"
+    stack.touch()
     assert "Nothing to be done" in call()
+
+    content = bytearray(stack.read_bytes())
+    content[-1] ^= 1
+    stack.write_bytes(content)
+    settings = ("--configfile", str(preset), str(out / "particles.yaml"), "--directory", str(out))
+    jobs = planned(repository, "reconstruct", *settings)
+    assert (jobs["prepare"], jobs["train"], jobs["join_halves"]) == (2, 2, 1)
