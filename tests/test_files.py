@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from equipose.errors import ConfigError
-from equipose.files import check_writable, leave_the_future, whole_file
+from equipose.files import check_writable, leave_the_future, sampled_digest, whole_file
 from equipose.locks import drop_stale_locks, one_at_a_time
 
 
@@ -96,3 +96,37 @@ def test_whoever_comes_second_is_told_so(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     with one_at_a_time(tmp_path / "config.json", said.append) as waited:
         assert not waited
+
+
+def test_a_digest_of_small_files_sees_every_byte_and_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "stack.mrcs"
+    path.write_bytes(bytes(1_000_000))
+    before = sampled_digest([path])
+    os.utime(path, (1, 1))
+    assert sampled_digest([path]) == before
+    with path.open("r+b") as file:
+        file.seek(654_321)
+        file.write(b"1")
+    assert sampled_digest([path]) != before
+
+
+def test_of_large_files_a_digest_reads_little_and_sees_their_size_and_all_blocks(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("equipose.files.READ_WHOLE", 0)
+    monkeypatch.setattr("equipose.files.BLOCKS", 4)
+    monkeypatch.setattr("equipose.files.BLOCK", 10)
+    content = bytearray(1000)
+    path = tmp_path / "stack.mrcs"
+
+    def digest() -> str:
+        path.write_bytes(content)
+        return sampled_digest([path])
+
+    before = digest()
+    for place in (0, 335, 999):  # of the blocks that start at 0, 330, 660 and 990
+        content[place] = 1
+        assert digest() != before
+        content[place] = 0
+    content[500] = 1
+    assert digest() == before
+    content += b"1"
+    assert digest() != before

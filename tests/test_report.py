@@ -29,7 +29,7 @@ COMMAND = "snakemake --configfile smoke.yaml"
 def results(tmp_path) -> Path:
     """A preset of which one run of five is evaluated, and nothing is drawn."""
     folder = tmp_path / "smoke"
-    write_run(folder, "smoke_noiseless", "d4_l2", 0, 0.02)
+    write_run(folder, "smoke_noiseless", "d4_l2", 0, 0.02, batch=16)
     run = folder / "runs/smoke_noiseless/d4_l2/seed0"
     truth = folder / "datasets/smoke_noiseless/volume.mrc"
     for path in (folder / "benchmarks/train", folder / "tables"):

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from equipose import tables
+from equipose.fingerprint import fingerprint
 from equipose.particles import ANGLES, write_star
 from equipose.rotations import random_rotations, to_relion_angles
 
@@ -36,7 +37,7 @@ def write_poses(run: Path, rotations: np.ndarray) -> None:
     write_star(run / "poses.star", pd.DataFrame({"rlnOpticsGroup": [1]}), table)
 
 
-def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, shell: int = 40) -> None:
+def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, shell: int = 40, batch: int = 64) -> None:
     """The small files of a run that converged at 100 (seed + 1) s if its MSE is below 0.1, hands unmixed all along.
 
     Converged ones all have the same poses, the others random ones.
@@ -70,10 +71,11 @@ def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, sh
             },
             "nyquist_reached": False,
         },
+        "code": {"evaluate": fingerprint("evaluate")},
     }
     folder = results / "runs" / dataset / model / f"seed{seed}"
     folder.mkdir(parents=True)
-    config = {"model": {"batch": 32}, "evaluation": {"converged_mse": 0.1}}
+    config = {"model": {"batch": batch}, "evaluation": {"converged_mse": 0.1}}
     files = {
         "metrics": metrics,
         "config": config,
@@ -131,6 +133,54 @@ def test_a_seed_without_a_truth_comes_after_those_with_one(config, tmp_path):
     path = tmp_path / "runs/80s_snr1/d4_l2/seed0/metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"training": None, "held_out": None}))
     assert table_of(config, "table1", tmp_path).loc["d4_l2", "counted"] == "1,2,3"
+
+
+def change_metrics(results: Path, seed: int, **changes: object) -> None:
+    path = results / f"runs/80s_snr1/d4_l2/seed{seed}/metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_scores_of_other_settings_are_outdated_and_no_number_counts_them(config, tmp_path):
+    """Whether metrics.json or, in results of older versions, config.json says what they were made with."""
+    for seed in range(4):
+        write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.01 * (seed + 1), batch=32 if seed == 1 else 64)
+    change_metrics(tmp_path, 0, config={"model": {"batch": 32}})
+    runs = tables.read_runs(config, "table1", tmp_path)
+    row = tables.summarise(config, "table1", runs, "paper").set_index("model").loc["d4_l2"]
+    assert (row["finished"], row["missing"], row["outdated"], row["converged_percent"]) == (2, "0,1", "0,1", 100)
+    assert row["mse"] == pytest.approx(0.035)
+    remarks = tables.notes(config, "table1", runs, "paper", [])
+    wanted = "80S SNR 1, $D_4$ ($L_2$): 2 of 4 runs not there, and left out: seed 0 outdated, seed 1 outdated."
+    assert wanted in remarks
+    config["training"]["batch"] = 32
+    row = table_of(config, "table1", tmp_path).loc["d4_l2"]
+    assert (row["finished"], row["outdated"]) == (2, "2,3")
+
+
+def test_a_row_whose_runs_are_all_outdated_says_so(config, tmp_path):
+    for seed in range(4):
+        write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.01, batch=32)
+    table, text, _, _ = tables.build_table(
+        config, "table1", tables.read_runs(config, "table1", tmp_path), "paper", PAPER, []
+    )
+    ours = (table["source"] == "here").to_numpy()
+    assert set(text["MSE"][ours & (table["model"] == "d4_l2")]) == {"outdated"}
+    assert set(text["MSE"][ours & (table["model"] == "standard_sym")]) == {"not run"}
+
+
+def test_runs_of_another_code_count_and_are_named(config, tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.01)
+    change_metrics(tmp_path, 1, code={"train": "of another", "evaluate": fingerprint("evaluate")})
+    change_metrics(tmp_path, 2, code={"train": None, "evaluate": fingerprint("evaluate")})
+    runs = tables.read_runs(config, "table1", tmp_path)
+    row = tables.summarise(config, "table1", runs, "paper").set_index("model").loc["d4_l2"]
+    assert (row["finished"], row["other_code"]) == (3, "1,2")
+    remarks = tables.notes(config, "table1", runs, "exact", [])
+    said = "made by another version of the code, and kept; `--config retrain=code` makes them again."
+    assert f"80s_snr1/d4_l2 seed 1: {said}" in remarks
+    assert any(remark.startswith("80s_snr1/d4_l2 seed 2: made by a code that was not recorded") for remark in remarks)
+    assert not any("seed 0:" in remark for remark in remarks)
 
 
 def write_log(results: Path, model: str, seed: int, text: str) -> None:

@@ -23,7 +23,8 @@ from equipose.config import Budget, EvaluationConfig, ModelConfig
 from equipose.encoders import ENCODERS, GaussianPyramid
 from equipose.errors import ConfigError
 from equipose.particles import Particles
-from equipose.rotations import gram_schmidt, random_rotations
+from equipose.rotation_tensors import gram_schmidt
+from equipose.rotations import random_rotations
 
 META = torch.library.Library("aten", "IMPL")
 """PyTorch lacks the meta kernel of one operator that a step uses."""

@@ -11,7 +11,6 @@ for and, if it failed, that it did not converge.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +27,7 @@ from equipose.config import asked_runs, is_simulated, model_config, simulation_c
 from equipose.errors import ConfigError
 from equipose.files import write_text
 from equipose.outcomes import NUMBERS, RUN, load_outcomes
-from equipose.tables import has_failed, run_names, why_unfinished
+from equipose.tables import OUTDATED, age_notes, has_failed, load_settings, run_names, why_unfinished
 
 RESAMPLES = 10_000
 
@@ -59,13 +58,18 @@ class Verdict:
 
 
 def asked_or_found(config: dict[str, Any], experiments: list[str], results: Path, outcomes: pd.DataFrame) -> list[Run]:
-    """The runs of `outcomes`, and every other that `experiments` ask for, of simulated particles, as unfinished."""
-    found: list[Run] = outcomes.to_dict("records")
-    known = set(outcomes[RUN].itertuples(index=False, name=None))
-    for dataset, name, seed in asked_runs(config, experiments):
+    """The runs of `outcomes`, and every other that `experiments` ask for, of simulated particles, as unfinished.
+
+    A run is unfinished, too, where its results are of other settings than those in `config`.
+    """
+    reasons = {run: why_unfinished(config, results, run) for run in asked_runs(config, experiments)}
+    old = {run for run, why in reasons.items() if why == OUTDATED}
+    known = set(outcomes[RUN].itertuples(index=False, name=None)) - old
+    found: list[Run] = [run for run in outcomes.to_dict("records") if tuple(run[key] for key in RUN) not in old]
+    for (dataset, name, seed), unfinished in reasons.items():
         if (dataset, name, seed) in known or not is_simulated(config, dataset):
             continue
-        if unfinished := why_unfinished(results, Path(dataset) / name / f"seed{seed}"):
+        if unfinished:
             model = model_config(config, name)
             run = {"dataset": dataset, "model": name, "seed": seed, "encoder": model.encoder, "loss": model.loss}
             run |= {"snr": simulation_config(config, dataset).snr, "unfinished": unfinished}
@@ -255,6 +259,11 @@ def as_markdown(table: pd.DataFrame, confidence: float, runs: list[Run]) -> str:
         lines += ["", f"Failed, counted as not converged: {failed}."]
     if missing := _names([run for run in runs if is_missing(run)]):
         lines += ["", f"Asked for and not there, so that no number counts them: {missing}."]
+    if old := _names([run for run in runs if run.get("unfinished") == OUTDATED]):
+        lines += ["", f"Of these, outdated: their results are of other settings: {old}."]
+    made_by = {tuple(run[key] for key in RUN): run.get("made_by") for run in runs}
+    for note in age_notes({run: age for run, age in made_by.items() if isinstance(age, str)}):
+        lines += ["", note]
     return "\n".join(lines) + "\n"
 
 
@@ -274,7 +283,7 @@ def main() -> None:
     parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")
     parser.add_argument("--output", type=Path, required=True, help="written as .csv and .md")
     arguments = parser.parse_args()
-    config = json.loads(arguments.config.read_text())
+    config = load_settings(arguments.config, arguments.results, arguments.experiments)
     runs = asked_or_found(config, arguments.experiments, arguments.results, load_outcomes(arguments.runs))
     write_claims(yaml.safe_load(arguments.claims.read_text()), runs, arguments.output)
 

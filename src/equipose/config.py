@@ -238,6 +238,19 @@ def preparation_config(config: dict[str, Any], name: str) -> PreparationConfig:
     return PreparationConfig.from_dict({"name": name} | merge(config["preparation"], config["datasets"][name]))
 
 
+def structure_source(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Where the structure of the simulated dataset `name` comes from: one of `path`, `embedded` and `pdb`.
+
+    Beside it the `assembly` that is built of it, if one is asked for.
+    """
+    source = config["structures"][config["datasets"][name]["structure"]]
+    if "path" in source:
+        kind = "path"
+    else:
+        kind = "embedded" if "embedded" in source and (config["offline"] or "pdb" not in source) else "pdb"
+    return {key: source[key] for key in (kind, "assembly") if key in source}
+
+
 def model_config(config: dict[str, Any], name: str) -> ModelConfig:
     """The model `name`: `training` with the model's own line laid over it."""
     own = {key: value for key, value in config["models"][name].items() if key != "label"}

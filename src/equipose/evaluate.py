@@ -5,6 +5,8 @@ run folder, poses.star and volume.mrc (in the run's own frame, consistent with e
 truth's frame), fsc.csv and metrics.json. With `refine_passes` poses and maps are those that refinement ends with, and
 metrics.json scores both the encoder's own poses (`direct`) and the `refined` ones; else the map is the decoder's.
 `confirmed_share` needs no truth: the part of the poses that a search against the run's own map confirms.
+metrics.json also holds what the scores were made from: the settings of the run (`config`) and of its images (`images`),
+and the fingerprints of the code that made the images, trained the model and scored it (`code`).
 Particles without a truth get nulls, and an aligned volume that is their own.
 
 The aligned volume is evaluated where it is wanted, at a rotated or mirrored frequency grid. The decoder is a continuous
@@ -34,6 +36,8 @@ from equipose.config import RunConfig
 from equipose.devices import claim_device
 from equipose.errors import ConfigError
 from equipose.files import CHECKPOINTS, REFINEMENT, write_json, write_text
+from equipose.fingerprint import fingerprint
+from equipose.freshness import dataset_code, read_json, training_code
 from equipose.grid import grid_values
 from equipose.groups import move_images
 from equipose.locks import one_at_a_time
@@ -181,6 +185,9 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
         "confirmed_share": confirmed_share(model, particles, exported.rotations, exported.shifts),
         "resolution": resolution,
         "fsc_rule": FSC_RULE,
+        "config": dataclasses.asdict(config),
+        "images": read_json(dataset / "config.json"),
+        "code": dataset_code(dataset) | training_code(run) | {"evaluate": fingerprint("evaluate")},
     }
     write_json(run / "metrics.json", metrics)
 

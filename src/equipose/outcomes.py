@@ -19,8 +19,10 @@ from equipose.errors import ConfigError
 from equipose.figures.mixture import MIXED_SHARE, read_mixture
 from equipose.figures.runs import load_run
 from equipose.files import write_text
+from equipose.freshness import age, metrics_code, outdated, read_json, trained_with
 from equipose.metrics import HANDS, subset_sizes
 from equipose.symmetry import degrees_between
+from equipose.tables import load_settings
 from equipose.verdict import CONVERGED
 
 RUN = ["dataset", "model", "seed"]
@@ -53,20 +55,26 @@ DERIVED = ("snr", "has_converged", "right_poses", "judged_rightly", "images_seen
 
 OF_SEEDS = ("seed_agrees", "seeds_judge_rightly")
 
-MADE_WITH = ("commit", "processor", "precision")
+MADE_WITH = ("commit", "processor", "precision", "made_by")
 
 SMALL_MEDSE = 0.5
 """MedSE below which an evaluation with a large MSE is on the plateau: most images agree, in two ways."""
 
 
-def read_outcomes(results: Path) -> pd.DataFrame:
+def read_outcomes(results: Path, config: dict[str, Any] | None = None) -> pd.DataFrame:
     """A line for each run under `results` that has been evaluated and whose images have true poses.
+
+    A run whose scores are of other settings than those that `config` asks for has none.
 
     `seed_agrees` is the largest share of a run's poses that another seed of its model has too, and
     `seeds_judge_rightly` whether the truth agrees that the run has converged if such a seed confirms its poses.
     """
     found = {path.parent: json.loads(path.read_text()) for path in sorted(results.glob("runs/*/*/seed*/metrics.json"))}
-    runs = {run: metrics for run, metrics in found.items() if metrics["training"]}
+    runs = {
+        run: metrics
+        for run, metrics in found.items()
+        if metrics["training"] and not (config and outdated(config, _run_of(metrics), run, metrics))
+    }
     lines = [outcome(run, metrics, results / "datasets" / metrics["dataset"]) for run, metrics in runs.items()]
     table, folders = pd.DataFrame(lines, columns=COLUMNS), list(runs)
     for _, seeds in table.groupby(["dataset", "model"]):
@@ -91,14 +99,15 @@ def outcome(run: Path, metrics: dict[str, Any], dataset: Path) -> dict[str, Any]
     with what is said without it, that the run has converged if a search confirms these poses. A number that a run does
     not have (it never converged, hands were never mixed) is NaN.
     """
-    config = json.loads((run / "config.json").read_text())
+    config = metrics.get("config") or trained_with(run)
+    images = metrics.get("images") or read_json(dataset / "config.json")
     made = json.loads((run / "provenance.json").read_text())[-1]  # where training ended, if it was interrupted
     flat = pd.json_normalize(metrics).iloc[0]
     refined = metrics["training"].get("refined")
     right = refined["paper"]["mse"] < config["evaluation"]["converged_mse"] if refined else metrics["converged"]
     return {
         **{name: flat.get(path) for path, name in METRICS.items()},
-        "snr": json.loads((dataset / "config.json").read_text())["snr"],
+        "snr": images["snr"],
         "has_converged": metrics["convergence_seconds"] is not None,
         "right_poses": right,
         "judged_rightly": (metrics["confirmed_share"] >= CONVERGED) == right,
@@ -108,6 +117,7 @@ def outcome(run: Path, metrics: dict[str, Any], dataset: Path) -> dict[str, Any]
         "commit": made["code"]["commit"],
         "processor": made["machine"].get("GPU", made["machine"]["processor"]),
         "precision": made.get("precision"),  # runs before 27 November did not say
+        "made_by": age(metrics_code(metrics)),
     }
 
 
@@ -170,9 +180,16 @@ NUMBERS = [name for name in COLUMNS if name not in (*RUN, "encoder", "loss", "sn
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m equipose.outcomes", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
+    parser.add_argument("--config", type=Path, required=True, help="tables/config.json of the preset")
+    parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")
     parser.add_argument("--output", type=Path, required=True, help="runs.csv")
     arguments = parser.parse_args()
-    write_text(arguments.output, read_outcomes(arguments.results).to_csv(index=False))
+    config = load_settings(arguments.config, arguments.results, arguments.experiments)
+    write_text(arguments.output, read_outcomes(arguments.results, config).to_csv(index=False))
+
+
+def _run_of(metrics: dict[str, Any]) -> tuple[str, str, int]:
+    return metrics["dataset"], metrics["model"], metrics["seed"]
 
 
 def _history(run: Path) -> pd.DataFrame:

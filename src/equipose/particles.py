@@ -21,7 +21,7 @@ import starfile
 from equipose.config import TRAINING_BOXES, Selection
 from equipose.cryosparc import read_cryosparc
 from equipose.errors import ConfigError
-from equipose.files import write_text
+from equipose.files import sampled_digest, write_text
 from equipose.rotations import from_relion_angles
 from equipose.stacks import Images, open_stack
 
@@ -83,6 +83,10 @@ class Summary:
     """Å"""
     digest: str
     """SHA-256 of the star file."""
+    stacks: str
+    """Digest of its image stacks (files.sampled_digest)."""
+    paths: tuple[Path, ...]
+    """The image stacks."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -91,10 +95,17 @@ def summarise(star: Path, datadir: Path | None = None, select: Selection = ()) -
     optics_table, particle_table = read_tables(star)
     voxel_size = _voxel_size(star, optics_table)
     _need(star, "particles", particle_table, ("rlnImageName",))
-    _, stack = _image_names(star, particle_table["rlnImageName"].iloc[:1])
-    box = open_stack((datadir or star.parent) / stack.iloc[0], voxel_size).shape[-1]
+    _, names = _image_names(star, particle_table["rlnImageName"])
+    stacks = [open_stack((datadir or star.parent) / name, voxel_size) for name in names.unique()]
     counts = {subset: len(chosen_rows(star, particle_table, subset, select)) for subset in (None, 1, 2)}
-    return Summary(counts, box, voxel_size, hashlib.sha256(star.read_bytes()).hexdigest())
+    return Summary(
+        subsets=counts,
+        box=stacks[0].shape[-1],
+        voxel_size=voxel_size,
+        digest=hashlib.sha256(star.read_bytes()).hexdigest(),
+        stacks=sampled_digest([stack.path for stack in stacks]),
+        paths=tuple(stack.path for stack in stacks),
+    )
 
 
 def has_halves(particle_table: pd.DataFrame) -> bool:

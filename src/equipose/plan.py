@@ -6,7 +6,8 @@ results folder holds already; what none of them has shown is assumed, and the pl
 
 import argparse
 import heapq
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from snakemake.api import SnakemakeApi
+from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
 
 from equipose.benchmarks import wall_times
 from equipose.cli import duration, number, run_main
 from equipose.config import DatasetConfig, asked_runs, merge
+from equipose.freshness import made_by_other_code
 from equipose.resolve import dataset_config
+from equipose.tables import age_notes
 
 GPUS = (1, 8, 64)
 """The plan says how long so many would take."""
@@ -31,13 +36,18 @@ VOXEL_BYTES, IMAGE_BYTES = 64, 300
 """Assumed of a run's folder: maps, snapshots, weights and checkpoint a voxel; a row of its star file."""
 
 
-def plan(config: dict[str, Any], gpus: Sequence[int] = GPUS) -> str:
-    """What the experiments in `run` still need: jobs, GPU-hours, disk, memory, and the time on so many GPUs."""
+def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = GPUS) -> str:
+    """What Snakemake is about to do for the experiments in `run`: jobs, GPU-hours, disk, memory, time on so many GPUs.
+
+    `files` are those that its jobs will write, as its own dry run finds them (`files_to_make`).
+    """
     results = Path(config["pathvars"]["results"])
+    to_make = set(map(Path, files))
     asked = asked_runs(config, config["run"])
-    runs = {run: budget for run, budget in asked.items() if not (_folder(results, run) / "model.pt").exists()}
-    of_runs = {name: dataset_config(config, name) for name in sorted({dataset for dataset, _, _ in runs})}
-    missing = [dataset for name, dataset in of_runs.items() if not _particles(results, name).exists()]
+    runs = {run: budget for run, budget in asked.items() if _folder(results, run) / "model.pt" in to_make}
+    rescored = [run for run in asked if run not in runs and _folder(results, run) / "metrics.json" in to_make]
+    of_runs = {name: dataset_config(config, name) for name in sorted({dataset for dataset, _, _ in asked})}
+    missing = [dataset for name, dataset in of_runs.items() if _particles(results, name) in to_make]
     particles = sum((dataset.images + dataset.held_out) * dataset.box**2 * 4 for dataset in missing)
     evaluated = [folder for run in asked if ((folder := _folder(results, run)) / "metrics.json").exists()]
     if evaluated:
@@ -54,19 +64,23 @@ def plan(config: dict[str, Any], gpus: Sequence[int] = GPUS) -> str:
         factor * (budget["seconds"] if "seconds" in budget else budget["steps"] * steps.get(model, np.nan))
         for (_, model, _), budget in runs.items()
     ]
-    jobs = [seconds + 60 * evaluate for seconds in training if np.isfinite(seconds)]
+    jobs = [seconds + 60 * evaluate for seconds in training if np.isfinite(seconds)] + [60 * evaluate] * len(rescored)
     times = [f"{duration(60 * simulate * bool(missing) + makespan(jobs, count))} on {count}" for count in gpus]
     memory = f"{config['resources']['train']['memory_mb'] / 1000:.0f} GB a training job, asked for by `resources`"
     if "train" in rules:
         memory += f"; {rules['train']['gib']:.1f} GiB were measured"
 
-    unknown = len(runs) - len(jobs)
-    done = len(asked) - len(runs)
+    unknown = sum(not np.isfinite(seconds) for seconds in training)
+    done = [run for run in asked if run not in runs and (_folder(results, run) / "model.pt").exists()]
+    kept = [f"  kept       {note}" for note in age_notes(made_by_other_code(results, done))]
     return "\n".join(
         [
             f"Plan of {', '.join(config['run'])} → {results}",
             f"  datasets   {len(missing)}, {particles / 1e9:.2f} GB of particles",
-            f"  training   {len(runs)} jobs, {_budget(runs.values())} in all" + f" ({done} more are done)" * bool(done),
+            f"  training   {len(runs)} jobs, {_budget(runs.values())} in all"
+            + f" ({len(done)} more are done)" * bool(done),
+            *[f"  scoring    {len(rescored)} jobs, of models that stay as they are"] * bool(rescored),
+            *kept,
             f"  GPU-hours  {sum(jobs) / 3600:.1f}" + f", without {unknown} runs of unknown speed" * bool(unknown),
             f"  disk       {(particles + folders) / 1e9:.1f} GB with the runs' folders",
             f"  memory     {memory}",
@@ -76,6 +90,17 @@ def plan(config: dict[str, Any], gpus: Sequence[int] = GPUS) -> str:
             f" ({_source(len(evaluated))})",
         ]
     )
+
+
+def files_to_make(configfiles: Sequence[Path]) -> list[str]:
+    """What `snakemake --configfile …` would make, in the working directory, by Snakemake's own dry run."""
+    found: list[str] = []
+    settings = ConfigSettings(configfiles=[path.absolute() for path in configfiles])
+    with SnakemakeApi(OutputSettings(dryrun=True, log_level_override=logging.ERROR)) as api:
+        workflow = api.workflow(ResourceSettings(), settings)
+        dag = workflow.dag(DAGSettings(force_incomplete=True))
+        dag.execute_workflow(executor="dryrun", updated_files=found)
+    return found
 
 
 def makespan(jobs: Sequence[float], devices: int) -> float:
@@ -142,7 +167,7 @@ def main() -> None:
     parser.add_argument("--gpus", type=number(int, 1), nargs="+", default=GPUS, help="how many to plan for")
     arguments = parser.parse_args()
     layers = [yaml.safe_load(path.read_text()) for path in arguments.config]
-    print(plan(reduce(merge, layers), arguments.gpus))
+    print(plan(reduce(merge, layers), files_to_make(arguments.config), arguments.gpus))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from equipose.cli import run_main, say
 from equipose.config import PreparationConfig
 from equipose.errors import ConfigError
 from equipose.files import write_json
+from equipose.fingerprint import fingerprint
 from equipose.fourier import half_disc, to_half_disc
 from equipose.locks import one_at_a_time
 from equipose.noise import filtered, noise_power, shells, whitening
@@ -37,6 +38,7 @@ from equipose.particles import (
     chosen_rows,
     per_particle,
     read_particles,
+    summarise,
     write_star,
 )
 
@@ -93,6 +95,7 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
     """
     star = Path(config.star)
     datadir = config.datadir and Path(config.datadir)
+    source = summarise(star, datadir, config.limits)  # before they are read: a change while this runs is noticed
     particles = read_particles(star, datadir)
     check_inside(star, datadir, particles.particle_table)
     size = particles.images.shape[-1]
@@ -135,6 +138,8 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
         "background_radius_angstrom": radius * voxel_size,
         "masked": config.mask_radius is not None,
         "whitening": None if how.whitening is None else how.whitening.tolist(),
+        "source": {"star": source.digest, "stacks": source.stacks},
+        "code": fingerprint("prepare"),
     }
     write_json(output / "preparation.json", summary)
 

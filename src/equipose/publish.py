@@ -22,6 +22,7 @@ from equipose.files import write_json, write_text
 from equipose.joined_tables import join_tables
 from equipose.outcomes import RUN, load_outcomes
 from equipose.provenance import hardware, package_versions
+from equipose.tables import load_settings
 
 KEPT = ("tables/*.csv", "tables/*.md", "figures/*/*.png")
 
@@ -90,7 +91,8 @@ def main() -> None:
     parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")
     parser.add_argument("--claims", type=Path, required=True, help="claims.yaml")
     arguments = parser.parse_args()
-    config, claims = json.loads(arguments.config.read_text()), yaml.safe_load(arguments.claims.read_text())
+    config = load_settings(arguments.config, arguments.results, arguments.experiments)
+    claims = yaml.safe_load(arguments.claims.read_text())
     publish(arguments.results, arguments.output, arguments.command, config, arguments.experiments, claims)
 
 

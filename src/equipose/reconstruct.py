@@ -23,6 +23,7 @@ from equipose.cli import run_main
 from equipose.config import PreparationConfig
 from equipose.errors import ConfigError
 from equipose.files import whole_file, write_json, write_text
+from equipose.fingerprint import fingerprint
 from equipose.fits import correlations, examples
 from equipose.grid import FourierGrid, grid_map
 from equipose.halves import Half, back_project, bring_together, read_half
@@ -108,6 +109,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "second_half_was_in_hand": alignment.hand,
         "hand": "undetermined",
         "correlation": _quartiles(np.concatenate(scores)),
+        "code": {"reconstruct": fingerprint("reconstruct")},
     }
     write_json(output / "reconstruction.json", summary)
     found = resolution["corrected"]

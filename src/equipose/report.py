@@ -8,6 +8,7 @@ import argparse
 import base64
 import dataclasses
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,21 @@ from equipose.config import asked_runs, model_config, simulation_config
 from equipose.figures import EVERY, caption
 from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
 from equipose.files import write_text
+from equipose.freshness import made_by_other_code, run_path
 from equipose.provenance import hardware, package_versions
-from equipose.tables import MODES, build_table, final_mse, has_failed, read_runs, run_names, to_html, why_unfinished
+from equipose.tables import (
+    MODES,
+    OUTDATED,
+    age_notes,
+    build_table,
+    final_mse,
+    has_failed,
+    load_settings,
+    read_runs,
+    run_names,
+    to_html,
+    why_unfinished,
+)
 
 MESH_BOX = 64
 """Voxels a side that a map is brought to before its surface is taken: smooth, and a few hundred kB a map."""
@@ -50,7 +64,9 @@ def build(
     `paper_tables` is the folder of the paper's own numbers, `notes` what captions of an experiment must say besides.
     """
     runs = list(asked_runs(config, experiments))
-    unfinished = {run: why for run in runs if (why := why_unfinished(results, _path(run)))}
+    unfinished = {run: why for run in runs if (why := why_unfinished(config, results, run))}
+    finished = [run for run in runs if run not in unfinished]
+    outdated = [run for run, why in unfinished.items() if why == OUTDATED]
     return read_template(template).render(
         title=results.name,
         summary=summary(runs, unfinished, results),
@@ -61,7 +77,9 @@ def build(
         claims=_read(results / "claims.csv"),
         tables=[(name, html_tables(config, name, results, paper_tables, notes.get(name, []))) for name in experiments],
         figures=[(name, figures_of(results, name), notes.get(name, [])) for name in experiments],
-        maps=meshes(runs, results),
+        outdated=run_names(outdated),
+        maps=meshes(runs, unfinished, results),
+        notes=age_notes(made_by_other_code(results, finished)),
         differences=differences(config, paper, runs),
         configuration=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         versions=package_versions(),
@@ -88,8 +106,9 @@ def summary(
     lines = []
     for dataset, model in dict.fromkeys((dataset, model) for dataset, model, _ in runs):
         chosen = [run for run in runs if run[:2] == (dataset, model)]
-        paths = [_folder(results, run) / "metrics.json" for run in chosen]
-        found = [json.loads(path.read_text()) for path in paths if path.exists()]
+        found = [
+            json.loads((_folder(results, run) / "metrics.json").read_text()) for run in chosen if run not in unfinished
+        ]
         scored = [metrics["held_out"]["direct"]["exact"] for metrics in found if metrics["held_out"]]
         best = min(scored, key=lambda scores: scores["mse"], default={"mse": None, "median_degrees": None})
         times = [metrics["convergence_seconds"] for metrics in found if metrics["converged"]]
@@ -97,7 +116,7 @@ def summary(
             {
                 "dataset": dataset,
                 "model": model,
-                "seeds": len(paths),
+                "seeds": len(chosen),
                 "finished": len(found),
                 "failed": sum(has_failed(unfinished.get(run, "")) for run in chosen),
                 "converged": len(times),
@@ -142,14 +161,19 @@ def width_on_page(picture: Path) -> int:
         return round(PIXELS_AN_INCH * image.width / image.info["dpi"][0])
 
 
-def meshes(runs: list[tuple[str, str, int]], results: Path) -> list[dict[str, Any]]:
-    """Surfaces of the truth and of each model's best map, dataset by dataset, enclosing the same volume."""
+def meshes(
+    runs: list[tuple[str, str, int]], unfinished: Collection[tuple[str, str, int]], results: Path
+) -> list[dict[str, Any]]:
+    """Surfaces of the truth and of each model's best map, dataset by dataset, enclosing the same volume.
+
+    Of those of `runs` that are `unfinished` no map is taken.
+    """
     groups = []
     for dataset in dict.fromkeys(dataset for dataset, _, _ in runs):
         best: dict[str, tuple[float, Path]] = {}
         for run in runs:
             path = _folder(results, run) / "metrics.json"
-            if run[0] == dataset and path.exists():
+            if run[0] == dataset and run not in unfinished:
                 metrics = json.loads(path.read_text())
                 mse = final_mse(metrics) if metrics["training"] else 0.0
                 name = "volume_aligned.mrc" if metrics["training"] else "volume.mrc"
@@ -203,13 +227,8 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _path(run: tuple[str, str, int]) -> Path:
-    dataset, model, seed = run
-    return Path(dataset, model, f"seed{seed}")
-
-
 def _folder(results: Path, run: tuple[str, str, int]) -> Path:
-    return results / "runs" / _path(run)
+    return results / "runs" / run_path(*run)
 
 
 def _read(path: Path) -> pd.DataFrame | None:
@@ -238,7 +257,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the page")
     arguments = parser.parse_args()
     page = build(
-        json.loads(arguments.config.read_text()),
+        load_settings(arguments.config, arguments.results, arguments.experiments),
         yaml.safe_load(arguments.paper.read_text()),
         arguments.experiments,
         arguments.results,

@@ -23,7 +23,7 @@ def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
     """What training knows of the dataset `name`. Of a user's, the star file says how many images, and how large."""
     if is_simulated(config, name):
         source = simulation_config(config, name)
-        images, voxel_size, made_from = source.images, source.voxel_size, source.to_json()
+        images, voxel_size, made_from = source.images, source.voxel_size, images_digest(source.to_json())
     else:
         source = preparation_config(config, name)
         star = Path(source.star)
@@ -34,7 +34,8 @@ def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
                 f"`datasets.{name}`: {source.held_out} images are to be held out, and {star} has"
                 f" {found.subsets[source.subset]} to choose from: lower `held_out`, or `select` more."
             )
-        voxel_size, made_from = found.box * found.voxel_size / source.box, source.to_json() + found.digest
+        voxel_size = found.box * found.voxel_size / source.box
+        made_from = images_digest(source.to_json(), found.digest, found.stacks)
     return DatasetConfig(
         name=name,
         box=source.box,
@@ -42,8 +43,13 @@ def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
         images=images,
         held_out=source.held_out,
         shift_std=source.shift_std,
-        made_from=hashlib.sha256(made_from.encode()).hexdigest()[:16],
+        made_from=made_from,
     )
+
+
+def images_digest(settings: str, star: str = "", stacks: str = "") -> str:
+    """`made_from` of images with these settings (JSON), of a user's star file and stacks with these digests."""
+    return hashlib.sha256((settings + star + stacks).encode()).hexdigest()[:16]
 
 
 def run_config(config: dict[str, Any], dataset: str, model: str, seed: int) -> RunConfig:

@@ -17,6 +17,7 @@ The stack is written twice in place, clean first, since the scale is known only 
 
 import argparse
 import io
+import json
 import math
 import os
 import shutil
@@ -24,6 +25,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -37,6 +39,7 @@ from equipose.cli import Progress, reporter, run_main, say
 from equipose.config import SimulationConfig
 from equipose.errors import ConfigError
 from equipose.files import whole_file, write_json
+from equipose.fingerprint import fingerprint
 from equipose.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.locks import one_at_a_time
 from equipose.optics import CTF_COLUMNS, ctf
@@ -60,8 +63,17 @@ STREAMS = ("rotations", "shifts", "defocus", "noise")
 MASK = "the disc about the shifted particle, of the radius that holds 99 % of the volume's squared density"
 
 
-def simulate(config: SimulationConfig, volume_path: Path, output: Path, threads: int, progress: Progress) -> None:
+def simulate(
+    config: SimulationConfig,
+    volume_path: Path,
+    output: Path,
+    threads: int,
+    progress: Progress,
+    structure: dict[str, Any] | None = None,
+) -> None:
     """Make the dataset in `output`: the `images` training images first, then the `held_out` ones.
+
+    `structure` tells the structure that the volume is of from others; it is kept in simulation.json.
 
     Raises ConfigError where the volume is not the dataset's, the SNR is not positive, or the disk has no room.
     """
@@ -128,6 +140,8 @@ def simulate(config: SimulationConfig, volume_path: Path, output: Path, threads:
         "seconds": seconds,
         "threads": threads,
         "images_per_second": count / seconds,
+        "structure": structure,
+        "code": fingerprint("simulate"),
     }
     write_json(output / "simulation.json", summary)
 
@@ -230,11 +244,13 @@ def main() -> None:
     parser.add_argument("--volume", type=Path, required=True, help=".mrc of the dataset's box and voxel size")
     parser.add_argument("--output", type=Path, required=True, help="folder")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--structure", type=json.loads, default=None, help="JSON that tells the structure from others")
     arguments = parser.parse_args()
     config = SimulationConfig.load(arguments.config)
     with one_at_a_time(arguments.config, say) as waited:  # a killed Snakemake leaves its jobs behind
         if not (waited and (arguments.output / "simulation.json").exists()):
-            simulate(config, arguments.volume, arguments.output, arguments.threads, reporter())
+            settings = (config, arguments.volume, arguments.output, arguments.threads)
+            simulate(*settings, reporter(), arguments.structure)
 
 
 def _stream(seed: int, name: str, chunk: int = 0) -> np.random.Generator:

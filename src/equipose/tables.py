@@ -26,6 +26,7 @@ from equipose.cli import run_main
 from equipose.config import model_config, model_label, simulation_config
 from equipose.errors import ConfigError
 from equipose.files import write_text
+from equipose.freshness import OLDER, UNKNOWN, Run, age, metrics_code, outdated, read_json, run_path
 from equipose.status import ERROR
 
 
@@ -70,8 +71,9 @@ MODE_NOTES = {
     " that table.",
 }
 
-NOT_RUN, NOT_ENDED = "not run", "not ended"
-"""What is said of a run without metrics that has not failed: it may yet converge, and no rate counts it."""
+NOT_RUN, NOT_ENDED, OUTDATED = "not run", "not ended", "outdated"
+"""What is said of a run that has no scores for the settings asked for, and has not failed: no rate counts it.
+An outdated run has scores of other settings."""
 
 SEEDS_COUNTED = {"best_three": 3, "best": 1}
 """How many of the best seeds a kind of table sums up."""
@@ -81,27 +83,33 @@ MORE_IS_BETTER = (CONVERGED, EXACT_COLUMNS["confirmed_share"])
 
 
 def read_runs(config: dict[str, Any], experiment: str, results: Path) -> list[dict[str, Any]]:
-    """The metrics.json of every run that `experiment` asks for; `unfinished` says why there is none, else nothing."""
+    """The metrics.json of every run that `experiment` asks for; `unfinished` says why there is none, else nothing.
+
+    `made_by` says whether another code made it. Scores of other settings than those that are asked for are left out.
+    """
     spec = config["experiments"][experiment]
     runs = []
     for dataset in spec["datasets"]:
         for model in spec["models"]:
             for seed in spec["seeds"]:
-                run = Path(dataset) / model / f"seed{seed}"
-                path = results / "runs" / run / "metrics.json"
-                metrics = json.loads(path.read_text()) if path.exists() else {}
-                unfinished = {"unfinished": why_unfinished(results, run)}
-                runs.append({"dataset": dataset, "model": model, "seed": seed} | unfinished | metrics)
+                names: dict[str, Any] = {"dataset": dataset, "model": model, "seed": seed}
+                if unfinished := why_unfinished(config, results, (dataset, model, seed)):
+                    runs.append(names | {"unfinished": unfinished})
+                    continue
+                metrics = read_json(results / "runs" / run_path(dataset, model, seed) / "metrics.json")
+                runs.append(names | {"unfinished": "", "made_by": age(metrics_code(metrics))} | metrics)
     return runs
 
 
-def why_unfinished(results: Path, run: Path) -> str:
-    """Why a `run` (dataset/model/seed) has no metrics, by its logs: how it failed, or that it is not done yet.
+def why_unfinished(config: dict[str, Any], results: Path, asked: Run) -> str:
+    """Why the run `asked` has no scores for the settings in `config`; nothing where it has.
 
-    Nothing where it has.
+    Its scores are of other settings, or its logs tell: it failed, and how, or it is not done yet.
     """
-    if (results / "runs" / run / "metrics.json").exists():
-        return ""
+    run = run_path(*asked)
+    folder = results / "runs" / run
+    if (metrics := read_json(folder / "metrics.json")) is not None:
+        return OUTDATED if outdated(config, asked, folder, metrics) else ""
     for rule in ("evaluate", "train"):  # the last job's first
         log = results / "logs" / rule / run.with_suffix(".log")
         if log.exists():
@@ -115,7 +123,7 @@ def why_unfinished(results: Path, run: Path) -> str:
 
 def has_failed(unfinished: str) -> bool:
     """Whether what `why_unfinished` says is that the run failed."""
-    return unfinished not in ("", NOT_RUN, NOT_ENDED)
+    return unfinished not in ("", NOT_RUN, NOT_ENDED, OUTDATED)
 
 
 def final_mse(metrics: dict[str, Any]) -> float:
@@ -131,8 +139,9 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
     """One row of numbers for each dataset and model of `experiment`.
 
     Columns are those of `MODES[mode]`, each with its population standard deviation `…_std`, beside `source` ("here"),
-    `seeds` (asked for), `finished`, `counted`, `failed`, the `missing` seeds, and `converged_percent` of those
-    that finished or failed. A number that does not exist is NaN.
+    `seeds` (asked for), `finished`, `counted`, `failed`, the `missing` seeds, those of them that are `outdated`, the
+    seeds that `other_code` made, and `converged_percent` of those that finished or failed. A number that does not
+    exist is NaN.
     Where a run that counts did not converge, `…_at_least` bounds the mean from below: it counts with all its training.
     """
     spec = config["experiments"][experiment]
@@ -155,7 +164,9 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
                 "finished": len(finished),
                 "counted": ",".join(str(run["seed"]) for run in best),
                 "failed": len(failed),
-                "missing": ",".join(str(run["seed"]) for run in asked if run["unfinished"] in (NOT_RUN, NOT_ENDED)),
+                "missing": ",".join(str(run["seed"]) for run in asked if _is_missing(run)),
+                "outdated": ",".join(str(run["seed"]) for run in asked if run["unfinished"] == OUTDATED),
+                "other_code": ",".join(str(run["seed"]) for run in finished if run["made_by"]),
             }
             for key, column in MODES[mode].items():
                 values = np.array([_number(run, column.path) for run in best])
@@ -194,7 +205,7 @@ def format_cells(table: pd.DataFrame, columns: dict[str, Column], kind: str) -> 
         shown["converged_percent"] = CONVERGED
     text, bold = pd.DataFrame(index=table.index), pd.DataFrame(index=table.index)
     empty = (table["source"] == "here") & (table["finished"] == 0)
-    instead = np.where(table["failed"].fillna(0) > 0, "failed", NOT_RUN)
+    instead = np.where(table["failed"].fillna(0) > 0, "failed", np.where(_outdated(table), OUTDATED, NOT_RUN))
     for key, column in shown.items():
         spread = table.get(f"{key}_std") if kind == "best_three" else None
         cells = [_cell(value, None if spread is None else spread[index], column) for index, value in table[key].items()]
@@ -241,11 +252,23 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
             if listed:
                 name = f"{dataset_title(dataset)}, {model_label(config, model)}"
                 found.append(f"{name}: {len(listed)} of {seeds} runs {verdict}: {', '.join(listed)}.")
+    found += age_notes({(run["dataset"], run["model"], run["seed"]): run["made_by"] for run in finished})
     if any(run["resolution"] and run["resolution"]["nyquist_reached"] for run in finished):
         found.append("Some maps have FSC ≥ 0.5 at every shell: their resolution is limited by the voxel size.")
     if refined:
         found.append("Refined: poses improved one by one after training; resolutions are of the map from these poses.")
     return found + more
+
+
+def age_notes(made_by: dict[Run, str]) -> list[str]:
+    """Sentences that name the runs which another code made (`freshness.age`)."""
+    kinds = {OLDER: "another version of the code", UNKNOWN: "a code that was not recorded"}
+    named = {kind: run_names([run for run, age in made_by.items() if age == kind]) for kind in kinds}
+    return [
+        f"{names}: made by {kinds[kind]}, and kept; `--config retrain=code` makes them again."
+        for kind, names in named.items()
+        if names
+    ]
 
 
 def to_latex(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, caption: str, label: str) -> str:
@@ -350,7 +373,8 @@ def main() -> None:
     output.add_argument("--output-dir", type=Path, help="folder for the tables")
     output.add_argument("--summary", action="store_true", help="print the table instead")
     arguments = parser.parse_args()
-    config, name = json.loads(arguments.config.read_text()), arguments.experiment
+    name = arguments.experiment
+    config = load_settings(arguments.config, arguments.results, [name])
     if name not in config["experiments"]:
         raise ConfigError(f"experiments has no {name!r}; known: {', '.join(config['experiments'])}")
     runs = read_runs(config, name, arguments.results)
@@ -369,6 +393,11 @@ def main() -> None:
         write_text(path.with_suffix(".tex"), to_latex(table, text, bold, " ".join(remarks), stem))
         write_text(path.with_suffix(".md"), to_markdown(table, text, bold, stem, remarks))
         write_text(path.with_suffix(".html"), to_html(table, text, bold, stem, remarks))
+
+
+def load_settings(path: Path, results: Path, experiments: list[str]) -> dict[str, Any]:
+    """The configuration that tables/config.json keeps, for the experiments that are asked for in a results folder."""
+    return json.loads(path.read_text()) | {"run": experiments, "pathvars": {"results": str(results)}}
 
 
 def build_table(
@@ -403,6 +432,15 @@ def _seeds_run(table: pd.DataFrame) -> list[str]:
         lacks = len(str(row.missing).split(",")) if row.source == "here" and row.missing else 0
         parts.append(f" ({row.seeds - lacks} of {row.seeds} run)" if 0 < lacks < row.seeds else "")
     return parts
+
+
+def _outdated(table: pd.DataFrame) -> np.ndarray:
+    """Rows some of whose runs are of other settings (joined tables may be of a version that did not say)."""
+    return table["outdated"].fillna("").astype(str) != "" if "outdated" in table else np.zeros(len(table), bool)
+
+
+def _is_missing(run: dict[str, Any]) -> bool:
+    return run["unfinished"] in (NOT_RUN, NOT_ENDED, OUTDATED)
 
 
 def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:

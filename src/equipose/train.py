@@ -34,6 +34,7 @@ from equipose.config import Precision, RunConfig
 from equipose.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.errors import ConfigError
 from equipose.files import CHECKPOINTS, whole_file, write_json, write_text
+from equipose.fingerprint import fingerprint
 from equipose.forecast import forecast
 from equipose.grid import FourierGrid
 from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search
@@ -120,7 +121,8 @@ def train(
     progress = restore(output, model, averaged, optimizers, say) or Progress()
     if config.model.init == "search" and progress.step == 0:
         progress.search = start_search(model)
-    progress.made_with.append({"from_step": progress.step, "precision": precision} | provenance(device))
+    started_with = {"from_step": progress.step, "precision": precision, "fingerprint": fingerprint("train")}
+    progress.made_with.append(started_with | provenance(device))
 
     training = config.dataset.images
     fetch = batch_source(particles, device)

@@ -1,5 +1,6 @@
 """The whole graph, on the smoke preset, in a copy of the repository."""
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -158,23 +160,77 @@ def test_touching_the_source_reruns_nothing(finished: tuple[Path, str]) -> None:
     assert planned(finished[0], "--configfile", SMOKE) == {}
 
 
-def test_editing_a_module_reruns_what_depends_on_it(finished: tuple[Path, str]) -> None:
-    with edited(finished[0] / "src/equipose/encoders.py", "# edited\n"):
-        jobs = planned(finished[0], "--configfile", SMOKE)
-    assert jobs["train"] == jobs["evaluate"] == 7
-    assert not {"simulate", "volume"} & jobs.keys()
+def agreed(repository: Path, *overlays: Path) -> tuple[dict[str, int], str]:
+    """Jobs of each rule that a dry run plans, and the text of `make plan`, which must count the same ones."""
+    files = ("workflow/presets/smoke.yaml", *map(str, overlays))
+    jobs = planned(repository, "--configfile", *files)
+    environment = os.environ | {"PYTHONPATH": str(repository / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "equipose.plan", "config.yaml", *files]
+    shown = subprocess.run(command, cwd=repository, env=environment, text=True, capture_output=True)
+    assert shown.returncode == 0, shown.stderr
+    training, datasets = (
+        int(re.search(rf"^  {name} +(\d+)", shown.stdout, re.MULTILINE)[1]) for name in ("training", "datasets")
+    )
+    scoring = re.search(r"^  scoring +(\d+)", shown.stdout, re.MULTILINE)
+    assert training == jobs.get("train", 0)
+    assert datasets == jobs.get("simulate", 0)
+    assert training + (int(scoring[1]) if scoring else 0) == jobs.get("evaluate", 0)
+    return jobs, shown.stdout
 
 
-def test_a_report_takes_results_as_they_are_where_code_has_changed_since(finished: tuple[Path, str]) -> None:
-    with edited(finished[0] / "src/equipose/encoders.py", "# edited\n"):
-        jobs = planned(finished[0], "--cores", "1", "report", "--configfile", SMOKE)
-    assert "report" in jobs and not {"train", "evaluate", "table", "figure"} & jobs.keys()
+@contextmanager
+def replaced(path: Path, old: str, new: str) -> Iterator[None]:
+    """`new` in place of `old` in a file, for as long as the block runs."""
+    before = path.read_text()
+    assert old in before
+    path.write_text(before.replace(old, new))
+    yield
+    path.write_text(before)
 
 
-def test_changing_a_dataset_reruns_its_own_runs_only(finished: tuple[Path, str], tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("datasets: { smoke_snr1: { snr: 0.9 } }")
-    jobs = planned(finished[0], "--configfile", SMOKE, str(tmp_path / "mine.yaml"))
-    assert (jobs["simulate"], jobs["train"], jobs["evaluate"]) == (1, 2, 2)
+def test_a_comment_a_message_a_rules_text_and_a_version_change_nothing(finished: tuple[Path, str]) -> None:
+    source, rules = finished[0] / "src/equipose", finished[0] / "workflow/rules"
+    with (
+        edited(source / "losses.py", "# edited\n"),
+        replaced(source / "train.py", "the loss is not finite at step", "the loss was not finite at step"),
+        replaced(source / "__init__.py", "0.1.0", "9.9.9"),
+        replaced(rules / "train.smk", "python -u -m equipose.train", "python -u -m  equipose.train"),
+        replaced(rules / "common.smk", "error: killed", "error: ended"),
+    ):
+        jobs, plan = agreed(finished[0])
+    assert jobs == {}
+    assert "(7 more are done)" in plan and "kept" not in plan
+
+
+def test_changed_code_keeps_what_is_finished_and_says_so_until_it_is_asked_for(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    (tmp_path / "again.yaml").write_text("retrain: code")
+    losses = finished[0] / "src/equipose/losses.py"
+    with edited(losses, "\nFACTOR = 2\n"):
+        kept, plan = agreed(finished[0])
+        again, other_plan = agreed(finished[0], tmp_path / "again.yaml")
+        for_report = planned(finished[0], "--cores", "1", "report", "--configfile", SMOKE)
+    assert set(kept) <= {"table", "all", "total"} and kept["table"] == 2  # to say so below the tables
+    assert "smoke_snr1/d4_l2 seed 0, 1: made by another version of the code, and kept" in plan
+    assert again["train"] == 7 and "simulate" not in again and "kept" not in other_plan
+    assert "report" in for_report and not {"train", "evaluate", "table", "figure"} & for_report.keys()
+
+
+@pytest.mark.parametrize(
+    ("overlay", "counts"),
+    [
+        ({"models": {"d4_search": {"optimizer": {"learning_rate": 0.0123}}}}, (0, 1, 1)),
+        ({"datasets": {"smoke_snr1": {"snr": 0.9}}}, (1, 2, 2)),
+        ({"models": {"d4_search": {"label": "another"}}}, (0, 0, 1)),
+    ],
+)
+def test_a_changed_setting_reruns_its_own_runs_only(
+    finished: tuple[Path, str], tmp_path: Path, overlay: dict, counts: tuple[int, int, int]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(overlay))
+    jobs, _ = agreed(finished[0], tmp_path / "mine.yaml")
+    assert tuple(jobs.get(rule, 0) for rule in ("simulate", "train", "evaluate")) == counts
 
 
 def test_a_report_of_nothing_names_what_is_missing_and_how_to_make_it(clean: Path, tmp_path: Path) -> None:
@@ -214,12 +270,65 @@ def test_moved_results_become_tables_without_particles_and_without_training(
         assert (moved / RESULTS / "tables" / table.name).read_text() == table.read_text()
 
 
-def test_results_moved_as_a_whole_are_accepted_once_touched(finished: tuple[Path, str], tmp_path: Path) -> None:
-    moved = copy_repository(tmp_path)
+NEW_KEYS = {
+    "metrics.json": ("code", "config", "images"),
+    "provenance.json": ("fingerprint",),
+    "simulation.json": ("code", "structure"),
+}
+"""What earlier versions did not record."""
+
+
+def forget(path: Path, keys: tuple[str, ...]) -> None:
+    """Leave keys out of a JSON file, or of each record of its list."""
+    if not keys:
+        return
+    content = json.loads(path.read_text())
+    for record in content if isinstance(content, list) else [content]:
+        for key in keys:
+            del record[key]
+    path.write_text(json.dumps(content))
+
+
+def test_results_moved_as_a_whole_are_accepted_once_touched_and_know_their_settings(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Also those of versions that recorded less; and a run that starts anew trains with what is asked for."""
+    moved, run = copy_repository(tmp_path), RESULTS / "runs/smoke_noiseless/d4_l2/seed0"
     shutil.copytree(finished[0] / RESULTS, moved / RESULTS, copy_function=shutil.copyfile)
+    for path in (moved / RESULTS).rglob("*.json"):
+        forget(path, NEW_KEYS.get(path.name, ()))
     assert "train" in planned(moved, "--configfile", SMOKE)
     assert snakemake(moved, "--touch", "--cores", "1", "--configfile", SMOKE).returncode == 0
     assert planned(moved, "--configfile", SMOKE) == {}
+    overlay = {"training": {"optimizer": {"learning_rate": 0.0123}}, "datasets": {"smoke_snr1": {"snr": 0.9}}}
+    (moved / "mine.yaml").write_text(yaml.safe_dump(overlay))
+    jobs = planned(moved, "--configfile", SMOKE, "mine.yaml")
+    assert (jobs["simulate"], jobs["train"], jobs["run_json"]) == (1, 7, 7)
+
+    (moved / run / "model.pt").unlink()
+    done = snakemake(moved, str(run / "model.pt"), "--cores", "1", "--configfile", SMOKE, "mine.yaml")
+    assert done.returncode == 0, done.stdout
+    model = torch.load(moved / run / "model.pt", weights_only=True)
+    assert json.loads(model["config"])["model"]["optimizer"]["learning_rate"] == 0.0123
+
+    done = snakemake(moved, "claims", "--cores", "1", "--configfile", SMOKE, "mine.yaml")  # one trained, none scored
+    assert done.returncode == 0, done.stdout
+    assert len(pd.read_csv(moved / RESULTS / "runs.csv")) == 0
+    assert (
+        "outdated: their results are of other settings: smoke_noiseless/" in (moved / RESULTS / "claims.md").read_text()
+    )
+
+
+def test_a_setting_that_is_changed_back_before_training_retrains_nothing(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    moved, config = copy_repository(tmp_path), RESULTS / "runs/smoke_noiseless/d4_l2/seed0/config.json"
+    shutil.copytree(finished[0] / RESULTS, moved / RESULTS)
+    (moved / "mine.yaml").write_text("training: { batch: 8 }")
+    for overlays in ((SMOKE, "mine.yaml"), (SMOKE,)):
+        done = snakemake(moved, str(config), "--cores", "1", "--configfile", *overlays)
+        assert done.returncode == 0 and "1 of 1 steps" in done.stdout, done.stdout
+    assert not {"train", "evaluate"} & planned(moved, "--configfile", SMOKE).keys()
 
 
 def test_the_encoder_of_the_readme_runs(tmp_path: Path) -> None:
@@ -276,4 +385,13 @@ def test_a_users_particles_become_poses_maps_and_a_page_from_any_folder_and_with
     ):
         assert (out / name).stat().st_size > 0, name
     assert "Has it converged?" in (out / "report.html").read_text()
+    stack = tmp_path / "my project/Extract 1/particles.mrcs"
+    stack.touch()
     assert "Nothing to be done" in call()
+
+    content = bytearray(stack.read_bytes())
+    content[-1] ^= 1
+    stack.write_bytes(content)
+    settings = ("--configfile", str(preset), str(out / "particles.yaml"), "--directory", str(out))
+    jobs = planned(repository, "reconstruct", *settings)
+    assert (jobs["prepare"], jobs["train"], jobs["join_halves"]) == (2, 2, 1)

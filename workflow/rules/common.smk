@@ -1,6 +1,4 @@
 # What the rules share: the checked configuration, the files a rule depends on, and what this machine and Python offer.
-import ast
-import functools
 import json
 import os
 import re
@@ -9,7 +7,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
+from snakemake.settings.enums import RerunTrigger
+
+from equipose import freshness
 from equipose.config import (
     asked_runs,
     is_simulated,
@@ -17,6 +19,7 @@ from equipose.config import (
     preparation_config,
     run_budgets,
     simulation_config,
+    structure_source,
 )
 from equipose.errors import ConfigError
 from equipose.figures import OF_DATASETS, OF_RUNS, caption
@@ -58,6 +61,12 @@ if workflow.is_main_process:  # a job on a cluster trusts the process that sent 
 
 RESULTS = Path(config["pathvars"]["results"])
 
+# What is out of date: a result that is older than what it is made from, and one that equipose.freshness says was made with
+# other settings or from other data. Snakemake's own records decide nothing, so that results may be moved, and neither
+# code nor a rule's text makes anything again.
+type(workflow).rerun_triggers = frozenset({RerunTrigger.MTIME})  # in place of a property, whatever the profile says
+CHANGED = Path(".snakemake/changed")  # newer than every result, and never the same
+
 # After a crash of Snakemake the same command continues: its locks are dropped if nobody holds them, and jobs that it
 # left unfinished run again (`rerun-incomplete` of the profiles), training from its checkpoint.
 if workflow.is_main_process:
@@ -65,11 +74,11 @@ if workflow.is_main_process:
         check_writable(RESULTS)
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    ALIVE = drop_stale_locks(Path(".snakemake"))
+    ALIVE = drop_stale_locks(CHANGED.parent)
+    CHANGED.write_text(f"{time.time_ns()}\n")
     leave_the_future(RESULTS)
 
 FIGURE_OPTIONS = {"subsets": ["--within", *map(str, config["figures"]["subset_within"])]}
-TABLE_KEYS = ["structures", "offline", "simulation", "datasets", "training", "models", "experiments", "evaluation"]
 
 # For logs of jobs that kill -9 ended, or the kernel where memory was short: neither leaves a word.
 KILLED = (
@@ -109,27 +118,17 @@ def here(path: Path) -> str:
     return os.path.relpath(path)
 
 
-@functools.cache
-def code(module: str) -> list[str]:
-    """Source of equipose.`module` and of all it imports: an input, so that an edit reruns what depends on it.
+def where(changed: Callable[..., bool]) -> Callable[..., list[str]]:
+    """An input function: CHANGED, which makes a job run, where `changed` says that what stands is out of date.
 
-    Snakemake compares small inputs by content: touching them, or checking them out again, reruns nothing.
+    `changed` is a function of `equipose.freshness`; it gets the configuration and the job's wildcards.
     """
-    found, waiting = set(), {f"equipose.{module}"}
-    while waiting:
-        name = waiting.pop()
-        base = HERE / "src" / Path(*name.split("."))
-        path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-        if path in found or not path.is_file():
-            continue
-        found.add(path)
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                waiting |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                waiting |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        waiting = {name for name in waiting if name.split(".")[0] == "equipose"}
-    return sorted(map(here, found))
+
+    def files(wildcards) -> list[str]:
+        asks = workflow.is_main_process and changed(config, **dict(wildcards))
+        return [str(CHANGED)] if asks else []
+
+    return files
 
 
 def runs(experiments: list[str]) -> list[tuple[str, str, int]]:
@@ -160,13 +159,14 @@ def rerun_command() -> str:
 
 def structure_file(wildcards) -> str:
     """Atoms or map of a dataset's structure: the user's file, the embedded one, or the one to be downloaded."""
-    name = config["datasets"][wildcards.dataset]["structure"]
-    source = config["structures"][name]
+    source = structure_source(config, wildcards.dataset)
     if "path" in source:
-        return f"{RESULTS}/structures/{name}.assembly.npz" if "assembly" in source else source["path"]
-    if "embedded" in source and (config["offline"] or "pdb" not in source):
-        return here(EMBEDDED / f"{source['embedded']}.npz")
-    return f"{RESULTS}/structures/{name}.npz"
+        if "assembly" in source:
+            return f"{RESULTS}/structures/{config['datasets'][wildcards.dataset]['structure']}.assembly.npz"
+        return ancient(source["path"])  # freshness compares its content
+    if "embedded" in source:
+        return ancient(here(EMBEDDED / f"{source['embedded']}.npz"))
+    return f"{RESULTS}/structures/{config['datasets'][wildcards.dataset]['structure']}.npz"
 
 
 def assembly_option(structure: str) -> list[str]:

@@ -8,6 +8,8 @@ localrules:
 
 
 rule dataset_json:
+    input:
+        where(freshness.dataset_settings_changed),
     output:
         "<results>/datasets/{dataset}/config.json",
     log:
@@ -30,7 +32,7 @@ rule dataset_json:
 # it before another download, which is compared with it.
 rule fetch_structure:
     input:
-        code=code("structures"),
+        where(freshness.entries_changed),
     output:
         "<results>/structures/{structure}.npz",
     log:
@@ -49,8 +51,8 @@ rule fetch_structure:
 
 rule assemble_structure:
     input:
-        lambda wildcards: config["structures"][wildcards.structure]["path"],
-        code=code("structures"),
+        where(freshness.entries_changed),
+        source=lambda wildcards: ancient(config["structures"][wildcards.structure]["path"]),
     output:
         "<results>/structures/{structure}.assembly.npz",
     log:
@@ -62,7 +64,7 @@ rule assemble_structure:
     params:
         assembly=lambda wildcards: assembly_option(wildcards.structure),
     shell:
-        "python -u -m equipose.structures assemble --source {input[0]:q} {params.assembly:q} --output {output:q}"
+        "python -u -m equipose.structures assemble --source {input.source:q} {params.assembly:q} --output {output:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -70,7 +72,7 @@ rule volume:
     input:
         config="<results>/datasets/{dataset}/config.json",
         structure=structure_file,
-        code=code("structures"),
+        changed=where(freshness.dataset_changed),
     output:
         "<results>/datasets/{dataset}/volume.mrc",
     log:
@@ -95,7 +97,6 @@ rule simulate:
     input:
         config="<results>/datasets/{dataset}/config.json",
         volume="<results>/datasets/{dataset}/volume.mrc",
-        code=code("simulate"),
     output:
         "<results>/datasets/{dataset}/particles.star",
         "<results>/datasets/{dataset}/particles.mrcs",
@@ -114,16 +115,17 @@ rule simulate:
         runtime=config["resources"]["runtime_slack_minutes"],
     params:
         folder=subpath(output[0], parent=True),
+        structure=lambda wildcards: json.dumps(freshness.structure_digest(structure_source(config, wildcards.dataset))),
     shell:
         "python -u -m equipose.simulate --config {input.config:q} --volume {input.volume:q}"
-        " --output {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
+        " --structure {params.structure:q} --output {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule prepare:
     input:
         config="<results>/datasets/{dataset}/config.json",
-        star=lambda wildcards: config["datasets"][wildcards.dataset]["star"],
-        code=code("prepare"),
+        star=lambda wildcards: ancient(config["datasets"][wildcards.dataset]["star"]),  # freshness compares it and its stacks
+        changed=where(freshness.dataset_changed),
     output:
         "<results>/datasets/{dataset}/particles.star",
         "<results>/datasets/{dataset}/particles.mrcs",

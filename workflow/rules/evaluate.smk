@@ -7,9 +7,9 @@ rule evaluate:
         "<results>/runs/{dataset}/{model}/seed{seed}/history.csv",
         "<results>/datasets/{dataset}/particles.mrcs",
         true_volume,
-        config="<results>/runs/{dataset}/{model}/seed{seed}/config.json",
+        config=ancient("<results>/runs/{dataset}/{model}/seed{seed}/config.json"),
         star="<results>/datasets/{dataset}/particles.star",
-        code=code("evaluate"),
+        changed=where(freshness.scores_changed),
     output:
         "<results>/runs/{dataset}/{model}/seed{seed}/poses.star",
         "<results>/runs/{dataset}/{model}/seed{seed}/volume.mrc",

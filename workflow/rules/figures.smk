@@ -8,7 +8,7 @@ rule examples:
             dataset=experiment_datasets(wildcards.experiment),
             name=["particles.star", "particles.mrcs", "volume.mrc"],
         ),
-        code=code("figures.examples"),
+        config="<results>/tables/config.json",
     output:
         png=report(
             "<results>/figures/{experiment}/examples.png",
@@ -38,7 +38,7 @@ rule figure:
             for name in ("metrics.json", "history.csv", "fsc.csv", "config.json")
             for file in in_runs(name, [wildcards.experiment])
         ],
-        code=lambda wildcards: code(f"figures.{wildcards.figure}"),
+        config="<results>/tables/config.json",
     output:
         png=report(
             "<results>/figures/{experiment}/{figure}.png",
@@ -73,8 +73,8 @@ rule dataset_figure:
             for name in ("metrics.json", "history.csv", "fsc.csv", "config.json", "volume_aligned.mrc", "trace.npz")
             for file in in_runs(name, [wildcards.experiment], wildcards.dataset)
         ],
+        config="<results>/tables/config.json",
         models=lambda wildcards: in_runs("model.pt", [wildcards.experiment], wildcards.dataset),
-        code=lambda wildcards: code(f"figures.{wildcards.figure}"),
     output:
         png=report(
             "<results>/figures/{experiment}/{figure}_{dataset}.png",
@@ -110,7 +110,7 @@ rule chimerax:
             for name in ("metrics.json", "history.csv", "fsc.csv", "config.json", "volume_aligned.mrc")
             for file in in_runs(name, [wildcards.experiment], wildcards.dataset)
         ],
-        code=code("figures.chimerax"),
+        config="<results>/tables/config.json",
     output:
         "<results>/figures/{experiment}/maps_{dataset}.cxc",
     log:

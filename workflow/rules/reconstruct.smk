@@ -7,7 +7,7 @@ rule join_halves:
         poses=of_halves("runs/{half}/{model}/seed{seed}/poses.star"),
         particles=of_halves("datasets/{half}/particles.star"),
         stacks=of_halves("datasets/{half}/particles.mrcs"),
-        code=code("reconstruct"),
+        changed=where(freshness.reconstruction_changed),
     output:
         "<results>/maps/{reconstruction}/poses.star",
         "<results>/maps/{reconstruction}/volume.mrc",
@@ -43,7 +43,6 @@ rule reconstruction_figure:
         "<results>/maps/{reconstruction}/fsc.csv",
         "<results>/maps/{reconstruction}/reconstruction.json",
         volume="<results>/maps/{reconstruction}/volume.mrc",
-        code=code("figures.reconstruction"),
     output:
         png="<results>/maps/{reconstruction}/reconstruction.png",
         pdf="<results>/maps/{reconstruction}/reconstruction.pdf",
@@ -65,7 +64,6 @@ rule reconstruction_report:
         volume="<results>/maps/{reconstruction}/volume.mrc",
         template=here(HERE / "workflow/report/reconstruction.html.jinja"),
         base=here(HERE / "workflow/report/base.html.jinja"),
-        code=code("reconstruction_report"),
     output:
         "<results>/maps/{reconstruction}/report.html",
     log:

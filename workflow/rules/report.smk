@@ -14,7 +14,8 @@ localrules:
 rule outcomes:
     input:
         runs=that_exist("runs/*/*/seed*/metrics.json"),
-        code=code("outcomes"),
+        config="<results>/tables/config.json",
+        changed=where(freshness.outcomes_changed),
     output:
         "<results>/runs.csv",
     log:
@@ -25,8 +26,10 @@ rule outcomes:
         "../../envs/gpu.yaml"
     params:
         results=RESULTS,
+        experiments=config["run"],
     shell:
-        "python -u -m equipose.outcomes --results {params.results:q} --output {output:q} 2>&1 | tee {log:q}"
+        "python -u -m equipose.outcomes --results {params.results:q} --config {input.config:q}"
+        " --experiments {params.experiments:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule claims:
@@ -34,7 +37,6 @@ rule claims:
         runs="<results>/runs.csv",
         claims=here(CLAIMS),
         config="<results>/tables/config.json",
-        code=code("claims"),
     output:
         csv="<results>/claims.csv",
         md="<results>/claims.md",
@@ -59,7 +61,6 @@ rule report:
         config="<results>/tables/config.json",
         template=here(HERE / "workflow/report/report.html.jinja"),
         base=here(HERE / "workflow/report/base.html.jinja"),
-        code=code("report"),
     output:
         "<results>/report.html",
     log:
@@ -87,7 +88,6 @@ rule publish:
         runs="<results>/runs.csv",
         claims=here(CLAIMS),
         config="<results>/tables/config.json",
-        code=code("publish"),
     output:
         update(f"results/reference/{RESULTS.name}/runs.csv"),
     log:
@@ -110,7 +110,6 @@ rule compare_reference:
     input:
         runs="<results>/runs.csv",
         claims="<results>/claims.csv",
-        code=code("compare"),
     log:
         "<results>/logs/compare_reference.log",
     conda:

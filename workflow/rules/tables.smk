@@ -7,6 +7,8 @@ localrules:
 
 
 rule tables_json:
+    input:
+        where(freshness.table_settings_changed),
     output:
         "<results>/tables/config.json",
     log:
@@ -16,7 +18,7 @@ rule tables_json:
     conda:
         "../../envs/gpu.yaml"
     params:
-        json=lambda wildcards: json.dumps({key: config[key] for key in TABLE_KEYS}, indent=2),
+        json=lambda wildcards: json.dumps(freshness.table_settings(config), indent=2),
     shell:
         "printf %s {params.json:q} > {output:q} 2> {log:q}"
 
@@ -25,8 +27,8 @@ rule table:
     input:
         metrics=lambda wildcards: in_runs("metrics.json", [wildcards.experiment]),
         config="<results>/tables/config.json",
-        paper=lambda wildcards: paper_table(wildcards.experiment),
-        code=code("tables"),
+        paper=lambda wildcards: ancient(paper_table(wildcards.experiment)),
+        changed=where(freshness.table_changed),
     output:
         csv=report(
             "<results>/tables/{experiment}.csv",

@@ -9,6 +9,8 @@ localrules:
 
 
 rule run_json:
+    input:
+        where(freshness.run_settings_changed),
     output:
         "<results>/runs/{dataset}/{model}/seed{seed}/config.json",
     log:
@@ -25,10 +27,10 @@ rule run_json:
 
 rule train:
     input:
-        config="<results>/runs/{dataset}/{model}/seed{seed}/config.json",
+        config=ancient("<results>/runs/{dataset}/{model}/seed{seed}/config.json"),  # freshness compares what is in model.pt
         star="<results>/datasets/{dataset}/particles.star",
         stack="<results>/datasets/{dataset}/particles.mrcs",
-        code=code("train"),
+        changed=where(freshness.model_changed),
     output:
         "<results>/runs/{dataset}/{model}/seed{seed}/model.pt",
         "<results>/runs/{dataset}/{model}/seed{seed}/history.csv",

@@ -1,0 +1,303 @@
+"""Is what stands in the results folder what the configuration asks for, and which code made it?
+
+The answers come from the results alone, which know what they were made with: datasets from config.json and from
+simulation.json or preparation.json, models from model.pt, scores from metrics.json. So they hold for results that were
+moved, too. Results of older versions, which say less, count as made with what they do not mention.
+"""
+
+import csv
+import itertools
+import json
+import math
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from equipose.config import (
+    Config,
+    PreparationConfig,
+    RunConfig,
+    SimulationConfig,
+    is_simulated,
+    model_label,
+    preparation_config,
+    run_budgets,
+    simulation_config,
+    structure_source,
+)
+from equipose.errors import ConfigError
+from equipose.files import sampled_digest
+from equipose.fingerprint import Stage, fingerprint
+from equipose.particles import Summary, summarise
+from equipose.resolve import images_digest, run_config
+
+Run = tuple[str, str, int]
+
+TABLE_KEYS = ("structures", "offline", "simulation", "datasets", "preparation", "training", "models")
+TABLE_KEYS += ("experiments", "evaluation", "figures")
+"""Of the configuration: what tables, claims, figures and reports need to know."""
+
+OLDER, UNKNOWN = "older code", "unknown code"
+"""Of results that another code than the present one made, and of those that do not say."""
+
+
+def asked_images(config: dict[str, Any], name: str) -> SimulationConfig | PreparationConfig:
+    """The settings of the dataset `name`."""
+    return (simulation_config if is_simulated(config, name) else preparation_config)(config, name)
+
+
+def same_settings(made: dict[str, Any], asked: Config) -> bool:
+    """Whether settings that were written as JSON are those that are asked for.
+
+    Where they are of a version with other keys, the keys that both versions have decide.
+    """
+    try:
+        return type(asked).from_dict(made) == asked
+    except ConfigError:
+        return _agree(made, json.loads(asked.to_json()))
+
+
+def settings_changed(config: dict[str, Any], path: Path, asked: Config) -> bool:
+    """Whether a config.json that stands has other settings than those that are asked for."""
+    made = read_json(path)
+    if made is None:
+        return False
+    if isinstance(asked, RunConfig):
+        return not _same_run(config, made, asked)
+    return not same_settings(made, asked)
+
+
+def dataset_settings_changed(config: dict[str, Any], dataset: str) -> bool:
+    return settings_changed(config, _dataset(config, dataset) / "config.json", asked_images(config, dataset))
+
+
+def source_changed(config: dict[str, Any], dataset: str) -> bool:
+    """Whether a dataset was made from another structure, or from another star file or other stacks."""
+    folder = _dataset(config, dataset)
+    if is_simulated(config, dataset):
+        return _structure_changed(config, dataset, folder)
+    record, found = read_json(folder / "preparation.json"), _summary(config, dataset)
+    if record is None or not (folder / "particles.mrcs").exists():
+        return False
+    if "source" in record:
+        return record["source"] != {"star": found.digest, "stacks": found.stacks}
+    made_at = (folder / "particles.mrcs").stat().st_mtime  # of a version that recorded nothing
+    return any(path.stat().st_mtime > made_at for path in (Path(asked_images(config, dataset).star), *found.paths))
+
+
+def _structure_changed(config: dict[str, Any], dataset: str, folder: Path) -> bool:
+    record, source = read_json(folder / "simulation.json"), structure_source(config, dataset)
+    if record is None:
+        return False
+    if record.get("structure"):
+        return record["structure"] != structure_digest(source)
+    made_at = (folder / "volume.mrc").stat().st_mtime if (folder / "volume.mrc").exists() else math.inf
+    return "path" in source and Path(source["path"]).stat().st_mtime > made_at  # of a version that recorded nothing
+
+
+def entries_changed(config: dict[str, Any], structure: str) -> bool:
+    """Whether a dataset was made from other PDB entries, or another assembly, than `structure` now names."""
+    for name, dataset in config["datasets"].items():
+        if is_simulated(config, name) and dataset["structure"] == structure:
+            record = read_json(_dataset(config, name) / "simulation.json") or {}
+            if (record.get("structure") or {}).keys() & {"pdb", "assembly"} and source_changed(config, name):
+                return True
+    return False
+
+
+def dataset_changed(config: dict[str, Any], dataset: str) -> bool:
+    """Whether a dataset was made from another source, or is to follow the code (`retrain: code`)."""
+    folder = _dataset(config, dataset)
+    if source_changed(config, dataset):
+        return True
+    return config["retrain"] == "code" and (folder / "particles.star").exists() and bool(age(dataset_code(folder)))
+
+
+def run_settings_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
+    asked = run_config(config, dataset, model, int(seed))
+    return settings_changed(config, run_folder(config, dataset, model, seed) / "config.json", asked)
+
+
+def model_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
+    """Whether a model was trained with other settings than those that are asked for, or is to follow the code."""
+    folder = run_folder(config, dataset, model, seed)
+    if not (folder / "model.pt").exists():
+        return False
+    made, asked = trained_with(folder), run_config(config, dataset, model, int(seed))
+    if made is not None and not _same_run(config, made, asked):
+        return True
+    return config["retrain"] == "code" and bool(age(training_code(folder)))
+
+
+def scores_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
+    """Whether metrics.json is of other settings or has another label, or is to follow the code."""
+    metrics = read_json(run_folder(config, dataset, model, seed) / "metrics.json")
+    if metrics is None:
+        return False
+    made, asked = metrics.get("config"), run_config(config, dataset, model, int(seed))
+    if metrics["label"] != model_label(config, model) or (made is not None and not _same_run(config, made, asked)):
+        return True
+    return config["retrain"] == "code" and bool(age(metrics_code(metrics)))
+
+
+def table_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of the configuration that tables, claims and reports need."""
+    return {key: config[key] for key in TABLE_KEYS}
+
+
+def table_settings_changed(config: dict[str, Any]) -> bool:
+    """Whether tables/config.json differs from the configuration in a key that it has."""
+    made = read_json(Path(config["pathvars"]["results"]) / "tables/config.json")
+    return made is not None and any(made[key] != config[key] for key in TABLE_KEYS if key in made)
+
+
+def table_changed(config: dict[str, Any], experiment: str) -> bool:
+    """Whether an experiment's table does not say which of its runs another code made."""
+    path, spec = Path(config["pathvars"]["results"]) / f"tables/{experiment}.csv", config["experiments"][experiment]
+    if not path.exists():
+        return False
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] == "here"]
+    if not all("other_code" in row for row in rows):
+        return False  # of a version that did not say
+    said = {(row["dataset"], row["model"], int(seed)) for row in rows for seed in row["other_code"].split(",") if seed}
+    runs = list(itertools.product(spec["datasets"], spec["models"], spec["seeds"]))
+    return said != set(made_by_other_code(path.parents[1], runs))
+
+
+def outcomes_changed(config: dict[str, Any]) -> bool:
+    """Whether runs.csv does not say which of its runs another code made."""
+    path = Path(config["pathvars"]["results"]) / "runs.csv"
+    if not path.exists():
+        return False
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    said = {(row["dataset"], row["model"], int(row["seed"])): row["made_by"] for row in rows if "made_by" in row}
+    return {run: age for run, age in said.items() if age} != made_by_other_code(path.parent, list(said))
+
+
+def reconstruction_changed(config: dict[str, Any], reconstruction: str) -> bool:
+    found = read_json(Path(config["pathvars"]["results"]) / "maps" / reconstruction / "reconstruction.json")
+    return config["retrain"] == "code" and found is not None and bool(age(found.get("code", {"reconstruct": None})))
+
+
+def outdated(config: dict[str, Any], run: Run, folder: Path, metrics: dict[str, Any]) -> bool:
+    """Whether the scores in the run folder `folder` are of other settings than those that `config` asks for.
+
+    Not so for a run that no experiment asks for, nor by a tables/config.json of a version that kept fewer keys.
+    """
+    if "preparation" not in config or run not in run_budgets(config):
+        return False
+    made = metrics.get("config") or trained_with(folder)
+    return made is not None and not _same_run(config, made, run_config(config, *run))
+
+
+def age(code: dict[Stage, str | None]) -> str:
+    """OLDER or UNKNOWN where one of the fingerprints, by stage, is not that of the present code; else nothing."""
+    if any(made not in (None, fingerprint(stage)) for stage, made in code.items()):
+        return OLDER
+    return UNKNOWN if None in code.values() else ""
+
+
+def dataset_code(folder: Path) -> dict[Stage, str | None]:
+    """Fingerprints of the code that made the dataset in `folder`; None where it does not say."""
+    kinds: dict[str, Stage] = {"simulation.json": "simulate", "preparation.json": "prepare"}
+    found = {stage: read_json(folder / name) for name, stage in kinds.items()}
+    return {stage: record.get("code") for stage, record in found.items() if record is not None}
+
+
+def training_code(folder: Path) -> dict[Stage, str | None]:
+    """Fingerprints of the code that trained the run in `folder`; those of all its starts, if they differ."""
+    starts = read_json(folder / "provenance.json") or [{}]
+    made = sorted({start.get("fingerprint") or "" for start in starts})
+    return {"train": None if "" in made else " ".join(made)}
+
+
+def metrics_code(metrics: dict[str, Any]) -> dict[Stage, str | None]:
+    return metrics.get("code", {"evaluate": None})
+
+
+def made_by_other_code(results: Path, runs: list[Run]) -> dict[Run, str]:
+    """OLDER or UNKNOWN, for those of `runs` that have results which the present code did not make, or may not have."""
+    ages = {}
+    for dataset, model, seed in runs:
+        folder = results / "runs" / dataset / model / f"seed{seed}"
+        metrics = read_json(folder / "metrics.json")
+        if metrics is not None:
+            ages[dataset, model, seed] = age(metrics_code(metrics))
+        elif (folder / "model.pt").exists():
+            ages[dataset, model, seed] = age(dataset_code(results / "datasets" / dataset) | training_code(folder))
+    return {run: found for run, found in ages.items() if found}
+
+
+def trained_with(folder: Path) -> dict[str, Any] | None:
+    """The settings that the model in a run folder was trained with, or those beside it if it cannot be read."""
+    try:
+        with zipfile.ZipFile(folder / "model.pt") as archive:
+            (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            text = archive.read(name).decode(errors="replace")  # without torch, which takes seconds to load
+        found = re.search(r'\{\s*"dataset":', text)
+        return json.JSONDecoder().raw_decode(text, found.start())[0] if found else read_json(folder / "config.json")
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return read_json(folder / "config.json")
+
+
+def structure_digest(source: dict[str, Any]) -> dict[str, Any]:
+    """What tells a structure from others: its PDB entries, the embedded one's name, or the digest of a file."""
+    if "path" not in source:
+        return source
+    file = {"file": sampled_digest([Path(source["path"])])}
+    return file | {key: source[key] for key in ("assembly",) if key in source}
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None where there is none."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def run_path(dataset: str, model: str, seed: str | int) -> Path:
+    """A run's folder in runs/."""
+    return Path(dataset, model, f"seed{seed}")
+
+
+def run_folder(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> Path:
+    return Path(config["pathvars"]["results"]) / "runs" / run_path(dataset, model, seed)
+
+
+def _dataset(config: dict[str, Any], name: str) -> Path:
+    return Path(config["pathvars"]["results"]) / "datasets" / name
+
+
+def _same_run(config: dict[str, Any], made: dict[str, Any], asked: RunConfig) -> bool:
+    """Like `same_settings`; a run of the images that are asked for is the same by whatever digest it names them."""
+    dataset = made.get("dataset", {})
+    if dataset.get("made_from") in _digests(config, asked.dataset.name):
+        made = made | {"dataset": dataset | {"made_from": asked.dataset.made_from}}
+    return same_settings(made, asked)
+
+
+def _digests(config: dict[str, Any], name: str) -> set[str]:
+    """What `made_from` can be of the images that are asked for: also as versions with other keys wrote it.
+
+    Those digested config.json as it stands, and did not know the image stacks.
+    """
+    texts = {asked_images(config, name).to_json()}
+    standing = _dataset(config, name) / "config.json"
+    if standing.exists() and not dataset_settings_changed(config, name):
+        texts.add(standing.read_text())
+    if is_simulated(config, name):
+        return {images_digest(text) for text in texts}
+    found = _summary(config, name)
+    return {images_digest(text, found.digest, stacks) for text in texts for stacks in (found.stacks, "")}
+
+
+def _summary(config: dict[str, Any], name: str) -> Summary:
+    asked = preparation_config(config, name)
+    return summarise(Path(asked.star), asked.datadir and Path(asked.datadir), asked.limits)
+
+
+def _agree(made: Any, asked: Any) -> bool:
+    if isinstance(made, dict) and isinstance(asked, dict):
+        return all(_agree(made[key], asked[key]) for key in made.keys() & asked.keys())
+    return made == asked
