@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from equipose.errors import ConfigError
-from equipose.particles import Selection, summarise
+from equipose.particles import Selection, Told, summarise
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -102,6 +102,15 @@ class PreparationConfig(Config):
     select: dict[str, list[float | None]]  # columns, and the lowest and highest values that are wanted
     symmetry: str  # C1
     truth: bool  # the star file's poses are the truth
+    pixel_size: float | None  # Å, in place of the star file's
+    phase_flipped: bool  # phases were flipped, and the star file does not say so
+    no_ctf: bool  # images without a CTF
+    passthrough: tuple[str, ...]  # more .cs files of the job, joined to `star`
+
+    @property
+    def told(self) -> Told:
+        """What `particles` is to know beyond the file."""
+        return Told(self.pixel_size, bool(self.phase_flipped), bool(self.no_ctf), tuple(self.passthrough or ()))
 
     @property
     def limits(self) -> Selection:
@@ -242,7 +251,7 @@ def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
     else:
         source = preparation_config(config, name)
         star = Path(source.star)
-        found = summarise(star, source.datadir and Path(source.datadir), source.limits)
+        found = summarise(star, source.datadir and Path(source.datadir), source.limits, source.told)
         images = found.subsets[source.subset] - source.held_out
         if images < 1:
             raise ConfigError(
