@@ -12,11 +12,12 @@ import pytest
 import scipy.linalg
 import torch
 
-from equipose.errors import ConfigError
+from equipose.errors import ConfigError, FileWarning
 from equipose.fourier import from_half_disc, half_disc, shift_phase
 from equipose.optics import CTF_COLUMNS, ctf
 from equipose.particles import (
     CTF_LABELS,
+    Told,
     check_training_box,
     half_of,
     read_particles,
@@ -266,9 +267,32 @@ def test_an_unknown_optics_group_is_named(star: Callable) -> None:
         read_particles(star(rlnOpticsGroup=[1, 2, 7, 1, 1]))
 
 
-def test_two_pixel_sizes_are_refused(star: Callable) -> None:
-    with pytest.raises(ConfigError, match="pixel sizes"):
-        read_particles(star(optics={"rlnImagePixelSize": [PIXEL, 3.0]}))
+def blob(box: int, pixel: float, centre: tuple[float, float]) -> np.ndarray:
+    """A Gaussian of 12 Å at `centre` (x, y) in Å from pixel box/2."""
+    axis = (np.arange(box) - box // 2) * pixel
+    return np.exp(-((axis - centre[0]) ** 2 + (axis[:, None] - centre[1]) ** 2) / (2 * 12.0**2)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("box", "pixel"), [(48, 4.0), (32, 4.4), (40, 6.0), (33, 4.0)])
+def test_images_of_another_box_and_pixel_size_are_the_same_picture_at_the_smallest_field_of_view(
+    tmp_path: Path, tables: tuple, box: int, pixel: float
+) -> None:
+    centre = (9.0, -13.0)
+    write_stack(tmp_path / "small.mrcs", blob(32, 4.0, centre)[None], 4.0)
+    write_stack(tmp_path / "large.mrcs", blob(box, pixel, centre)[None], pixel)
+    optics, particles = tables
+    particles = particles.iloc[:2].assign(rlnImageName=["1@small.mrcs", "1@large.mrcs"])
+    write_star(tmp_path / "mixed.star", optics.assign(rlnImagePixelSize=[4.0, pixel]), particles)
+    with pytest.warns(FileWarning, match="are brought to one size"):
+        read = read_particles(tmp_path / "mixed.star")
+    assert (read.images.shape, read.voxel_size) == ((2, 32, 32), 4.0)
+    np.testing.assert_allclose(read.images[1], read.images[0], atol=2e-3)
+    assert (summarise(tmp_path / "mixed.star").box, summarise(tmp_path / "mixed.star").voxel_size) == (32, 4.0)
+
+
+def test_pixel_sizes_that_differ_by_rounding_are_one(star: Callable, images: np.ndarray) -> None:
+    particles = read_particles(star(optics={"rlnImagePixelSize": [PIXEL, PIXEL * 1.00001]}))
+    np.testing.assert_array_equal(particles.images, images)
 
 
 def test_a_missing_stack_is_named(tmp_path: Path, star: Callable) -> None:
@@ -297,8 +321,17 @@ def test_an_image_number_outside_the_stack_is_refused(star: Callable, name: str)
 
 
 def test_an_image_name_without_a_number_is_refused(star: Callable) -> None:
-    with pytest.raises(ConfigError, match="rlnImageName of particle 2 is stack.mrcs"):
+    with pytest.raises(ConfigError, match="rlnImageName of particle 2 is stack.mrcs, which holds 5 images: say which"):
         read_particles(star(rlnImageName=["1@stack.mrcs", "stack.mrcs"] * 2 + ["1@stack.mrcs"]))
+
+
+def test_a_name_without_a_number_is_that_of_a_file_with_one_image(
+    tmp_path: Path, star: Callable, images: np.ndarray
+) -> None:
+    for number, image in enumerate(images):
+        write_stack(tmp_path / f"{number}.mrc", image[None])
+    particles = read_particles(star(rlnImageName=[f"{number}.mrc" for number in range(COUNT)]))
+    np.testing.assert_array_equal(particles.images, images)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # mrcfile's own, on writing such a stack
@@ -318,10 +351,14 @@ def test_images_that_are_not_square_are_refused(tmp_path: Path, star: Callable, 
         read_particles(star())
 
 
-def test_a_pixel_size_that_contradicts_the_stack_is_refused(tmp_path: Path, star: Callable, images: np.ndarray) -> None:
+def test_the_star_files_pixel_size_counts_where_the_stacks_header_has_another(
+    tmp_path: Path, star: Callable, images: np.ndarray
+) -> None:
     write_stack(tmp_path / "stack.mrcs", images, pixel=3.0)
-    with pytest.raises(ConfigError, match="3 Å by its header and 2.5 Å by the star"):
-        read_particles(star())
+    with pytest.warns(FileWarning, match="3 Å by its header and 2.5 Å by the star"):
+        assert read_particles(star()).voxel_size == PIXEL
+    assert read_particles(star(), told=Told(pixel_size=3.0)).voxel_size == 3.0
+    assert summarise(star(), told=Told(pixel_size=3.0)).voxel_size == 3.0
 
 
 @pytest.mark.parametrize("box", [32, 64, 128, 256])

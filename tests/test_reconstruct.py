@@ -13,14 +13,15 @@ import torch
 from conftest import GAUGE, OFFSET, VOXEL, in_other_frame
 
 from equipose import reconstruct
+from equipose.config import PreparationConfig
 from equipose.fits import correlations
 from equipose.fsc import fourier_shell_correlation
 from equipose.grid import grid_volume
 from equipose.halves import Half, back_project, bring_together, read_half
+from equipose.handback import SCORE, write_poses
 from equipose.metrics import Alignment, paper_scores
 from equipose.noise import filtered, shells
 from equipose.particles import ANGLES, ORIGINS, SUBSET, chosen_rows, half_of, read_particles, read_tables, write_star
-from equipose.reconstruct import SCORE
 from equipose.rotations import from_relion_angles, other_hand, random_rotations
 from equipose.structures import read_map
 from equipose.verdict import verdict
@@ -54,10 +55,21 @@ def test_a_star_file_without_halves_gets_them_in_a_fixed_way(halves: Path, tmp_p
     true = read_particles(halves / "particles.star")
     parts = [Half(true, true.rotations, true.shifts).some(np.flatnonzero(number == half)) for half in (1, 2)]
     scores = [np.full(len(part.shifts), 0.5) for part in parts]
-    written = reconstruct.pose_table(tmp_path / "particles.star", table.drop(columns=SUBSET), parts, scores)
+    written = poses_written(tmp_path / "particles.star", halves, parts, scores)
     np.testing.assert_array_equal(written[SUBSET], number)
     assert list(written["rlnImageName"]) == list(table["rlnImageName"])
-    np.testing.assert_allclose(from_relion_angles(written[list(ANGLES)].to_numpy(float)), true.rotations, atol=1e-9)
+    np.testing.assert_allclose(from_relion_angles(written[list(ANGLES)].to_numpy(float)), true.rotations, atol=1e-6)
+
+
+def poses_written(
+    star: Path, datadir: Path, parts: list[Half], scores: list, select: dict | None = None
+) -> pd.DataFrame:
+    """data_particles of poses.star with the poses of two halves."""
+    settings = dict.fromkeys(PreparationConfig.__dataclass_fields__)
+    config = PreparationConfig(**settings | {"star": str(star), "datadir": str(datadir), "select": select or {}})
+    rotations, shifts = ([getattr(part, name) for part in parts] for name in ("rotations", "shifts"))
+    write_poses(star.parent, config, rotations, shifts, scores)
+    return read_tables(star.parent / "poses.star")[1]
 
 
 def test_each_image_has_the_correlation_that_its_noise_allows(halves: Path, joined: Path) -> None:
@@ -136,7 +148,7 @@ def test_rows_that_were_left_out_have_no_pose_and_the_others_keep_their_order(ha
     true, kept = read_particles(halves / "particles.star"), np.flatnonzero(np.arange(len(table)) % 3)
     rows = [chosen_rows(star, read_tables(star)[1], number, select) for number in (1, 2)]  # as prepare reads it
     parts = [Half(true, true.rotations, true.shifts).some(part) for part in rows]
-    posed = reconstruct.pose_table(star, read_tables(star, as_written=True)[1], parts, rows, select)
+    posed = poses_written(star, halves, parts, rows, {"rlnMaxValueProbDistribution": [0.1, None]})
     assert list(posed["rlnImageName"]) == list(table["rlnImageName"].iloc[kept])
     assert list(posed[SCORE]) == list(kept)
     np.testing.assert_allclose(from_relion_angles(posed[list(ANGLES)]), true.rotations[kept], atol=1e-6)
@@ -160,5 +172,5 @@ def _columns(star: str) -> dict[str, list[str]]:
     """The columns of the last table of a star file, as they are written there."""
     lines = star[star.index("data_particles") :].splitlines()
     labels = [line.split()[0][1:] for line in lines if line.startswith("_")]
-    rows = [line.split() for line in lines if line and not line.startswith(("_", "data_", "loop_"))]
+    rows = [line.split() for line in lines if line.strip() and not line.startswith(("_", "data_", "loop_"))]
     return dict(zip(labels, map(list, zip(*rows, strict=True)), strict=True))

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipose import __version__
 from equipose.cli import number, run_main
-from equipose.config import TRAINING_BOXES, merge, preparation_config
+from equipose.config import TRAINING_BOXES, Told, merge, preparation_config
 from equipose.errors import ConfigError
 from equipose.files import check_can_be_made, whole_file, whole_folder, write_text
 from equipose.processes import exit_after, exit_on_signals, run_stoppable
@@ -63,7 +63,8 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     _check(check_can_be_made, arguments.out.absolute(), "--out")
     (star, _), out = _star(arguments), arguments.out.resolve()
     select = {column: _limits(column, low, high) for column, low, high in arguments.select}
-    found = summarise(star, arguments.datadir, tuple((column, *limits) for column, limits in select.items()))
+    selection = tuple((column, *limits) for column, limits in select.items())
+    found = summarise(star, arguments.datadir, selection, _told(arguments))
     box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(found.box, LARGEST_BOX)), default=0)
     if not 0 < box <= found.box:
         needed = arguments.box or min(TRAINING_BOXES)
@@ -91,6 +92,10 @@ def reconstruct(arguments: argparse.Namespace) -> None:
             "whiten": arguments.whiten,
             "select": select,
             "shift_std": arguments.shift_std,
+            "pixel_size": arguments.pixel_size,
+            "phase_flipped": arguments.phase_flipped,
+            "no_ctf": arguments.no_ctf,
+            "passthrough": [str(path.resolve()) for path in arguments.passthrough],
         },
         "training": {"search": {"images": min(SEARCHED, half)}},
         "datasets": {f"half{number}": {"star": str(star), "subset": number} for number in (1, 2)},
@@ -117,7 +122,7 @@ def validate(arguments: argparse.Namespace) -> None:
     from equipose.particles import read_particles
 
     star, tables = _star(arguments)
-    particles = read_particles(star, arguments.datadir, tables)
+    particles = read_particles(star, arguments.datadir, tables, poses=False)
     print(f"{star}: {len(particles.images)} particles of {particles.images.shape[-1]} pixels are sound")
 
 
@@ -125,11 +130,11 @@ def info(arguments: argparse.Namespace) -> None:
     """What the particles are."""
     import numpy as np
 
-    from equipose.particles import half_of, read_particles
+    from equipose.particles import ANGLES, half_of, read_particles
 
     star, tables = _star(arguments)
-    particles = read_particles(star, arguments.datadir, tables)
-    size, (defocus_u, defocus_v, *_) = particles.images.shape[-1], particles.ctf.T
+    particles = read_particles(star, arguments.datadir, tables, poses=False)
+    size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
     voltage, spherical_aberration, amplitude_contrast = (_values(column) for column in particles.ctf.T[3:6])
     first, second = np.bincount(half_of(particles.particle_table), minlength=3)[1:]
     groups = len(particles.optics_table)
@@ -141,30 +146,25 @@ def info(arguments: argparse.Namespace) -> None:
     print(f"astigmatism    up to {np.abs(defocus_u - defocus_v).max():.0f} Å")
     if particles.ctf[:, 6].any():
         print(f"phase shift    {particles.ctf[:, 6].min():.0f} to {particles.ctf[:, 6].max():.0f}°")
-    posed = particles.rotations is not None
+    posed = set(ANGLES) <= set(particles.particle_table)
     print(f"poses          {'in the file; reconstruct does not use them' if posed else 'none'}")
     print(f"protein        {_protein(particles, star)}")
 
 
 def flip_hand(arguments: argparse.Namespace) -> None:
     """Maps mirrored along z, and the poses that go with them: every projection stays as it was."""
-    import numpy as np
-
     from equipose.figures.reconstruction import plot_reconstruction
-    from equipose.particles import ANGLES, per_particle, read_tables, write_star
+    from equipose.handback import in_other_hand
+    from equipose.particles import ANGLES, read_tables
     from equipose.reconstruction_report import build
-    from equipose.rotations import from_relion_angles, other_hand, to_relion_angles
     from equipose.structures import read_map, write_map
 
     folder = arguments.folder.resolve()
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
         raise ConfigError(f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction")
     poses = folder / "poses.star"
-    optics, table = read_tables(poses, as_written=True)
-    if not set(ANGLES) <= set(table):
+    if not set(ANGLES) <= set(read_tables(poses)[1]):
         raise ConfigError(f"star file {poses} has no {', '.join(ANGLES)}: name the folder of a reconstruction")
-    angles = np.stack([per_particle(poses, label, optics, table) for label in ANGLES], axis=1)
-    table[list(ANGLES)] = to_relion_angles(other_hand(from_relion_angles(angles)))
     out = (arguments.out or folder.with_name(folder.name + "_flipped")).absolute()
     _check(check_can_be_made, out, "--out")
     if out.exists():
@@ -177,7 +177,7 @@ def flip_hand(arguments: argparse.Namespace) -> None:
         for name in EITHER_HAND:
             if (folder / name).is_file():
                 shutil.copy2(folder / name, partial)
-        write_star(partial / "poses.star", optics, table)
+        in_other_hand(poses, partial)
         if (folder / "reconstruction.png").is_file():
             plot_reconstruction(partial, partial / "reconstruction.png")
         if (folder / "report.html").is_file():
@@ -263,21 +263,25 @@ def _check(check: Callable[[Path], None], path: Path, option: str) -> None:
 def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.DataFrame]]:
     """The star file, absolute, and its tables.
 
-    With no --datadir, images are looked for from the star file's folder, then from the working one.
+    With no --datadir, images are looked for from the star file's folder, the working one, and those above the file.
     """
-    from equipose.particles import check_inside, check_symmetry, read_tables
+    from equipose.particles import check_inside, check_symmetry, find_datadir, read_tables
 
     star = arguments.star.resolve()
     check_symmetry(arguments.symmetry)
     if arguments.datadir is not None and not arguments.datadir.is_dir():
         raise ConfigError(f"--datadir: {arguments.datadir} is no folder: name the one that image names start from")
-    optics, table = read_tables(star)
+    optics, table = read_tables(star, told=_told(arguments))
     if arguments.datadir is None:
-        first = str(table["rlnImageName"].iloc[0]).partition("@")[2] if "rlnImageName" in table else ""
-        if first and not os.path.exists(star.parent / first) and os.path.exists(first):
-            arguments.datadir = Path.cwd()
+        arguments.datadir = find_datadir(star, table)
     check_inside(star, arguments.datadir, table)
     return star, (optics, table)
+
+
+def _told(arguments: argparse.Namespace) -> Told:
+    """What the command line says of the particles beyond their file."""
+    passthrough = tuple(str(path.resolve()) for path in arguments.passthrough)
+    return Told(arguments.pixel_size, arguments.phase_flipped, arguments.no_ctf, passthrough)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -300,12 +304,18 @@ def parser() -> argparse.ArgumentParser:
             "J12_particles.cs --datadir /data/cs --out abinitio --contrast dark",
         ),
         validate: ("particles.star", "Extract/job007/particles.star --datadir /data/project"),
-        info: ("particles.star", "J12_particles.cs --datadir /data/cs"),
+        info: ("particles.star", "J12_particles.cs J12_passthrough_particles.cs --datadir /data/cs"),
     }
     for run, examples in readers.items():
         reader = command(run, *examples)
         reader.add_argument("star", type=Path, help="star file of RELION 3.0 to 5, or cryoSPARC .cs file")
+        reader.add_argument("passthrough", type=Path, nargs="*", help="more .cs files of the same job")
         reader.add_argument("--datadir", type=Path, help="folder that image names are relative to")
+        reader.add_argument("--pixel-size", type=number(float, 0, above=True), help="Å, where the file's is wrong")
+        reader.add_argument(
+            "--phase-flipped", action="store_true", help="phases were flipped, and the file does not say so"
+        )
+        reader.add_argument("--no-ctf", action="store_true", help="images have no CTF, such as clean projections")
         reader.add_argument("--symmetry", default="C1", help="C1 is all there is")
         if run is reconstruct:
             reader.add_argument("--out", type=Path, required=True, help="folder of all results")
@@ -349,6 +359,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     def run() -> None:
         arguments = parser().parse_args()
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
         arguments.run(arguments)
 
     with exit_on_signals():

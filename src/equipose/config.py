@@ -23,6 +23,20 @@ Selection = tuple[tuple[str, float | None, float | None], ...]
 
 
 @dataclass(frozen=True)
+class Told:
+    """What a user says of the particles, where the file does not know it or has it wrong."""
+
+    pixel_size: float | None = None
+    """Å, in place of the file's"""
+    phase_flipped: bool = False
+    """Phases were flipped: RELION's extraction leaves no trace of it."""
+    no_ctf: bool = False
+    """Images have no CTF, such as clean projections."""
+    passthrough: tuple[str, ...] = ()
+    """More .cs files of the same job"""
+
+
+@dataclass(frozen=True)
 class Config:
     """Base of the dataclasses below: to and from plain JSON."""
 
@@ -106,6 +120,15 @@ class PreparationConfig(Config):
     select: dict[str, list[float | None]]  # columns, and the lowest and highest values that are wanted
     symmetry: str  # C1
     truth: bool  # the star file's poses are the truth
+    pixel_size: float | None  # Å, in place of the star file's
+    phase_flipped: bool  # phases were flipped, and the star file does not say so
+    no_ctf: bool  # images without a CTF
+    passthrough: tuple[str, ...]  # more .cs files of the job, joined to `star`
+
+    @property
+    def told(self) -> Told:
+        """What `particles` is to know beyond the file."""
+        return Told(self.pixel_size, bool(self.phase_flipped), bool(self.no_ctf), tuple(self.passthrough or ()))
 
     @property
     def limits(self) -> Selection:

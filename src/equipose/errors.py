@@ -9,3 +9,10 @@ class ConfigError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(letter if letter.isprintable() else " " for letter in message))
+
+
+class FileWarning(UserWarning):
+    """Something in a user's file that is read all the same, and that the user should know of."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(letter if letter.isprintable() else " " for letter in message))

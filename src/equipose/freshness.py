@@ -294,7 +294,7 @@ def _digests(config: dict[str, Any], name: str) -> set[str]:
 
 def _summary(config: dict[str, Any], name: str) -> Summary:
     asked = preparation_config(config, name)
-    return summarise(Path(asked.star), asked.datadir and Path(asked.datadir), asked.limits)
+    return summarise(Path(asked.star), asked.datadir and Path(asked.datadir), asked.limits, asked.told)
 
 
 def _agree(made: Any, asked: Any) -> bool:

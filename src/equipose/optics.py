@@ -20,6 +20,13 @@ CTF_COLUMNS = (
 )
 
 
+ENVELOPE_COLUMNS = (
+    "b_factor",  # Å², of the amplitude exp(-B/4 s²)
+    "scale",  # of the amplitude
+)
+"""Two more columns, of particles whose file has them."""
+
+
 def electron_wavelength(voltage: Tensor) -> Tensor:
     """Relativistic wavelength in Å at `voltage` kV."""
     volts = voltage * 1e3
@@ -31,8 +38,9 @@ def ctf(parameters: Tensor, k: Tensor, box_angstrom: float) -> Tensor:
 
     CTF = sin(πλ Δf(θ) s² - (π/2) Cs λ³ s⁴ + phase shift + asin(amplitude contrast)),
     Δf(θ) = ½ (U + V + (U - V) cos 2(θ - angle)).
+    With nine parameters it is multiplied by scale · exp(-B/4 s²), as in RELION (ctf.h).
     """
-    u, v, angle, voltage, cs, contrast, phase = parameters.unsqueeze(-2).unbind(-1)
+    u, v, angle, voltage, cs, contrast, phase, *envelope = parameters.unsqueeze(-2).unbind(-1)
     wavelength = electron_wavelength(voltage)
     x, y = (k / box_angstrom).unbind(-1)
     s2 = x * x + y * y
@@ -41,4 +49,8 @@ def ctf(parameters: Tensor, k: Tensor, box_angstrom: float) -> Tensor:
     astigmatic = (x * x - y * y) * torch.cos(double_angle) + 2 * x * y * torch.sin(double_angle)
     defocus_term = math.pi * wavelength * 0.5 * ((u + v) * s2 + (u - v) * astigmatic)
     aberration_term = 0.5 * math.pi * (cs * 1e7) * wavelength**3 * s2 * s2
-    return torch.sin(defocus_term - aberration_term + torch.deg2rad(phase) + torch.asin(contrast))
+    wave = torch.sin(defocus_term - aberration_term + torch.deg2rad(phase) + torch.asin(contrast))
+    if envelope:
+        b_factor, scale = envelope
+        wave = wave * scale * torch.exp(-0.25 * b_factor * s2)
+    return wave

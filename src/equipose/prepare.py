@@ -20,6 +20,7 @@ import scipy.fft
 import scipy.ndimage
 import torch
 
+from equipose.aberrations import Aberrations, aberrations_of
 from equipose.cache import sha256, write_stack
 from equipose.cli import run_main, say
 from equipose.config import PreparationConfig
@@ -31,14 +32,21 @@ from equipose.locks import one_at_a_time
 from equipose.noise import filtered, noise_power, shells, whitening
 from equipose.optics import ctf
 from equipose.particles import (
-    ANGLES,
+    APPLIED,
+    MAGNIFICATION,
     ORIGINS,
+    PIXEL,
+    SIZE,
+    TILT,
     Particles,
+    Tables,
     check_inside,
     chosen_rows,
-    per_particle,
+    of_groups,
     read_particles,
+    read_tables,
     summarise,
+    without_poses,
     write_star,
 )
 
@@ -63,9 +71,6 @@ CONSTANT = 1e-4
 SOFT = 1.5
 """Pixels over which the window onto the background is softened, lest one shell's power leak into others."""
 
-APPLIED = {"rlnCtfDataArePhaseFlipped": "flipped", "rlnCtfDataAreCtfPremultiplied": "multiplied"}
-"""What a program may have done to images with their CTF. It is undone: the decoder applies the CTF itself."""
-
 NEAR_ZERO = 1e-3
 """A squared CTF so small that multiplying by it is not undone."""
 
@@ -86,6 +91,7 @@ class Preparation:
     """(n,) what was done to each image with its CTF: one of `APPLIED`"""
     whitening: np.ndarray | None
     """Factors by shell"""
+    aberrations: Aberrations | None
 
 
 def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None]) -> None:
@@ -95,17 +101,19 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
     """
     star = Path(config.star)
     datadir = config.datadir and Path(config.datadir)
-    source = summarise(star, datadir, config.limits)  # before they are read: a change while this runs is noticed
-    particles = read_particles(star, datadir)
-    check_inside(star, datadir, particles.particle_table)
-    size = particles.images.shape[-1]
+    # Before the images are read: a stack that changes meanwhile is noticed.
+    source = summarise(star, datadir, config.limits, config.told)
+    tables = read_tables(star, told=config.told)
+    chosen = chosen_rows(star, tables[1], config.subset, config.limits)
+    if not len(chosen):
+        raise ConfigError(f"{star}: no particle is within the limits of `select`: widen them")
+    check_inside(star, datadir, tables[1].iloc[chosen])
+    particles = read_particles(star, datadir, tables, chosen, poses=config.truth)
+    size, rows = particles.images.shape[-1], np.arange(len(chosen))
     if size < config.box:
         raise ConfigError(
             f"{star}: images of {size} pixels are smaller than the box of {config.box}: choose a box ≤ {size}"
         )
-    rows = chosen_rows(star, particles.particle_table, config.subset, config.limits)
-    if not len(rows):
-        raise ConfigError(f"{star}: no particle is within the limits of `select`: widen them")
     voxel_size = particles.voxel_size * size / config.box
     radius = (config.mask_radius or size * particles.voxel_size / 2) / voxel_size  # pixels
     if radius > config.box / 2:
@@ -117,18 +125,18 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
     sign, certainty = contrast(particles, rows, config, voxel_size)
     how = _preparation(particles, rows, config, sign, voxel_size, radius)
     say(
-        f"{star}: {len(rows)} of {len(particles.images)} particles, {size} → {config.box} pixels of {voxel_size:.4g} Å,"
+        f"{star}: {len(rows)} of {len(tables[1])} particles, {size} → {config.box} pixels of {voxel_size:.4g} Å,"
         f" protein is {'bright' if sign > 0 else 'dark: inverted'}"
         + (f" ({certainty:.0f} standard errors)" if certainty else "")
         + "".join(f", CTF {what}: undone" for what in APPLIED.values() if (how.applied[rows] == what).any())
     )
-    tables = _tables(particles, rows, config, voxel_size)
+    prepared_tables = _tables(particles, config, voxel_size, how.aberrations)
     _write_stack(output / "particles.mrcs", particles, rows, how, config, say)
-    write_star(output / "particles.star", *tables)
+    write_star(output / "particles.star", *prepared_tables)
     summary = {
         "star": config.star,
         "particles": len(rows),
-        "particles_in_star": len(particles.images),
+        "particles_in_star": len(tables[1]),
         "original_box": size,
         "original_voxel_size": particles.voxel_size,
         "box": config.box,
@@ -151,7 +159,9 @@ def _preparation(
     distance = np.hypot(axis[:, None], axis)
     inside = np.clip((radius - distance) / (EDGE * config.box), 0, 1)
     mask = 0.5 - 0.5 * np.cos(np.pi * inside) if config.mask_radius else None
-    how = Preparation(sign, voxel_size, distance > radius - 1, mask, _applied(Path(config.star), particles), None)
+    star = Path(config.star)
+    applied, aberrations = _applied(star, particles), aberrations_of(star, particles)
+    how = Preparation(sign, voxel_size, distance > radius - 1, mask, applied, None, aberrations)
     return dataclasses.replace(how, whitening=_whitening(particles, rows, how)) if config.whiten else how
 
 
@@ -232,7 +242,7 @@ def _applied(star: Path, particles: Particles) -> np.ndarray:
     """What the star file says was done to each image with its CTF, (n,): nothing (""), or one of `APPLIED`."""
     applied = np.full(len(particles.ctf), "", "U10")
     for label, what in APPLIED.items():
-        done = per_particle(star, label, particles.optics_table, particles.particle_table)
+        done = of_groups(star, label, particles.optics_table, particles.particle_table)
         if not np.isin(done, (0, 1)).all():
             raise ConfigError(f"{star}: {label} is {done[~np.isin(done, (0, 1))][0]:g}; it is 0 or 1")
         applied[done == 1] = what
@@ -245,15 +255,18 @@ def _whitening(particles: Particles, rows: np.ndarray, how: Preparation) -> np.n
     window = scipy.ndimage.gaussian_filter(how.background.astype(float), SOFT, mode="wrap") * how.background
     unmasked, spectra = dataclasses.replace(how, mask=None), []
     for part in np.array_split(sample, max(1, len(sample) // CHUNK)):
-        images = prepared(_images(particles, part), particles.ctf[part], how.applied[part], unmasked)
+        images = prepared(_images(particles, part, how), particles.ctf[part], how.applied[part], unmasked)
         spectra.append(
             noise_power(images[np.isfinite(images).all(axis=(1, 2))], window)
         )  # the others are refused later
     return whitening(np.nanmean(spectra, axis=0))
 
 
-def _images(particles: Particles, rows: np.ndarray) -> np.ndarray:
-    return np.asarray(particles.images[rows], np.float32)
+def _images(particles: Particles, rows: np.ndarray, how: Preparation) -> np.ndarray:
+    images = np.asarray(particles.images[rows], np.float32)
+    if how.aberrations is None:
+        return images
+    return how.aberrations.taken_out(images, particles.ctf, particles.voxel_size, rows)
 
 
 def _write_stack(
@@ -267,7 +280,7 @@ def _write_stack(
     """Write the prepared images of `rows`, in order."""
 
     def source(place: slice) -> np.ndarray:
-        return _images(particles, rows[place])
+        return _images(particles, rows[place], how)
 
     def result(images: np.ndarray, place: slice) -> np.ndarray:
         part = rows[place]
@@ -281,19 +294,30 @@ def _write_stack(
         return images
 
     settings = sha256(
-        repr((config, how.sign, how.voxel_size)).encode(), how.applied[rows], how.whitening, particles.ctf[rows]
+        repr((config, how.sign, how.voxel_size)).encode(),
+        how.applied[rows],
+        how.aberrations and how.aberrations.tilt,
+        how.aberrations and how.aberrations.magnification,
+        how.whitening,
+        particles.ctf[rows],
     )
     write_stack(path, (len(rows), config.box, config.box), how.voxel_size, settings, source, result, say)
 
 
-def _tables(particles: Particles, rows: np.ndarray, config: PreparationConfig, voxel_size: float) -> tuple:
-    table = particles.particle_table.iloc[rows].reset_index(drop=True)
+def _tables(
+    particles: Particles, config: PreparationConfig, voxel_size: float, aberrations: Aberrations | None
+) -> Tables:
+    table = particles.particle_table.reset_index(drop=True)
     if not config.truth:
-        table = table.drop(columns=[label for label in (*ANGLES, *ORIGINS) if label in table])
+        table = without_poses(table)
     elif particles.rotations is None:
         raise ConfigError(f"`truth: true` wants poses, and {config.star} has none: leave it out")
+    elif aberrations is not None and particles.shifts is not None:
+        table[list(ORIGINS)] = -aberrations.shifts_taken_out(particles.shifts)
     table["rlnImageName"] = [f"{number:06d}@particles.mrcs" for number in range(1, len(table) + 1)]
     optics = particles.optics_table.assign(rlnImagePixelSize=voxel_size, rlnImageSize=config.box)
+    optics = optics.drop(columns=[label for label in (*TILT, *MAGNIFICATION) if label in optics])
+    table = table.drop(columns=[label for label in (*TILT, *MAGNIFICATION, PIXEL, SIZE) if label in table])
     for part in (optics, table):
         part[[label for label in APPLIED if label in part]] = 0
     return optics, table

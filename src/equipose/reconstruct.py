@@ -26,10 +26,9 @@ from equipose.files import whole_file, write_json, write_text
 from equipose.fingerprint import fingerprint
 from equipose.fits import correlations, examples
 from equipose.grid import FourierGrid, grid_map
-from equipose.halves import Half, back_project, bring_together, read_half
+from equipose.halves import back_project, bring_together, read_half
+from equipose.handback import write_poses
 from equipose.local_resolution import local_resolution
-from equipose.particles import ANGLES, ORIGINS, SUBSET, Selection, chosen_rows, read_tables, write_star
-from equipose.rotations import to_relion_angles
 from equipose.solvent import masked_volume, solvent_mask
 from equipose.structures import write_map
 
@@ -41,9 +40,6 @@ within 30°.
 
 THRESHOLD = 0.143
 """Of the FSC of two half-maps (Rosenthal and Henderson 2003)."""
-
-SCORE = "rlnParticleFigureOfMerit"
-"""RELION's name of a number for each particle: here its correlation with its projection (fits.py)."""
 
 
 def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Callable[[str], None]) -> None:
@@ -88,13 +84,12 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     write_text(output / "agreement.csv", pd.concat(agreement).to_csv(index=False))
     with whole_file(output / "examples.npz") as path, open(path, "wb") as file:
         np.savez(file, **examples(halves[0], grids[0], shells, scores[0]))
-    optics, table = read_tables(star, as_written=True)
-    posed = pose_table(star, table, halves, scores, configs[0].limits)
-    write_star(output / "poses.star", optics, posed)
+    rotations, shifts = ([getattr(half, name) for half in halves] for name in ("rotations", "shifts"))
+    left_out = write_poses(output, configs[0], rotations, shifts, scores)
     summary = {
         "star": str(star),
         "particles": [len(half.rotations) for half in halves],
-        "left_out": len(table) - len(posed),
+        "left_out": left_out,
         "select": configs[0].select,
         "box": box,
         "voxel_size": voxel_size,
@@ -114,23 +109,6 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     write_json(output / "reconstruction.json", summary)
     found = resolution["corrected"]
     say(f"FSC = {THRESHOLD} at {found:.3g} Å (gold standard, masked)" if found else f"FSC below {THRESHOLD} everywhere")
-
-
-def pose_table(
-    star: Path, table: pd.DataFrame, halves: list[Half], scores: list[np.ndarray], select: Selection = ()
-) -> pd.DataFrame:
-    """The user's own table of particles, as it is written in `star`, with the new poses, each particle's half and its
-    score: every column, and in their order every row but those that `select` left out, which have no pose.
-    """
-    rows = [chosen_rows(star, table, half, select) for half in (1, 2)]
-    order = np.argsort(np.concatenate(rows))
-    table = table.iloc[np.concatenate(rows)[order]].reset_index(drop=True)
-    table[list(ANGLES)] = to_relion_angles(np.concatenate([half.rotations for half in halves])[order])
-    # Origins point from the content to the centre.
-    table[list(ORIGINS)] = -np.concatenate([half.shifts for half in halves])[order]
-    table[SUBSET] = np.repeat([1, 2], [len(part) for part in rows])[order]
-    table[SCORE] = np.concatenate(scores)[order]
-    return table
 
 
 def _quartiles(values: np.ndarray) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
     else:
         source = preparation_config(config, name)
         star = Path(source.star)
-        found = summarise(star, source.datadir and Path(source.datadir), source.limits)
+        found = summarise(star, source.datadir and Path(source.datadir), source.limits, source.told)
         images = found.subsets[source.subset] - source.held_out
         if images < 1:
             raise ConfigError(

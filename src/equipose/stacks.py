@@ -4,18 +4,46 @@ A header is believed only as far as the file's size bears it out, so that no mem
 are opened when they are read, and closed again: a dataset may have more stacks than a process may have open files.
 """
 
+import functools
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 
-from equipose.errors import ConfigError
+from equipose.errors import ConfigError, FileWarning
 
 KINDS = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 """NumPy's names of the MRC modes whose pixels are real numbers."""
+
+SUFFIXES = (":mrcs", ":mrc", ":st")
+"""RELION's way of saying what kind of file a name is of: stack.mrc:mrcs is the stack stack.mrc."""
+
+IMOD_STAMP = 1146047817
+"""Of IMOD, beside whose flags bytes have a sign only where the first bit is set."""
+
+SAME_PIXEL = 0.001
+"""Part by which pixel sizes of header and star file may differ without a word: headers are often rounded."""
+
+OTHER_FORMATS = {
+    b"\x1f\x8b": "is compressed by gzip: unpack it first (gunzip)",
+    b"BZh": "is compressed by bzip2: unpack it first (bunzip2)",
+    b"\xfd7zXZ": "is compressed by xz: unpack it first (unxz)",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd: unpack it first (unzstd)",
+    b"PK\x03\x04": "is a zip archive: unpack it first (unzip)",
+    b"\x89HDF": "is an HDF5 file (EMAN2, Imaris): write it as .mrcs (e2proc2d.py in.hdf out.mrcs)",
+    b"II*\0": "is a TIFF file: write it as .mrcs (IMOD: tif2mrc)",
+    b"MM\0*": "is a TIFF file: write it as .mrcs (IMOD: tif2mrc)",
+    b"II+\0": "is a TIFF or EER movie, and no stack of particles: extract particles first",
+    b"\x93NUMPY": "is a NumPy array or a cryoSPARC .cs file, and no MRC stack: name the stack",
+    b"version https://git-lfs": "is a pointer of Git LFS, and not the file itself: get it with `git lfs pull`",
+}
+"""How files begin that are given for MRC stacks, and what to do with them."""
+
+COMPLEX = "holds Fourier transforms (mode {mode}), and no images: transform it back first"
 
 WIDEST = 2**16
 """Pixels of an image's side; a wider one is a number in the other byte order."""
@@ -31,6 +59,8 @@ class Stack:
     kind: np.dtype
     offset: int
     shape: tuple[int, int, int]
+    pixel_size: float | None
+    """Å, by the header; None where it does not know"""
 
     def map(self) -> np.ndarray:
         """The images as they are stored, memory-mapped."""
@@ -39,37 +69,103 @@ class Stack:
 
 @dataclass(frozen=True)
 class Images:
-    """Images (n, L, L) that stand in several stacks, in an order of their own; a part of them is read as float32."""
+    """Images (n, L, L) that stand in several stacks, in an order of their own; a part of them is read as float32.
+
+    Those of another size or pixel size are resampled to L pixels of the set's own size about pixel L/2.
+    """
 
     stacks: tuple[Stack, ...]
     stack: np.ndarray
     """(n,) the number of each image's stack"""
     index: np.ndarray
     """(n,) its index there, from 0"""
+    box: int
+    """L"""
+    pixel: np.ndarray
+    """(n,) the pixel size of each image as a multiple of the set's"""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return len(self), *self.stacks[0].shape[1:]
+        return len(self), self.box, self.box
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        stack, index = self.stack[rows], self.index[rows]
-        images = np.empty((len(index), *self.shape[1:]), np.float32)
-        for number in np.unique(stack):
-            here = stack == number
-            images[here] = self.stacks[number].map()[index[here]]
+        stack, index, pixel = self.stack[rows], self.index[rows], self.pixel[rows]
+        images = np.empty((len(index), self.box, self.box), np.float32)
+        for number, multiple in set(zip(stack.tolist(), pixel.tolist(), strict=True)):
+            here = (stack == number) & (pixel == multiple)
+            found = self.stacks[number].map()[index[here]]
+            if found.shape[-1] != self.box or multiple != 1:
+                matrix = _resampling(found.shape[-1], self.box, multiple)
+                found = matrix @ found.astype(np.float32) @ matrix.T
+            images[here] = found
         return images
 
     def __array__(self, dtype: np.dtype | None = None) -> np.ndarray:
         return self[:].astype(dtype or np.float32, copy=False)
 
 
-def open_stack(path: Path, voxel_size: float) -> Stack:
-    """Raises ConfigError where it is no stack of images of real numbers, is cut short, or has pixels of another size.
+@functools.lru_cache(maxsize=64)
+def _resampling(size: int, box: int, multiple: float) -> np.ndarray:
+    """The matrix W (box, size) by which W I Wᵀ samples an image I (size, size) at the set's pixels, centre on centre.
 
-    Only the header is read. Its stamps are not asked for: old programs leave them out.
+    `multiple` is the image's pixel size in the set's. Exact for what is band-limited: each row is the Dirichlet kernel
+    of the frequencies below both Nyquists. Images count as periodic beyond their edge.
+    """
+    highest = math.ceil(0.5 * size * min(1.0, multiple)) - 1
+    place = size // 2 + (np.arange(box) - box // 2) / multiple
+    angle = np.pi / size * (place[:, None] - np.arange(size))
+    below = np.sin(angle)
+    peak = np.abs(below) < 1e-9
+    kernel = np.where(peak, 2 * highest + 1, np.sin((2 * highest + 1) * angle) / np.where(peak, 1, below))
+    return (kernel / size).astype(np.float32)
+
+
+def stack_path(folder: Path, name: str) -> Path:
+    """The file that an image's name means, in `folder`: RELION's suffix `:mrcs` is no part of it."""
+    path = folder / name
+    for suffix in SUFFIXES:
+        if name.endswith(suffix) and not os.path.isfile(path):
+            return folder / name.removesuffix(suffix)
+    return path
+
+
+def relion_name(name: str) -> str:
+    """The stack's name as RELION reads it: where it does not end in .mrcs, it takes a suffix for a stack to be one."""
+    return name if name.endswith((".mrcs", *SUFFIXES)) or not name else f"{name}:mrcs"
+
+
+def warn_of_pixel_sizes(stacks: tuple[Stack, ...], sizes: np.ndarray, star: Path) -> None:
+    """Says where a stack's header has another pixel size than the star file has for it, `sizes` (stacks,) in Å.
+
+    0 and 1 are what programs write that do not know the pixel size. The star file is right, as for RELION: pixel
+    sizes are calibrated after extraction, in the star file alone.
+    """
+    other = [
+        (stack, size)
+        for stack, size in zip(stacks, sizes.tolist(), strict=True)
+        if stack.pixel_size and not abs(stack.pixel_size - size) <= SAME_PIXEL * size
+    ]
+    if other:
+        stack, size = other[0]
+        warnings.warn(
+            f"{star}: image stack {stack.path} has pixels of {stack.pixel_size:.4g} Å by its header and {size:.4g} Å by"
+            f" the star file{_and_more(len(other) - 1, 'stack')}. The star file's are taken; --pixel-size gives others",
+            FileWarning,
+            stacklevel=2,
+        )
+
+
+def _and_more(count: int, what: str) -> str:
+    return f" (so have {count} more {what}{'s' * (count > 1)})" if count else ""
+
+
+def open_stack(path: Path) -> Stack:
+    """Raises ConfigError where it is no stack of images of real numbers, or is cut short.
+
+    Only the header is read. Its stamps are not asked for, but for IMOD's: old programs leave them out.
     """
     if not os.path.isfile(path):  # False too for a name that no file can have
         raise ConfigError(
@@ -83,8 +179,10 @@ def open_stack(path: Path, voxel_size: float) -> Stack:
         raise ConfigError(f"image stack {path} cannot be read ({error.strerror})") from error
     header = read_header(start)
     if header is None:
-        raise ConfigError(f"image stack {path} is not an MRC file of images in a mode of {', '.join(map(str, KINDS))}")
-    kind = np.dtype(KINDS[int(header["mode"])]).newbyteorder(header.dtype["mode"].byteorder)
+        raise ConfigError(f"image stack {path} {_what_else(start)}")
+    mode = int(header["mode"])
+    kind = np.dtype("u1" if mode == 0 and not _signed(header) else KINDS[mode])
+    kind = kind.newbyteorder(header.dtype["mode"].byteorder)
     shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
     offset = HEADER.itemsize + int(header["nsymbt"])
     needed = offset + math.prod(shape) * kind.itemsize
@@ -93,14 +191,22 @@ def open_stack(path: Path, voxel_size: float) -> Stack:
             f"image stack {path} is cut short: its header says {shape[0]} images of {shape[1]} × {shape[2]}, {needed}"
             f" bytes, and it has {found}. Copy or make it again"
         )
-    header_size = float(header["cella"]["x"]) / shape[2]
-    # 0 and 1 are what programs write that do not know the pixel size.
-    if header_size not in (0.0, 1.0) and not abs(header_size - voxel_size) <= 0.01 * voxel_size:
-        raise ConfigError(
-            f"image stack {path} has pixels of {header_size:.4g} Å by its header and {voxel_size:.4g} Å by the star"
-            " file's rlnImagePixelSize: correct the wrong one"
-        )
-    return Stack(path, kind, offset, shape)
+    return Stack(path, kind, offset, shape, _pixel_size(header))
+
+
+def _pixel_size(header: np.void) -> float | None:
+    """Å, of the cell's length by its intervals; None for the 0 and 1 of programs that do not know."""
+    size = float(header["cella"]["x"]) / (int(header["mx"]) or int(header["nx"]))
+    return size if 0 < size < math.inf and size != 1.0 else None
+
+
+def _signed(header: np.void) -> bool:
+    """Whether bytes (mode 0) have a sign: by IMOD's stamp, else by the extremes in the header, else yes (MRC2014)."""
+    words = np.dtype("i4").newbyteorder(header.dtype["mode"].byteorder)
+    stamp, flags = np.frombuffer(header.tobytes(), words, 2, 152).tolist()
+    if stamp == IMOD_STAMP:
+        return bool(flags & 1)
+    return not (0 <= float(header["dmin"]) <= float(header["dmax"]) and 127 < float(header["dmax"]) <= 255)
 
 
 def read_header(start: bytes) -> np.void | None:
@@ -112,3 +218,20 @@ def read_header(start: bytes) -> np.void | None:
         if int(header["mode"]) in KINDS and abs(int(header["nx"])) < WIDEST:
             return header
     return None
+
+
+def _what_else(start: bytes) -> str:
+    """What a file is that begins so, and is no MRC file of images; and what to do with it."""
+    for magic, what in OTHER_FORMATS.items():
+        if start.startswith(magic):
+            return what
+    modes = ", ".join(map(str, KINDS))
+    if len(start) < HEADER.itemsize:
+        return f"is not an MRC file of images in a mode of {modes}: it has {len(start)} bytes, less than a header"
+    for order in "<>":
+        mode, width = (int(np.frombuffer(start, HEADER.newbyteorder(order))[0][name]) for name in ("mode", "nx"))
+        if mode in (3, 4) and 0 < width < WIDEST:
+            return COMPLEX.format(mode=mode)
+        if mode == 101 and 0 < width < WIDEST:
+            return "has pixels of four bits (mode 101): write it in another mode (IMOD: newstack -mode 2)"
+    return f"is not an MRC file of images in a mode of {modes}"

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from equipose import commands, fsc
+from equipose.handback import SCORE
 from equipose.particles import read_particles, read_tables, write_star
-from equipose.reconstruct import SCORE
 from equipose.structures import read_map
 
 pytestmark = pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="relion is not installed")

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from equipose.figures.style import COLUMN, GUIDE, PAGE, PALETTE, degrees_text
+from equipose.handback import SCORE
 from equipose.particles import SUBSET, read_tables
-from equipose.reconstruct import SCORE
 from equipose.structures import read_map
 
 HALVES = ((1, PALETTE[0]), (2, PALETTE[1]))
