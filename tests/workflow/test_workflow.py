@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +116,29 @@ def test_the_scheduler_rests_while_jobs_run(tmp_path: Path) -> None:
     jobs, rounds = shown.count("Finished jobid"), shown.count("Resources before job selection")
     assert jobs > 4
     assert rounds <= jobs + 1
+
+
+def test_looking_changes_nothing_and_a_run_leaves_what_is_not_ours(tmp_path: Path) -> None:
+    """Another pipeline is alive in the folder, and the results hold a file of the user's, both from the future."""
+    repository, tomorrow = copy_repository(tmp_path), time.time() + 86400
+    lock, theirs = repository / ".snakemake/locks/0.output.lock", repository / RESULTS / "datasets/notes.txt"
+    ours = repository / RESULTS / "datasets/smoke_noiseless/config.json"
+    for path in (lock, theirs, ours):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("theirs/output.txt\n")
+        os.utime(path, (tomorrow, tomorrow))
+
+    def state() -> dict[Path, float]:
+        return {path: path.stat().st_mtime for path in (lock, theirs, ours)}
+
+    before = state()
+    for looking in (["-n"], ["--lint"], ["--summary"]):
+        shown = snakemake(repository, str(ours.relative_to(repository)), *looking, "--configfile", SMOKE).stdout
+        assert state() == before and not (repository / ".snakemake/alive.lock").exists(), shown
+    options = ("--cores", "1", "--touch", "--configfile", SMOKE)
+    result = snakemake(repository, str(ours.relative_to(repository)), *options)
+    assert theirs.stat().st_mtime == before[theirs] and ours.stat().st_mtime < tomorrow - 3600, result.stdout
+    assert "cannot be locked" not in result.stdout
 
 
 def test_tables_hold_a_row_for_each_model_with_numbers_in_range(finished: tuple[Path, str]) -> None:
