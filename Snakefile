@@ -36,6 +36,7 @@ onstart:
     # Snakemake's limit on jobs a second (100 by default) has the scheduler look again a second after each of its rounds, and
     # each job that ends adds a round: after 120 jobs those took half a core (its pull request 3744).
     workflow.scheduler.job_rate_limiter = None
+    remember_our_locks()
     say(plan(config, [file for job in workflow.dag.needrun_jobs() for file in job.output]))
 
 

@@ -1,5 +1,6 @@
 """What every command shares: progress in few lines."""
 
+import importlib
 import itertools
 import subprocess
 import sys
@@ -82,3 +83,23 @@ def test_a_pipe_that_nobody_reads_ends_a_command_without_a_traceback(tmp_path, p
     assert process.stderr.read() == ""
     assert process.wait(timeout=60) == (0 if "--help" in command else 141)  # argparse sees to the first itself
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "wanted"),
+    [
+        ("equipose.plan", ["config.yaml", "--gpus", "0"], "argument --gpus: 0 is no whole number of 1 or more"),
+        ("equipose.train", ["--threads", "0"], "argument --threads: 0 is no whole number of 1 or more"),
+        ("equipose.evaluate", ["--jobs-per-gpu", "0"], "argument --jobs-per-gpu: 0 is no whole number of 1 or more"),
+        ("equipose.structures", ["density", "--box", "-1"], "argument --box: -1 is no whole number of 1 or more"),
+        ("equipose.structures", ["density", "--voxel-size", "nan"], "argument --voxel-size: nan is no number above 0"),
+        ("equipose.figures.subsets", ["--within", "0"], "argument --within: 0 is no number above 0"),
+    ],
+)
+def test_numbers_of_modules_are_refused_by_the_name_of_their_option(
+    monkeypatch, capsys, module: str, words: list[str], wanted: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(module).main()
+    assert wanted in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """Encoders: escnn's own layers are the oracle of ours, and the whole encoder is equivariant."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from equipose import encoders, rotation_tensors
 from equipose.autoencoder import Autoencoder, load_model, save_model
 from equipose.encoders import ENCODERS, GaussianPyramid, GroupConv, InnerBatchNorm, block_widths
 from equipose.groups import kernel_basis, motions, move_images
+
+ROOT = Path(__file__).parents[1]
 
 
 def escnn_types(group, *fields):
@@ -181,3 +185,16 @@ def test_a_saved_encoder_says_the_same_where_escnn_finds_another_basis(small_run
     with torch.no_grad():
         for said, wanted in zip(load_model(tmp_path / "model.pt").encoder(images), model.encoder(images), strict=True):
             assert torch.equal(said, wanted)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_encoder_of_the_readme_learns_in_either_precision(small_run, monkeypatch, precision):
+    (python,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.setattr(encoders, "ENCODERS", dict(encoders.ENCODERS))
+    names = dict(vars(encoders))
+    exec(compile(python, "README.md", "exec"), names)
+    encoder = names["ENCODERS"]["tiny"](small_run("d4_l2", 32, precision=precision).model, 32).train()
+    found, shifts = encoder(torch.randn(4, 32, 32))
+    assert (found.shape, shifts.shape) == ((4, 3, 3), (4, 2)) and found.dtype == shifts.dtype == torch.float32
+    (found.sum() + shifts.sum()).backward()
+    assert all(weight.grad.isfinite().all() for weight in encoder.parameters())

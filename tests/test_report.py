@@ -49,6 +49,11 @@ def page(results: Path, experiments: tuple[str, ...] = ("smoke",)) -> str:
     return build(SMOKE, PAPER, list(experiments), results, template, COMMAND, ROOT / "workflow/resources/paper", notes)
 
 
+def test_the_error_of_a_converged_run_is_the_one_that_was_asked_for(results, monkeypatch):
+    monkeypatch.setitem(SMOKE["evaluation"], "converged_mse", 0.25)
+    assert "<th>MSE &lt; 0.25 after (median)</th>" in page(results)
+
+
 def test_the_page_loads_nothing_from_elsewhere(results):
     class Addresses(html.parser.HTMLParser):
         def handle_starttag(self, tag, attributes):

@@ -1,7 +1,10 @@
 """Tables from metrics.json: the paper's definitions, dashes, failures, and the three formats."""
 
 import copy
+import html
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
+from rich.console import Console
 
 from equipose import tables
+from equipose.config import merge
 from equipose.fingerprint import fingerprint
 from equipose.particles import ANGLES, write_star
 from equipose.rotations import random_rotations, to_relion_angles
@@ -363,5 +369,20 @@ def test_dataset_names_are_written_for_people(name, title):
     assert tables.dataset_title(name) == title
 
 
-def test_labels_lose_their_latex_on_a_terminal():
-    assert tables.plain_label(r"$C_4$ ($\mathcal{L}_{mir}$)") == "C4 (Lmir)"
+@pytest.mark.parametrize("label", ["D4 [search]", "[/b]", "a|b", "<i>x</i> & y", 'it\'s "new"', "5 $ a*b_c"])
+def test_a_label_is_the_same_in_the_terminal_markdown_and_html(config, tmp_path, label):
+    config = merge(config, {"models": {"d4_l2": {"label": label}}})
+    write_run(tmp_path, "80s_snr1", "d4_l2", 0, 0.01)
+    table, text, bold, remarks = tables.build_table(
+        config, "table1", tables.read_runs(config, "table1", tmp_path), "paper", PAPER, []
+    )
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(tables.to_terminal(table, text, bold, "table1"))
+    assert f"│ {label} " in console.export_text()
+    pages = MarkdownIt("commonmark").enable("table").render(tables.to_markdown(table, text, bold, "t", remarks))
+    for page in (pages, tables.to_html(table, text, bold, "t", remarks)):
+        rows = [re.findall(r"<td.*?>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", page, re.DOTALL)]
+        models = [html.unescape(row[1]) for row in rows if row]
+        assert label in models
+        assert len({len(row) for row in rows if row}) == 1
+        assert f"80S SNR 1, {label}: 3 of 4 runs not there" in html.unescape(page)

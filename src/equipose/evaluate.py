@@ -31,7 +31,7 @@ from torch import Tensor
 from equipose import fsc
 from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder, load_model
-from equipose.cli import Progress, reporter, run_main, say
+from equipose.cli import Progress, number, reporter, run_main, say
 from equipose.config import RunConfig
 from equipose.devices import claim_device
 from equipose.errors import ConfigError
@@ -208,8 +208,10 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="run folder, with config.json, model.pt, history.csv")
     parser.add_argument("--dataset", type=Path, required=True, help="dataset folder, with particles.star, volume.mrc")
     parser.add_argument("--label", required=True, help="the model's name in tables and figures")
-    parser.add_argument("--threads", type=int, required=True, help="CPU threads")
-    parser.add_argument("--jobs-per-gpu", type=int, required=True, help="that may share a GPU of this machine")
+    parser.add_argument("--threads", type=number(int, 1), required=True, help="CPU threads")
+    parser.add_argument(
+        "--jobs-per-gpu", type=number(int, 1), required=True, help="that may share a GPU of this machine"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with one_at_a_time(arguments.run / "config.json", say), claim_device(arguments.jobs_per_gpu, say) as device:

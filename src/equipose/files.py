@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def check_writable(folder: Path) -> None:
 def check_can_be_made(folder: Path) -> None:
     """Raise a ConfigError if `folder` is no folder, or nothing could be written to it; nothing is left behind."""
     try:
-        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        there = next(path for path in (folder, *folder.parents) if _is_there(path))
         if not there.is_dir():
             raise ConfigError(f"{there} is no folder: name another one")
         with tempfile.TemporaryFile(dir=there):
@@ -90,6 +90,14 @@ def check_can_be_made(folder: Path) -> None:
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written ({error.strerror}): name another folder") from error
     check_writable(folder)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether `path` exists, be it a link to nowhere. Raises OSError where it never can: its name is too long, say."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.lstat()
+        return True
+    return False
 
 
 @contextmanager
@@ -125,13 +133,13 @@ def sampled_digest(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def leave_the_future(folder: Path) -> None:
-    """Give files in `folder` whose time is still to come, since a clock was wrong, the time of now.
+def leave_the_future(folder: Path, produced: Callable[[Path], bool]) -> None:
+    """Give files in `folder` that a rule produces the time of now, where theirs is still to come: a clock was wrong.
 
     What is made from them would count as older than they are, and be made again and again until then.
     """
     now = time.time()
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):  # a job that is at work moves its files
-            if path.lstat().st_mtime > now + 1:  # file systems and clocks may round
+            if path.lstat().st_mtime > now + 1 and produced(path):  # file systems and clocks may round
                 os.utime(path, (now, now), follow_symlinks=False)

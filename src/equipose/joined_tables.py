@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from equipose.files import write_text
+from equipose.labels import from_markdown
 from equipose.tables import MODES, SUFFIXES, format_cells, to_markdown
 
 ALIKE = ("seeds", "budget", "table", "compare")
@@ -51,7 +52,7 @@ def join(paths: list[Path], spec: dict[str, Any]) -> tuple[pd.DataFrame, list[st
     table = pd.concat(tables, ignore_index=True)
     table = table[table["dataset"].isin(spec["datasets"]) & table["model"].isin(spec["models"])]
     notes = [line for path in paths for line in path.with_suffix(".md").read_text().splitlines() if line[:2] == "- "]
-    return table.reset_index(drop=True), [note.removeprefix("- ") for note in dict.fromkeys(notes)]
+    return table.reset_index(drop=True), [from_markdown(note.removeprefix("- ")) for note in dict.fromkeys(notes)]
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -74,6 +74,7 @@ def build(
         missing=run_names([run for run, why in unfinished.items() if not has_failed(why)]),
         failed=[(run_names([run]), why) for run, why in unfinished.items() if has_failed(why)],
         command=command,
+        converged_mse=config["evaluation"]["converged_mse"],
         claims=_read(results / "claims.csv"),
         tables=[(name, html_tables(config, name, results, paper_tables, notes.get(name, []))) for name in experiments],
         figures=[(name, figures_of(results, name), notes.get(name, [])) for name in experiments],

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from equipose.cli import Progress, reporter, run_main, say
+from equipose.cli import Progress, number, reporter, run_main, say
 from equipose.config import SimulationConfig
 from equipose.errors import ConfigError
 from equipose.files import whole_file, write_json
@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="SimulationConfig as JSON")
     parser.add_argument("--volume", type=Path, required=True, help=".mrc of the dataset's box and voxel size")
     parser.add_argument("--output", type=Path, required=True, help="folder")
-    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--threads", type=number(int, 1), required=True)
     parser.add_argument("--structure", type=json.loads, default=None, help="JSON that tells the structure from others")
     arguments = parser.parse_args()
     config = SimulationConfig.load(arguments.config)

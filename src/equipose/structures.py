@@ -33,7 +33,7 @@ import mrcfile
 import numpy as np
 
 from equipose.atoms import PACKED_ANGSTROM, read_atoms
-from equipose.cli import run_main, say
+from equipose.cli import number, run_main, say
 from equipose.errors import ConfigError
 from equipose.files import whole_file, write_json
 from equipose.stacks import HEADER, KINDS, read_header
@@ -249,9 +249,11 @@ def main() -> None:
     assemble_parser.add_argument("--assembly", required=True, help="its name, such as 1")
     density_parser = commands.add_parser("density", help="volume of a structure or a map, centred")
     density_parser.add_argument("--source", type=Path, required=True, help=".cif, .pdb (.gz), .npz or .mrc")
-    density_parser.add_argument("--box", type=int, required=True, help="voxels")
-    density_parser.add_argument("--voxel-size", type=float, required=True, help="Å")
-    density_parser.add_argument("--resolution", type=float, required=True, help="voxels; of atoms, not of maps")
+    density_parser.add_argument("--box", type=number(int, 1), required=True, help="voxels")
+    density_parser.add_argument("--voxel-size", type=number(float, 0, above=True), required=True, help="Å")
+    density_parser.add_argument(
+        "--resolution", type=number(float, 0, above=True), required=True, help="voxels; of atoms, not of maps"
+    )
     pack_parser = commands.add_parser("pack", help="make a small .npz, as workflow/resources/structures has")
     pack_parser.add_argument("--source", type=Path, required=True)
     for command in (fetch_parser, assemble_parser, density_parser, pack_parser):

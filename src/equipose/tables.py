@@ -21,12 +21,14 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table as TerminalTable
+from rich.text import Text
 
 from equipose.cli import run_main
 from equipose.config import model_config, model_label, simulation_config
 from equipose.errors import ConfigError
 from equipose.files import write_text
 from equipose.freshness import OLDER, UNKNOWN, Run, age, metrics_code, outdated, read_json, run_path
+from equipose.labels import latex, markdown, plain_label
 from equipose.status import ERROR
 
 
@@ -273,35 +275,35 @@ def age_notes(made_by: dict[Run, str]) -> list[str]:
 
 def to_latex(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, caption: str, label: str) -> str:
     """A LaTeX table (booktabs, multirow), rows grouped by dataset."""
-    cells = text.map(_latex)
-    cells.columns = [_latex(title) for title in cells.columns]
+    cells = text.map(latex)
+    cells.columns = [latex(title) for title in cells.columns]
     marks = bold.set_axis(cells.columns, axis=1)
-    cells.index = marks.index = pd.MultiIndex.from_frame(_row_titles(table).map(_latex))
+    cells.index = marks.index = pd.MultiIndex.from_frame(_row_titles(table).map(latex))
     style = cells.style.apply(lambda _: marks.map(lambda best: "textbf:--rwrap;" if best else ""), axis=None)
-    latex = style.to_latex(
+    written = style.to_latex(
         hrules=True,
-        caption=_latex(caption),
+        caption=latex(caption),
         label=f"tab:{label}",
         position="tbp",
         position_float="centering",
         column_format="l" * cells.index.nlevels + "r" * len(cells.columns),
         multirow_align="t",
     )
-    head, body = latex.split("\\midrule\n")
+    head, body = written.split("\\midrule\n")
     body = re.sub(r"\n(?=\\multirow|[^&\\]*[^ &\\][^&\\]*&)", r"\n\\midrule\n", body)  # a rule above each dataset
     return "% needs \\usepackage{booktabs, multirow}\n" + head + "\\midrule\n" + body
 
 
 def to_markdown(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, title: str, notes: list[str]) -> str:
     """A Markdown table with its notes below."""
-    titles = _row_titles(table)
+    titles = _row_titles(table).map(markdown)
     titles.iloc[:, 0] = titles.iloc[:, 0].mask(titles.iloc[:, 0].duplicated(), "")
     marked = text.where(~bold, "**" + text + "**")
     rows = pd.concat([titles, marked], axis=1)
     header = list(rows.columns)
     align = [":--"] * titles.shape[1] + ["--:"] * text.shape[1]
     lines = ["| " + " | ".join(row) + " |" for row in [header, align, *rows.to_numpy().tolist()]]
-    return "\n".join([f"# {title}", "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
+    return "\n".join([f"# {title}", "", *lines, "", *(f"- {markdown(note, code=True)}" for note in notes)]) + "\n"
 
 
 def to_html(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, title: str, notes: list[str]) -> str:
@@ -338,8 +340,8 @@ def to_terminal(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, tit
         if table.loc[index, "dataset"] != last and last is not None:
             shown.add_section()
         last = table.loc[index, "dataset"]
-        marked = [f"[bold]{cell}[/bold]" if bold.loc[index, name] else cell for name, cell in text.loc[index].items()]
-        shown.add_row(*(plain_label(part) for part in titles.loc[index]), *marked)
+        cells = [Text(cell, "bold" if bold.loc[index, name] else "") for name, cell in text.loc[index].items()]
+        shown.add_row(*(Text(plain_label(part)) for part in titles.loc[index]), *cells)
     return shown
 
 
@@ -355,11 +357,6 @@ def run_names(runs: list[tuple[str, str, int]]) -> str:
     for dataset, model, seed in runs:
         seeds.setdefault(f"{dataset}/{model}", []).append(str(seed))
     return "; ".join(f"{name} seed {', '.join(each)}" for name, each in seeds.items())
-
-
-def plain_label(label: str) -> str:
-    """A label without its LaTeX: `$D_4$ ($L_2$)` is "D4 (L2)"."""
-    return re.sub(r"\\mathcal|[${}]", "", label).replace("_sym", "sym").replace("_mir", "mir").replace("_", "")
 
 
 def main() -> None:
@@ -471,17 +468,6 @@ def _cell(value: float, spread: float | None, column: Column) -> str:
         return f"{value:.1f}".removesuffix(".0")
     number = f"{value:.{column.decimals}f}"
     return number if spread is None or np.isnan(spread) else f"{number} ± {spread:.{column.decimals}f}"
-
-
-def _latex(text: str) -> str:
-    """Text for LaTeX: signs spelled out, specials escaped outside of mathematics ($…$)."""
-    signs = {"Å": r"\AA{}", "°": r"$^\circ$", "≥": r"$\ge$", "±": r"$\pm$", " < ": " $<$ "}
-    parts = text.split("$")
-    for index in range(0, len(parts), 2):
-        parts[index] = re.sub(r"([_%&#])", r"\\\1", parts[index])
-        for sign, command in signs.items():
-            parts[index] = parts[index].replace(sign, command)
-    return "$".join(parts)
 
 
 if __name__ == "__main__":

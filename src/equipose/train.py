@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 
 from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder, load_state, mode, save_model, state
-from equipose.cli import run_main, say
+from equipose.cli import number, run_main, say
 from equipose.config import Precision, RunConfig
 from equipose.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.errors import ConfigError
@@ -435,8 +435,10 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="the run's config.json")
     parser.add_argument("--dataset", type=Path, required=True, help="folder with particles.star")
     parser.add_argument("--output", type=Path, required=True, help="the run's folder")
-    parser.add_argument("--threads", type=int, required=True, help="CPU threads")
-    parser.add_argument("--jobs-per-gpu", type=int, required=True, help="that may share a GPU of this machine")
+    parser.add_argument("--threads", type=number(int, 1), required=True, help="CPU threads")
+    parser.add_argument(
+        "--jobs-per-gpu", type=number(int, 1), required=True, help="that may share a GPU of this machine"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()

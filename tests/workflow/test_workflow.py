@@ -1,12 +1,16 @@
 """The whole graph, on the smoke preset, in a copy of the repository."""
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +18,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+
+from equipose.locks import drop_stale_locks
+from equipose.status import status
 
 ROOT = Path(__file__).parents[2]
 SMOKE = "workflow/presets/smoke.yaml"
@@ -117,6 +124,29 @@ def test_the_scheduler_rests_while_jobs_run(tmp_path: Path) -> None:
     jobs, rounds = shown.count("Finished jobid"), shown.count("Resources before job selection")
     assert jobs > 4
     assert rounds <= jobs + 1
+
+
+def test_looking_changes_nothing_and_a_run_leaves_what_is_not_ours(tmp_path: Path) -> None:
+    """Another pipeline is alive in the folder, and the results hold a file of the user's, both from the future."""
+    repository, tomorrow = copy_repository(tmp_path), time.time() + 86400
+    lock, theirs = repository / ".snakemake/locks/0.output.lock", repository / RESULTS / "datasets/notes.txt"
+    ours = repository / RESULTS / "datasets/smoke_noiseless/config.json"
+    for path in (lock, theirs, ours):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("theirs/output.txt\n")
+        os.utime(path, (tomorrow, tomorrow))
+
+    def state() -> dict[Path, float]:
+        return {path: path.stat().st_mtime for path in (lock, theirs, ours)}
+
+    before = state()
+    for looking in (["-n"], ["--lint"], ["--summary"]):
+        shown = snakemake(repository, str(ours.relative_to(repository)), *looking, "--configfile", SMOKE).stdout
+        assert state() == before and not (repository / ".snakemake/alive.lock").exists(), shown
+    options = ("--cores", "1", "--touch", "--configfile", SMOKE)
+    result = snakemake(repository, str(ours.relative_to(repository)), *options)
+    assert theirs.stat().st_mtime == before[theirs] and ours.stat().st_mtime < tomorrow - 3600, result.stdout
+    assert "cannot be locked" not in result.stdout
 
 
 def test_tables_hold_a_row_for_each_model_with_numbers_in_range(finished: tuple[Path, str]) -> None:
@@ -348,30 +378,42 @@ def test_the_encoder_of_the_readme_runs(tmp_path: Path) -> None:
     assert pd.read_csv(repository / "results/mine/tables/mine.csv")["model"].tolist() == ["tiny"]
 
 
-def test_a_users_particles_become_poses_maps_and_a_page_from_any_folder_and_with_spaces_everywhere(
-    halves: Path, tmp_path: Path
-) -> None:
-    """`equipose reconstruct`, too short to learn anything, as a user in a folder of their own calls it, twice."""
+@pytest.fixture
+def quick(halves: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
+    """`equipose reconstruct`, too short to learn anything, as a user in a folder of their own calls it."""
     (tmp_path / "check out").mkdir()
     repository = copy_repository(tmp_path / "check out")
     preset = repository / "workflow/presets/particles.yaml"
     smoke = yaml.safe_load((ROOT / SMOKE).read_text())
     training = smoke["training"] | {"widths": [32, 64, 128]}  # of few features all may be dead: no pose then
-    quick = yaml.safe_load(preset.read_text()) | {"training": training, "evaluation": smoke["evaluation"]}
-    preset.write_text(yaml.safe_dump(quick))
+    short = yaml.safe_load(preset.read_text()) | {"training": training, "evaluation": smoke["evaluation"]}
+    preset.write_text(yaml.safe_dump(short))
     (tmp_path / "my project/Extract 1").mkdir(parents=True)
     for name in ("particles.star", "particles.mrcs"):
         shutil.copy2(halves / name, tmp_path / "my project/Extract 1")
-    command = [sys.executable, "-m", "equipose.commands", "reconstruct", "Extract 1/particles.star"]
-    command += ["--out", "ab initio", "--minutes", "0.05", "--cores", "2"]
-    environment = os.environ | {"PYTHONPATH": str(repository / "src"), "CUDA_VISIBLE_DEVICES": ""}
 
-    def call() -> str:
-        done = subprocess.run(command, cwd=tmp_path / "my project", env=environment, text=True, capture_output=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+    def start(minutes: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "equipose.commands", "reconstruct", "Extract 1/particles.star"]
+        command += ["--out", "ab initio", "--minutes", minutes, "--cores", "2"]
+        return subprocess.Popen(
+            command,
+            cwd=tmp_path / "my project",
+            env=os.environ | {"PYTHONPATH": str(repository / "src"), "CUDA_VISIBLE_DEVICES": ""},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
-    shown, out = call(), tmp_path / "my project/ab initio"
+    return start
+
+
+def test_a_users_particles_become_poses_maps_and_a_page_from_any_folder_and_with_spaces_everywhere(
+    quick: Callable[..., subprocess.Popen], tmp_path: Path
+) -> None:
+    """Called twice."""
+    process, out = quick("0.05"), tmp_path / "my project/ab initio"
+    shown, _ = process.communicate()
+    assert process.returncode == 0, shown
     assert f"open {out}/report.html in a browser" in shown
     for name in (
         "poses.star",
@@ -387,11 +429,50 @@ def test_a_users_particles_become_poses_maps_and_a_page_from_any_folder_and_with
     assert "Has it converged?" in (out / "report.html").read_text()
     stack = tmp_path / "my project/Extract 1/particles.mrcs"
     stack.touch()
-    assert "Nothing to be done" in call()
+    assert "Nothing to be done" in quick("0.05").communicate()[0]
 
     content = bytearray(stack.read_bytes())
     content[-1] ^= 1
     stack.write_bytes(content)
+    repository = tmp_path / "check out"
+    preset = repository / "workflow/presets/particles.yaml"
     settings = ("--configfile", str(preset), str(out / "particles.yaml"), "--directory", str(out))
     jobs = planned(repository, "reconstruct", *settings)
     assert (jobs["prepare"], jobs["train"], jobs["join_halves"]) == (2, 2, 1)
+
+
+def test_a_reconstruction_that_is_told_to_stop_ends_with_all_of_its_jobs_and_is_continued(
+    quick: Callable[..., subprocess.Popen], tmp_path: Path
+) -> None:
+    """SIGTERM, and then SIGHUP, to the command alone, each while both halves are trained."""
+    out = tmp_path / "my project/ab initio"
+    logs = [out / f"work/logs/train/half{half}/d4_search/seed0.log" for half in (1, 2)]
+    runs = [out / f"work/runs/half{half}/d4_search/seed0" for half in (1, 2)]
+    for number, words in ((signal.SIGTERM, "plan: "), (signal.SIGHUP, "continuing from step ")):
+        process = quick("5")
+        while not all(log.exists() and words in log.read_text() for log in logs) and process.poll() is None:
+            time.sleep(0.2)
+        time.sleep(2)
+        assert processes_in(out)
+        process.send_signal(number)
+        shown, _ = process.communicate(timeout=120)
+        assert process.returncode == 128 + number, shown
+        assert shown.splitlines()[-1] == f"stopped by {number.name}; the same command continues"
+        assert "Traceback" not in shown
+        assert processes_in(out) == []
+        assert all((run / "checkpoint.pt").exists() and not (run / "model.pt").exists() for run in runs)
+        assert "stopped; the same command continues from the checkpoint" in logs[0].read_text()
+        assert "stage 2 of 4: training" in status(out, 30.0, time.time())
+        with drop_stale_locks(out / ".snakemake") as alive:
+            fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert not list((out / ".snakemake").glob("locks/*"))
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Commands of all processes that work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if Path(os.readlink(process / "cwd")) == folder:
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found

@@ -24,7 +24,7 @@ from equipose.config import (
 from equipose.errors import ConfigError
 from equipose.figures import OF_DATASETS, OF_RUNS, caption
 from equipose.files import check_writable, leave_the_future
-from equipose.locks import drop_stale_locks
+from equipose.locks import drop_stale_locks, remember_locks
 from equipose.plan import plan
 from equipose.resolve import run_config
 
@@ -67,16 +67,39 @@ RESULTS = Path(config["pathvars"]["results"])
 type(workflow).rerun_triggers = frozenset({RerunTrigger.MTIME})  # in place of a property, whatever the profile says
 CHANGED = Path(".snakemake/changed")  # newer than every result, and never the same
 
-# After a crash of Snakemake the same command continues: its locks are dropped if nobody holds them, and jobs that it
-# left unfinished run again (`rerun-incomplete` of the profiles), training from its checkpoint.
+
+def before_execution(execute):
+    """Snakemake's `workflow.execute`, for jobs that are really run: `-n`, `--lint` and `--summary` change nothing.
+
+    After a crash the same command continues: our locks are dropped if nobody holds them, and jobs that were left
+    unfinished run again (`rerun-incomplete` of the profiles), training from its checkpoint.
+    """
+
+    def prepared(executor_plugin, **settings):
+        if not executor_plugin.common_settings.dryrun_exec:
+            try:
+                check_writable(RESULTS)
+            except ConfigError as error:
+                sys.exit(f"error: {error}")
+            ALIVE.append(drop_stale_locks(Path(".snakemake")))
+            patterns = [re.compile(output.regex()) for rule in workflow.rules for output in rule.output]
+            leave_the_future(RESULTS, lambda path: any(pattern.match(str(path)) for pattern in patterns))
+        return execute(executor_plugin=executor_plugin, **settings)
+
+    return prepared
+
+
+def remember_our_locks() -> None:
+    """Note which of Snakemake's locks are ours, once it has written them."""
+    for alive in ALIVE:
+        remember_locks(alive, map(Path, getattr(workflow.persistence, "_lockfile", {}).values()))
+
+
+ALIVE = []  # open as long as this process lives
 if workflow.is_main_process:
-    try:
-        check_writable(RESULTS)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
-    ALIVE = drop_stale_locks(CHANGED.parent)
+    CHANGED.parent.mkdir(exist_ok=True)
     CHANGED.write_text(f"{time.time_ns()}\n")
-    leave_the_future(RESULTS)
+    workflow.execute = before_execution(workflow.execute)
 
 FIGURE_OPTIONS = {"subsets": ["--within", *map(str, config["figures"]["subset_within"])]}
 

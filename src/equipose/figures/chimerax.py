@@ -11,8 +11,8 @@ from equipose.figures.maps import enclosing_level, molecule_fraction
 from equipose.figures.runs import Run, best_runs, dataset_command_line, load_runs
 from equipose.figures.style import TRUTH, model_colours
 from equipose.files import write_text
+from equipose.labels import chimerax, plain_label
 from equipose.structures import read_map
-from equipose.tables import plain_label
 
 
 def commands(dataset: Path, runs: list[Run], folder: Path) -> list[str]:
@@ -28,7 +28,7 @@ def commands(dataset: Path, runs: list[Run], folder: Path) -> list[str]:
     for number, (path, name, colour) in enumerate(maps, start=1):
         level = enclosing_level(read_map(path)[0], fraction)
         lines += [
-            f'open "{os.path.relpath(path, folder)}" name "{name}"',
+            f"open {chimerax(os.path.relpath(path, folder))} name {chimerax(name)}",
             f"volume #{number} style surface level {level:.6g} step 1 color {colour}",
         ]
     return [*lines, f"tile #1-{len(maps)} columns {len(maps)}"]  # in a row, the view on all

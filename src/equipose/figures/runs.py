@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from equipose.errors import ConfigError
+from equipose.figures.style import drawable
 from equipose.tables import final_mse
 
 
@@ -37,7 +38,7 @@ def load_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         dataset=metrics["dataset"],
-        label=metrics["label"],
+        label=drawable(metrics["label"]),
         seed=metrics["seed"],
         converged_mse=config["evaluation"]["converged_mse"],
         mse=final_mse(metrics),

@@ -14,7 +14,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from scipy import ndimage
 
-from equipose.cli import run_main
+from equipose.cli import number, run_main
 from equipose.figures.mixture import most_mixed
 from equipose.figures.runs import Run, dataset_command_line, load_runs
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
@@ -71,7 +71,13 @@ def plot_subsets(runs: list[Run], within: list[float], output: Path) -> None:
 
 def main() -> None:
     parser = dataset_command_line("subsets", __doc__.splitlines()[0])
-    parser.add_argument("--within", type=float, nargs="+", required=True, help="squared distances ε, a panel each")
+    parser.add_argument(
+        "--within",
+        type=number(float, 0, above=True),
+        nargs="+",
+        required=True,
+        help="squared distances ε, a panel each",
+    )
     arguments = parser.parse_args()
     plot_subsets(load_runs(arguments.runs, arguments.dataset), arguments.within, arguments.output)
 
