@@ -180,6 +180,6 @@ def save_model(model: Autoencoder, path: Path) -> None:
 def load_model(path: Path) -> Autoencoder:
     """The trained model of a run, on the CPU and in evaluation mode."""
     content = torch.load(path, map_location="cpu", weights_only=True)
-    model = Autoencoder(RunConfig.from_json(content["config"]), content["image_scale"])
+    model = Autoencoder(RunConfig.from_json(content["config"], path), content["image_scale"])
     model.load_state_dict(content["weights"])
     return model.eval()

@@ -38,7 +38,7 @@ def complaint(error: ValidationError, kind: Any, values: Any, key: str = "") -> 
         return f"`{shown}` names something twice: {list(first['input'])}"
     if first["type"] == "finite_number":
         wanted = "a finite number"
-    return f"`{shown}` is {_show(first['input'])}; wanted: {wanted}.{_hint(first['input'])}"
+    return f"`{shown}` is {_show(first['input'])}; wanted: {wanted}.{_hint(first)}"
 
 
 def unknown_keys(error: ValidationError, values: Any) -> list[str]:
@@ -126,9 +126,10 @@ def _show(value: Any) -> str:
     return "empty" if value in ([], {}, "") else repr(value)
 
 
-def _hint(value: Any) -> str:
+def _hint(error: ErrorDetails) -> str:
     """How to write what was meant as a number and is none for YAML, or no whole one."""
-    if isinstance(value, float) and value.is_integer():
+    value = error["input"]
+    if error["type"] == "int_type" and isinstance(value, float) and value.is_integer():
         return f" A whole number has no decimal point: write {value:.0f}."
     if isinstance(value, str) and (number := re.fullmatch(r"([-+]?\d+)(\.\d*)?(?:[eE]([-+]?)(\d+))?", value)):
         digits, fraction, sign, power = number.groups()

@@ -90,7 +90,7 @@ class Config:
             raise ConfigError(complaint(error, cls, values, key)) from None
 
     @classmethod
-    def from_json(cls, text: str, source: str | Path = "stored configuration") -> Self:
+    def from_json(cls, text: str, source: str | Path) -> Self:
         """Build from a text of `to_json`, which another version may have written, in the file `source`.
 
         A missing key gets its default; a key that this version does not know is left out, with a warning. Raises
