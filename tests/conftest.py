@@ -106,9 +106,7 @@ def halves(paper_config: dict, tmp_path_factory: pytest.TempPathFactory) -> Path
         part = table[table["rlnRandomSubset"] == half].copy()
         part["rlnImageName"] = [name.replace("@", "@../") for name in part["rlnImageName"]]
         write_star(dataset / "particles.star", optics, part)
-        settings = {key: None for key in PreparationConfig.__dataclass_fields__}
-        settings |= {"name": "x", "star": str(folder / "particles.star"), "subset": half, "select": {}}
-        asked = PreparationConfig(**settings)
+        asked = PreparationConfig(name="x", star=str(folder / "particles.star"), subset=half)
         (dataset / "preparation.json").write_text(json.dumps({"whitening": None}))
         (dataset / "config.json").write_text(asked.to_json())
         true = read_particles(dataset / "particles.star")

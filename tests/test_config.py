@@ -1,13 +1,16 @@
 """config.yaml, presets and a user's overlays: what they resolve to, and what is said about a mistake in them."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
+from equipose import schema
 from equipose.check import check_config
 from equipose.config import RunConfig, merge, model_config, run_budgets, simulation_config
 from equipose.encoders import ENCODERS
@@ -24,7 +27,6 @@ def check(config: dict[str, Any]) -> None:
     resources = ROOT / "workflow/resources"
     check_config(
         config,
-        schema=SCHEMA,
         embedded=resources / "structures",
         paper=resources / "paper",
         encoders=ENCODERS,
@@ -65,12 +67,41 @@ MISTAKES = {
     "unknown key of a model": ({"models": {"d4_l2": {"widhts": [8]}}}, "did you mean `widths`?"),
     "missing key": ({"datasets": {"mine": {"structure": "80s"}}}, "`datasets.mine.voxel_size` is missing"),
     "wrong type": ({"simulation": {"images": "many"}}, "`simulation.images` is 'many'; wanted: number of images"),
-    "number as text": ({"training": {"gradient_clip": "1e-2"}}, "YAML wants 1.0e-4 rather than 1e-4"),
+    "number as text": ({"training": {"gradient_clip": "1e-2"}}, "write 1.0e-2, with the exponent's sign"),
+    "number without the exponent's sign": (
+        {"simulation": {"defocus": yaml.safe_load("1.0e4")}},
+        "(a number above 0). YAML reads it as a text: write 1.0e+4, with the exponent's sign and without quotes.",
+    ),
+    "number in quotes": ({"simulation": {"images": "5"}}, "write 5, with"),
+    "a whole number as a float": (
+        {"simulation": {"images": yaml.safe_load("2.0e+2")}},
+        "(a whole number of at least 1). A whole number has no decimal point: write 200.",
+    ),
+    "whole floats of a model": ({"models": {"d4_l2": {"refine_passes": 2.0}}}, "`models.d4_l2.refine_passes` is 2.0;"),
+    "a seed as a float": (experiment(seeds=[0.0]), "`experiments.mine.seeds.0` is 0.0; wanted: seeds of"),
+    "steps as a float": (experiment(budget={"steps": 5.0e2}), "`experiments.mine.budget.steps` is 500.0;"),
+    "a fraction of an image": ({"simulation": {"images": 0.5}}, "`simulation.images` is 0.5; wanted: number of images"),
+    "a boolean for a whole number": ({"simulation": {"images": True}}, "`simulation.images` is True; wanted"),
+    "a boolean for a number": ({"training": {"gradient_clip": True}}, "`training.gradient_clip` is True; wanted"),
+    "a boolean for an SNR": ({"simulation": {"snr": True}}, "`simulation.snr` is True; wanted"),
+    "a boolean for a half": ({"preparation": {"subset": True}}, "`preparation.subset` is True; wanted"),
+    "a boolean for threads": ({"resources": {"train": {"threads": True}}}, "`resources.train.threads` is True; wanted"),
+    "a number for a boolean": ({"offline": 1}, "`offline` is 1; wanted: true takes a structure's embedded atoms"),
+    "a whole number that is none": ({"simulation": {"images": math.nan}}, "`simulation.images` is nan; wanted"),
+    "nothing": ({"training": {"batch": None}}, "`training.batch` is None; wanted: images a training step"),
+    "a date": ({"simulation": {"images": yaml.safe_load("2026-11-29")}}, "`simulation.images` is '2026-11-29'; wanted"),
+    "a name that is a number": ({"datasets": {80: {}}}, "`datasets` holds the name 80, which is no text for YAML"),
+    "another name in a line": ({"models": {"d4_l2": {"name": "mine"}}}, "unknown key `models.d4_l2.name`"),
+    "a label that is no text": ({"models": {"d4_l2": {"label": 4}}}, "`models.d4_l2.label` is 4; wanted: a text."),
+    "a key of the other kind of dataset": (
+        {"datasets": {"own": {"star": "a.star", "snr": 1.0}}},
+        "unknown key `datasets.own.snr`; known: ",
+    ),
     "odd box": ({"simulation": {"box": 33}}, "`simulation.box` is 33; wanted: side of the images"),
     "small box": ({"datasets": {"80s_snr1": {"box": 16}}}, "32, 64, 128 or 256"),
     "unsupported box": ({"simulation": {"box": 96}}, "32, 64, 128 or 256"),
     "SNR of 0": ({"datasets": {"80s_snr1": {"snr": 0}}}, "`datasets.80s_snr1.snr` is 0; wanted: signal-to-noise ratio"),
-    "negative SNR": ({"simulation": {"snr": -1.0}}, "a number above 0, or `noiseless`"),
+    "negative SNR": ({"simulation": {"snr": -1.0}}, "a number above 0 or `noiseless`"),
     "no seeds": (experiment(seeds=[]), "`experiments.mine.seeds` is empty; wanted: seeds"),
     "no models": (experiment(models=[]), "`experiments.mine.models` is empty"),
     "a seed twice": (experiment(seeds=[0, 0]), "`experiments.mine.seeds` names something twice"),
@@ -108,7 +139,7 @@ MISTAKES = {
     "another symmetry": ({"datasets": {"own": {"star": "a.star", "symmetry": "D2"}}}, "symmetry D2 is not modelled"),
     "a limit that is missing": (
         {"datasets": {"own": {"star": "a.star", "select": {"rlnClassNumber": [1]}}}},
-        "`datasets.own.select.rlnClassNumber` is [1]; wanted: the lowest and the highest value",
+        "`datasets.own.select.rlnClassNumber` is [1]; wanted: rows to keep by a column",
     ),
     "a list instead of a map": ({"datasets": []}, "`datasets` is empty; wanted"),
 }
@@ -133,6 +164,45 @@ def test_a_mistake_is_said_in_one_line_that_names_the_key(overlay: dict, message
     assert "\n" not in str(error.value)
 
 
+def test_the_schema_and_the_defaults_are_as_the_classes_have_them() -> None:
+    """After a change in config.py: `python -m equipose.schema`."""
+    assert SCHEMA.read_text() == schema.schema_text()
+    assert (ROOT / "config.yaml").read_text() == schema.config_text((ROOT / "config.yaml").read_text())
+
+
+def test_a_changed_default_or_comment_is_put_right() -> None:
+    text = (ROOT / "config.yaml").read_text()
+    for drifted in (
+        text.replace("box: 128 #", "box: 64 #", 1),
+        text.replace("# number of images to train on", "# images", 1),
+        text.replace("    rate: 0.3 ", "    rate: 0.7 ", 1),
+    ):
+        assert schema.config_text(drifted) == text
+
+
+@pytest.mark.parametrize("section", schema.SECTIONS)
+def test_config_yaml_has_every_default_and_nothing_else(section: str, paper_config: dict) -> None:
+    default = schema.SECTIONS[section]()
+    assert json.loads(default.to_json()) == paper_config[section]
+    assert schema.SECTIONS[section].from_dict(paper_config[section]) == default
+
+
+@pytest.mark.parametrize("preset", [None, *PRESETS], ids=lambda path: path.stem if path else "paper")
+def test_the_schema_allows_what_there_is_and_refuses_an_unknown_key(preset: Path | None, paper_config: dict) -> None:
+    validator = jsonschema.Draft202012Validator(load(SCHEMA))
+    config = merge(paper_config, load(preset) if preset else {})
+    validator.validate(config)
+    for overlay in (
+        {"simulation": {"snrr": 1}},
+        {"datasets": {"80s_snr1": {"snrr": 1}}},
+        {"models": {"d4_l2": {"search": {"stepz": 1}}}},
+        {"models": {"d4_l2": {"name": "mine"}}},
+        {"experiments": {"a b": config["experiments"]["table1"]}},
+        {"training": {"batch": 1}},
+    ):
+        assert not validator.is_valid(merge(config, overlay)), overlay
+
+
 def test_every_key_of_the_schema_is_described_and_every_map_is_strict() -> None:
     def maps(node: Any) -> Iterator[dict[str, Any]]:
         if isinstance(node, dict):
@@ -151,6 +221,19 @@ def test_a_dataset_line_is_laid_over_simulation(paper_config: dict) -> None:
     dataset = simulation_config(paper_config, "80s_snr0.25")
     assert (dataset.snr, dataset.voxel_size) == (0.25, 3.77)
     assert dataset.images == paper_config["simulation"]["images"]
+
+
+def test_a_box_may_be_written_as_a_float(paper_config: dict) -> None:
+    config = merge(paper_config, {"simulation": {"box": 64.0}})
+    check(config)
+    assert simulation_config(config, "80s_snr1").to_json().count('"box": 64,\n') == 1
+
+
+def test_a_number_is_stored_as_it_is_written(paper_config: dict) -> None:
+    """Whole numbers that became floats would train all runs of a stored folder anew."""
+    dataset = simulation_config(merge(paper_config, {"simulation": {"voltage": 300, "snr": 1}}), "80s_noiseless")
+    assert '"voltage": 300,\n' in dataset.to_json() and '"snr": 1,\n' in dataset.to_json()
+    assert '"seconds": 6000,\n' in run_config(paper_config, "80s_snr1", "d4_l2", 0).to_json()
 
 
 def test_one_setting_of_a_nested_map_leaves_its_neighbours_as_they_are(paper_config: dict) -> None:

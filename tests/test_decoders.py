@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from equipose.autoencoder import Autoencoder
-from equipose.config import DecoderPair
+from equipose.config import DecoderLayers, DecoderOmega
 from equipose.decoders import TILE, FourierNet
 from equipose.fourier import from_half_disc, shift_phase
 from equipose.volumes import decoder_volume
@@ -14,7 +14,7 @@ from equipose.volumes import decoder_volume
 @pytest.fixture
 def net() -> FourierNet:
     torch.manual_seed(0)
-    return FourierNet(32, 16, DecoderPair(2, 3), DecoderPair(30.0, 40.0), "float32")
+    return FourierNet(32, 16, DecoderLayers(), DecoderOmega(), "float32")
 
 
 def test_opposite_frequencies_have_conjugate_values(net):
@@ -26,7 +26,7 @@ def test_opposite_frequencies_have_conjugate_values(net):
 
 
 def test_the_published_size_multiplies_330240_times_a_point():
-    net = FourierNet(128, 256, DecoderPair(2, 3), DecoderPair(30.0, 40.0), "float32")
+    net = FourierNet(128, 256, DecoderLayers(), DecoderOmega(), "float32")
     assert sum(p.numel() for name, p in net.named_parameters() if "weight" in name) == 330_240
 
 

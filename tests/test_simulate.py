@@ -25,7 +25,7 @@ from equipose.fourier import from_half_disc, half_disc, shift_phase, to_half_dis
 from equipose.optics import ctf
 from equipose.particles import Particles, read_particles, write_star
 from equipose.rotations import from_relion_angles, random_rotations
-from equipose.simulate import draw_ctf, noise_sigma, padded_transform, simulate, slices
+from equipose.simulate import draw_ctf, padded_transform, simulate, slices
 from equipose.structures import write_map
 
 RELION = Path(__file__).parents[2] / "shared" / "data" / "relion_projections"
@@ -264,18 +264,10 @@ def test_projections_shifts_and_the_ctfs_sign_agree_with_relion_project(make: Ca
 # --- bad input
 
 
-@pytest.mark.parametrize("snr", [0.0, -1.0, float("nan")])
-def test_an_snr_that_is_not_positive_is_refused(dataset: SimulationConfig, snr: float) -> None:
-    with pytest.raises(ConfigError, match="snr is .* or `noiseless`"):
-        noise_sigma(dataclasses.replace(dataset, snr=snr))
-
-
-def test_a_volume_of_another_box_or_voxel_size_and_an_odd_box_are_refused(make: Callable) -> None:
+def test_a_volume_of_another_box_or_voxel_size_is_refused(make: Callable) -> None:
     for changes in ({"box": 64}, {"voxel_size": 3.0}):
         with pytest.raises(ConfigError, match="volume.mrc is .* but dataset spliceosome_noiseless has box"):
             make(**changes)
-    with pytest.raises(ConfigError, match="box is 33; give an even number"):
-        make(box=33)
 
 
 def test_an_empty_volume_is_refused(tmp_path: Path, make: Callable) -> None:
@@ -327,9 +319,10 @@ def test_the_command_reads_its_configuration_and_shows_progress(
 def test_the_command_ends_with_one_line_where_the_configuration_is_wrong(
     tmp_path: Path, dataset: SimulationConfig
 ) -> None:
-    (tmp_path / "config.json").write_text(dataclasses.replace(dataset, snr=0.0).to_json())
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(dataset) | {"snr": 0.0}))
     paths = "--config", tmp_path / "config.json", "--volume", tmp_path / "absent.mrc", "--output", tmp_path / "out"
     command = [sys.executable, "-m", "equipose.simulate", *map(str, paths), "--threads", "1"]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2 and result.stderr.startswith("error: dataset spliceosome_noiseless: snr is 0.0")
-    assert result.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+    wanted = "`snr` is 0.0; wanted: signal-to-noise ratio (a number above 0 or `noiseless`)."
+    assert (result.returncode, result.stderr) == (2, f"error: {tmp_path}/config.json: {wanted}\n")
+    assert not (tmp_path / "out").exists()

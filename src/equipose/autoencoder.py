@@ -214,7 +214,7 @@ def load_model(path: Path) -> Autoencoder:
     Files of the first version do not say which one that was: then it is what this machine would choose.
     """
     content = torch.load(path, map_location="cpu", weights_only=True)
-    config = RunConfig.from_json(content["config"])
+    config = RunConfig.from_json(content["config"], path)
     precision = content.get("precision") or usable_precision(config.model.precision)
     model = Autoencoder(config, content["image_scale"], precision)
     load_state(model, content["weights"])

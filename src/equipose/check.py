@@ -1,19 +1,22 @@
 """Is the user's configuration sound? All that can be known before any job starts, said in one message.
 
-The schema, workflow/schemas/config.schema.yaml, knows keys and values; this module puts its complaints into plain
-words, and checks what a schema cannot: that names mentioned in one part exist in another, and files on the disk.
+The classes of config.py know keys, types and limits; this module checks what they cannot: that names mentioned in one
+part exist in another, that files lie on the disk, and that settings agree.
 """
 
-import difflib
-import math
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import yaml
-
-from equipose.config import is_simulated, model_config, preparation_config, run_budgets
+from equipose.complaints import suggest
+from equipose.config import (
+    Configuration,
+    is_simulated,
+    model_config,
+    preparation_config,
+    run_budgets,
+    simulation_config,
+)
 from equipose.errors import ConfigError
 from equipose.particles import check_symmetry
 from equipose.resolve import dataset_config
@@ -22,7 +25,6 @@ from equipose.resolve import dataset_config
 def check_config(
     config: dict[str, Any],
     *,
-    schema: Path,
     embedded: Path,
     paper: Path,
     encoders: Collection[str],
@@ -31,11 +33,15 @@ def check_config(
 ) -> None:
     """Raise ConfigError on the first thing wrong with `config`, the merged configuration.
 
-    `schema` is the JSON schema's file, `embedded` the folder of embedded structures, `paper` that of the paper's
-    tables, `encoders` and `losses` the registered names, `rules` those of the workflow.
+    `embedded` is the folder of embedded structures, `paper` that of the paper's tables, `encoders` and `losses` are the
+    registered names, `rules` those of the workflow.
     """
-    _check_schema(config, yaml.safe_load(schema.read_text()))
-    _check_finite(config, ())
+    _check_keys(config, "")
+    Configuration.from_dict(config)
+    for name, model in config["models"].items():
+        model_config(config, name)
+        if not isinstance(model.get("label", ""), str):
+            raise ConfigError(f"`models.{name}.label` is {model['label']!r}; wanted: a text.")
     _check_names(config, encoders, losses)
     _check_structures(config, embedded)
     _check_datasets(config)
@@ -56,45 +62,13 @@ def check_config(
     run_budgets(config)
 
 
-def _check_schema(config: dict[str, Any], schema: dict[str, Any]) -> None:
-    errors = list(jsonschema.Draft202012Validator(schema).iter_errors(config))
-    if errors:
-        # An unknown key first: it is often why another one is missing.
-        raise ConfigError(_plain_words(min(errors, key=lambda error: error.validator != "additionalProperties")))
-
-
-def _plain_words(error: jsonschema.ValidationError) -> str:
-    """A schema's complaint as a sentence that names the key, the value and what is wanted."""
-    key = ".".join(str(part) for part in error.absolute_path)
-    subschema = error.schema
-    if error.validator == "additionalProperties":
-        unknown = next(name for name in error.instance if name not in subschema["properties"])
-        return f"unknown key `{key + '.' if key else ''}{unknown}`{_suggest(unknown, subschema['properties'])}"
-    if error.validator == "required":
-        missing = next(name for name in error.validator_value if name not in error.instance)
-        wanted = subschema["properties"].get(missing, {}).get("description", "")
-        return f"`{key + '.' if key else ''}{missing}` is missing: {wanted}"
-    wanted = subschema.get("description", error.message)
-    if error.validator == "uniqueItems":
-        return f"`{key}` names something twice: {error.instance}"
-    hint = ""
-    if isinstance(error.instance, str) and _is_number(error.instance):
-        hint = " It is text, not a number: YAML wants 1.0e-4 rather than 1e-4, and no quotes."
-    if (error.validator == "pattern" and not error.absolute_path) or "propertyNames" in error.absolute_schema_path:
-        return f"`{key}` holds the name {error.instance!r}; wanted: {wanted}"
-    return f"`{key}` is {_show(error.instance)}; wanted: {wanted}.{hint}"
-
-
-def _check_finite(value: Any, keys: tuple[str, ...]) -> None:
-    """YAML has `.nan` and `.inf`, which pass every comparison of a schema, or half of them."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            _check_finite(part, (*keys, str(key)))
-    elif isinstance(value, list):
-        for part in value:
-            _check_finite(part, keys)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"`{'.'.join(keys)}` is {value}; wanted: a finite number.")
+def _check_keys(config: dict[str, Any], key: str) -> None:
+    """YAML reads a name such as 80 or 5e-1 as a number."""
+    for name, value in config.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"`{key}` holds the name {name!r}, which is no text for YAML: put it in quotes.")
+        if isinstance(value, dict):
+            _check_keys(value, f"{key}.{name}".lstrip("."))
 
 
 def _check_names(config: dict[str, Any], encoders: Collection[str], losses: Collection[str]) -> None:
@@ -139,22 +113,13 @@ def _check_structures(config: dict[str, Any], embedded: Path) -> None:
 
 
 def _check_datasets(config: dict[str, Any]) -> None:
-    """A dataset is simulated, from a structure, or the user's own, from a star file: its keys must be of one kind."""
-    for name, dataset in config["datasets"].items():
-        simulated = is_simulated(config, name)
-        kind, section = ("simulated", "simulation") if simulated else ("of your own particles", "preparation")
-        needed = {"structure", "voxel_size"} if simulated else {"star"}
-        if missing := sorted(needed - dataset.keys()):
-            raise ConfigError(
-                f"`datasets.{name}.{missing[0]}` is missing: a simulated dataset has a structure and a voxel_size,"
-                " one of your own particles a star file."
-            )
-        if foreign := sorted(dataset.keys() - needed - config[section].keys()):
-            raise ConfigError(f"`datasets.{name}.{foreign[0]}`: a dataset {kind} has the keys of `{section}`.")
-        if not simulated:
-            check_symmetry(preparation_config(config, name).symmetry)
+    """A dataset is simulated, from a structure, or the user's own, from a star file."""
+    for name in config["datasets"]:
+        if is_simulated(config, name):
+            structure = simulation_config(config, name).structure
+            _known(f"datasets.{name}.structure", [structure], config["structures"], "structures")
         else:
-            _known(f"datasets.{name}.structure", [dataset["structure"]], config["structures"], "structures")
+            check_symmetry(preparation_config(config, name).symmetry)
 
 
 def _check_numbers(config: dict[str, Any]) -> None:
@@ -189,26 +154,8 @@ def _check_numbers(config: dict[str, Any]) -> None:
 def _known(key: str, names: Iterable[str], known: Collection[str], where: str) -> None:
     for name in names:
         if name not in known:
-            raise ConfigError(f"`{key}` names {name!r}, which is not in {where}{_suggest(name, known)}")
-
-
-def _suggest(name: str, known: Collection[str]) -> str:
-    if close := difflib.get_close_matches(str(name), list(known), n=1):
-        return f"; did you mean `{close[0]}`?"
-    return f"; known: {', '.join(known) or 'none'}"
+            raise ConfigError(f"`{key}` names {name!r}, which is not in {where}{suggest(str(name), known)}")
 
 
 def _stems(folder: Path, pattern: str) -> list[str]:
     return sorted(path.stem for path in folder.glob(pattern))
-
-
-def _show(value: Any) -> str:
-    return "empty" if value in ([], {}, "") else repr(value)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -1,28 +1,39 @@
-"""What a dataset, a model and a run are made of: frozen dataclasses, filled from config.yaml, their only defaults.
+"""What a dataset, a model and a run are made of: frozen dataclasses, the only source of keys, limits and defaults.
 
-The workflow writes them to a `config.json` beside the outputs, and the command-line modules read that file and nothing
-else.
+`Configuration` is config.yaml with presets laid over it; workflow/schemas/config.schema.yaml and the commented defaults
+in config.yaml are written from here (`python -m equipose.schema`). The other classes are stored as a `config.json`
+beside the outputs of a dataset or a run, and the command-line modules read that file and nothing else.
+
+Defaults are the paper's. A stored file that lacks a key was written by a version without that key, and gets the
+default: the default of an added key must be what versions without it did. The order of keys must stay, too: a run's
+checkpoint and the fingerprint of a dataset are compared with the text of `to_json`.
 """
 
 import dataclasses
 import itertools
 import json
-from dataclasses import dataclass
+import warnings
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+from equipose.complaints import complaint, unknown_keys
 from equipose.errors import ConfigError
 
 Precision = Literal["float32", "bfloat16"]
 
-TRAINING_BOXES = (32, 64, 128, 256)
+Box = Literal[32, 64, 128, 256]
+TRAINING_BOXES: tuple[int, ...] = get_args(Box)
 """Pixels; the encoders halve them evenly down to 4."""
 
 Selection = tuple[tuple[str, float | None, float | None], ...]
 """Columns, and the lowest and the highest value of each that is wanted; None: no limit."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Told:
     """What a user says of the particles, where the file does not know it or has it wrong."""
 
@@ -36,197 +47,380 @@ class Told:
     """More .cs files of the same job"""
 
 
-@dataclass(frozen=True)
+def _as_written(value: Any, check: Any) -> Any:
+    """A whole number stays one where any number will do: a budget of 6000 seconds is not stored as 6000.0."""
+    checked = check(value)
+    return value if type(value) is int else checked
+
+
+def _distinct(values: tuple) -> tuple:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("twice", "names something twice")
+    return values
+
+
+Number = Annotated[float, WrapValidator(_as_written)]
+Positive = Annotated[float, Field(gt=0), WrapValidator(_as_written)]
+NotNegative = Annotated[float, Field(ge=0), WrapValidator(_as_written)]
+Shells = Annotated[float, Field(ge=1), WrapValidator(_as_written)]
+Share = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_written)]
+SomeShare = Annotated[float, Field(gt=0, le=1), WrapValidator(_as_written)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Orientations = Annotated[int, Field(ge=8)]
+Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
+
+Name = Annotated[
+    str,
+    Field(
+        pattern="^[A-Za-z0-9][A-Za-z0-9._+-]*$",
+        description="a name of letters, digits and . _ + - that starts with a letter or digit: it becomes part of file"
+        " names",
+    ),
+]
+SomeNames = Annotated[
+    tuple[str, ...], Field(min_length=1, json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)
+]
+Seeds = Annotated[
+    tuple[Whole, ...], Field(min_length=1, json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)
+]
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
 class Config:
-    """Base of the dataclasses below: to and from plain JSON."""
+    """Base of the dataclasses below: to and from plain data and JSON."""
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from plain data; nested dataclasses are built from nested maps. Raises ConfigError on wrong keys."""
-        fields = {field.name: field.type for field in dataclasses.fields(cls)}
-        if unknown := values.keys() - fields.keys():
-            raise ConfigError(f"{cls.__name__}: unknown key {', '.join(sorted(unknown))}; known: {', '.join(fields)}")
-        if missing := fields.keys() - values.keys():
-            raise ConfigError(f"{cls.__name__}: missing key {', '.join(sorted(missing))}")
-        built = {}
-        for name, kind in fields.items():
-            value = values[name]
-            if isinstance(kind, type) and issubclass(kind, Config):
-                value = kind.from_dict(value)
-            built[name] = tuple(value) if isinstance(value, list) else value
-        return cls(**built)
+    def from_dict(cls, values: dict[str, Any], key: str = "") -> Self:
+        """Build from the user's own settings, which lie at `key` of the configuration.
+
+        Raises ConfigError, naming the key and what is wanted, for unknown and missing keys and for wrong values.
+        """
+        try:
+            # As JSON: there, strict means no texts, booleans or whole floats for numbers, but lists for tuples.
+            return TypeAdapter(cls).validate_json(json.dumps(values, default=str), strict=True)
+        except ValidationError as error:
+            raise ConfigError(complaint(error, cls, values, key)) from None
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        return cls.from_dict(json.loads(text))
+    def from_json(cls, text: str, source: str | Path) -> Self:
+        """Build from a text of `to_json`, which another version may have written, in the file `source`.
+
+        A missing key gets its default; a key that this version does not know is left out, with a warning. Raises
+        ConfigError for anything else that is wrong.
+        """
+        adapter, values = TypeAdapter(cls), None
+        try:
+            values = json.loads(text)
+            try:
+                return adapter.validate_python(values)
+            except ValidationError as error:
+                if not (unknown := unknown_keys(error, values)):
+                    raise
+            warnings.warn(f"{source} is of a newer equipose; left out: {', '.join(unknown)}", stacklevel=2)
+            return adapter.validate_python(values, extra="ignore")
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {complaint(error, cls, values)}") from None
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{source} is no JSON ({error}): it is damaged; make it again") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        return cls.from_json(Path(path).read_text())
+        """`from_json` of a file."""
+        return cls.from_json(Path(path).read_text(), path)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DatasetConfig(Config):
     """What training knows of a dataset; lengths in Å, box in pixels."""
 
     name: str
     box: int
-    voxel_size: float
+    voxel_size: Number
     images: int  # to train on; the held-out ones follow them in the star file
     held_out: int
-    shift_std: float
+    shift_std: Number
     made_from: str  # fingerprint of all that its images depend on: a checkpoint of other images is not continued
 
 
-@dataclass(frozen=True)
-class SimulationConfig(Config):
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SimulatedDataset(Config):
+    """What the line of a simulated dataset must say."""
+
+    name: str = Field(description="name of the dataset")
+    structure: str = Field(description="name of a structure; a dataset of your own particles has a `star` file instead")
+    box: Box  # described below: here for its place in config.json
+    voxel_size: Positive = Field(description="side of a pixel and of a voxel in Å")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Simulation(Config):
+    """settings of every simulated dataset whose own line does not say otherwise"""
+
+    box: Box = Field(128, description="side of the images and of the volume in pixels")
+    images: Count = Field(100000, description="number of images to train on")
+    held_out: Whole = Field(1000, description="number of further images that are never trained on")
+    resolution: Positive = Field(
+        2.0,
+        description="resolution in voxels of the density made from atoms (ChimeraX molmap, σ = 0.225 × resolution)",
+    )
+    shift_std: NotNegative = Field(20.0, description="standard deviation in Å of the shifts along x and y")
+    snr: Positive | Literal["noiseless"] = Field("noiseless", description="signal-to-noise ratio")
+    snr_definition: Literal["variance", "amplitude"] = Field(
+        "variance",
+        description="what the ratio is of, clean images over noise: variances, or standard deviations",
+    )
+    voltage: Positive = Field(300.0, description="acceleration voltage in kV")
+    spherical_aberration: NotNegative = Field(2.7, description="spherical aberration in mm")
+    amplitude_contrast: Share = Field(0.1, description="fraction of amplitude contrast")
+    defocus: Positive = Field(20000.0, description="median defocus in Å, of a log-normal distribution (underfocus)")
+    defocus_log_std: NotNegative = Field(0.2, description="standard deviation of the logarithm of the defocus")
+    seed: Whole = Field(0, description="seed of poses, shifts, defocus and noise")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SimulationConfig(Simulation, SimulatedDataset):
     """One simulated dataset; lengths in Å, box in pixels."""
 
-    name: str
-    structure: str
-    box: int
-    voxel_size: float
-    images: int
-    held_out: int
-    resolution: float
-    shift_std: float
-    snr: float | Literal["noiseless"]
-    snr_definition: Literal["variance", "amplitude"]
-    voltage: float
-    spherical_aberration: float
-    amplitude_contrast: float
-    defocus: float
-    defocus_log_std: float
-    seed: int
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ParticlesDataset(Config):
+    """What the line of a dataset of the user's own particles must say."""
+
+    name: str = Field(description="name of the dataset")
+    star: Annotated[str, Field(pattern=r"\.(star|cs)$")] = Field(
+        description="your particles, a star file of RELION 3.0 to 5 (.star) or a cryoSPARC file (.cs)"
+    )
 
 
-@dataclass(frozen=True)
-class PreparationConfig(Config):
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Preparation(Config):
+    """settings of every dataset of your own particles whose own line does not say otherwise"""
+
+    datadir: str | None = Field(None, description="folder that image names are relative to; null: the star file's own")
+    box: Box = Field(64, description="pixels that images are Fourier-cropped to")
+    held_out: Whole = Field(0, description="number of particles, the last ones, that are never trained on")
+    shift_std: NotNegative = Field(
+        10.0, description="standard deviation in Å, along x and y, by which particles are off centre"
+    )
+    subset: Annotated[int, Field(ge=1, le=2)] | None = Field(
+        None, description="half 1 or 2 of the particles, by rlnRandomSubset; null: all particles"
+    )
+    contrast: Literal["detect", "bright", "dark"] = Field("detect", description="whether protein is bright or dark")
+    mask_radius: Positive | None = Field(
+        None, description="radius in Å of a soft circular mask, particle and shifts inside; null: no mask"
+    )
+    whiten: bool = Field(
+        False,
+        description="whether images are filtered so that their noise, measured in the background, is white; the map is"
+        " filtered back",
+    )
+    select: dict[str, tuple[Number | None, Number | None]] = Field(
+        {},
+        description="rows to keep by a column, such as { rlnMaxValueProbDistribution: [0.1, null] }: the lowest and the"
+        " highest value, null for no limit",
+    )
+    symmetry: Annotated[str, Field(min_length=1)] = Field(
+        "C1", description="point group; C1 is the only one that is modelled"
+    )
+    truth: bool = Field(False, description="whether the star file's poses are the truth that tables compare with")
+    pixel_size: Positive | None = Field(None, description="pixel size in Å; null: the star file's")
+    phase_flipped: bool = Field(
+        False,
+        description="whether phases were flipped although the star file does not say so (RELION's --phase_flip leaves no"
+        " trace); undone here",
+    )
+    no_ctf: bool = Field(False, description="whether images have no CTF, such as clean projections")
+    passthrough: tuple[str, ...] = Field(
+        (), description="more .cs files of the same cryoSPARC job, joined to `star` by uid"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PreparationConfig(Preparation, ParticlesDataset):
     """A user's particles, as they are prepared for training; lengths in Å, box in pixels."""
-
-    name: str
-    star: str
-    datadir: str | None  # what image names are relative to; None: the star file's folder
-    box: int
-    held_out: int
-    shift_std: float
-    subset: int | None  # 1 or 2: half of the particles; None: all
-    contrast: Literal["detect", "bright", "dark"]
-    mask_radius: float | None
-    whiten: bool
-    select: dict[str, list[float | None]]  # columns, and the lowest and highest values that are wanted
-    symmetry: str  # C1
-    truth: bool  # the star file's poses are the truth
-    pixel_size: float | None  # Å, in place of the star file's
-    phase_flipped: bool  # phases were flipped, and the star file does not say so
-    no_ctf: bool  # images without a CTF
-    passthrough: tuple[str, ...]  # more .cs files of the job, joined to `star`
-
-    @property
-    def told(self) -> Told:
-        """What `particles` is to know beyond the file."""
-        return Told(self.pixel_size, bool(self.phase_flipped), bool(self.no_ctf), tuple(self.passthrough or ()))
 
     @property
     def limits(self) -> Selection:
         """`select` as `particles` wants it."""
         return tuple((label, low, high) for label, (low, high) in self.select.items())
 
-
-@dataclass(frozen=True)
-class DecoderPair(Config):
-    """One value for each of FourierNet's two SIRENs."""
-
-    envelope: float
-    modulant: float
+    @property
+    def told(self) -> Told:
+        """What `particles` is to know beyond the file."""
+        return Told(self.pixel_size, self.phase_flipped, self.no_ctf, self.passthrough)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DecoderLayers(Config):
+    """Hidden layers of FourierNet's two SIRENs."""
+
+    envelope: Whole = Field(2, description="hidden layers of the envelope")
+    modulant: Whole = Field(3, description="hidden layers of the modulant")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DecoderOmega(Config):
+    """The frequency factors of FourierNet's two SIRENs."""
+
+    envelope: Positive = Field(30.0, description="frequency factor of the envelope")
+    modulant: Positive = Field(40.0, description="frequency factor of the modulant")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimizerConfig(Config):
-    name: Literal["adam", "muon"]
-    learning_rate: float
-    amsgrad: bool
-    matrix_learning_rate: float  # with `muon`, of the encoder's weight matrices
-    decay_from: float  # part of the budget after which learning rates fall to zero
+    name: Literal["adam", "muon"] = Field(
+        "adam", description="Adam, or Muon for the encoder's weight matrices and Adam for all else"
+    )
+    learning_rate: Positive = Field(1e-4, description="learning rate of Adam")
+    amsgrad: bool = Field(True, description="whether Adam is the AMSGrad variant")
+    matrix_learning_rate: Positive = Field(2e-3, description="learning rate of Muon")
+    decay_from: Share = Field(
+        1.0, description="part of the budget after which learning rates fall linearly to zero; 1: never"
+    )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class SearchConfig(Config):
     """What `init: search` does before training; radii in shells, the rest in images, steps and plain numbers."""
 
-    batch: int
-    orientations: tuple[int, int]
-    hypotheses: tuple[float, float]
-    candidates: int
-    rate: float
-    first_radius: float
-    last_radius: float
-    starts: int
-    steps: int
-    images: int
-    refine_orientations: int
-    refine_radii: tuple[int, ...]
-    refine_iterations: int
-    fit_until: float
-    fit_ramp: int
-    fit_slices: int
-    fit_learning_rate: float
-    fit_matrix_learning_rate: float
+    batch: Count = Field(200, description="images a step of the search")
+    orientations: tuple[Orientations, Orientations] = Field(
+        (500, 4608), description="orientations tried for an image at a start's first step and at its last"
+    )
+    hypotheses: tuple[Shells, Shells] = Field(
+        (30, 2),
+        description="poses that an image weighs at a start's first step and at its last; shifts lie a quarter of the"
+        " last shell's wavelength apart",
+    )
+    candidates: Count = Field(4, description="best orientations of an image that are refined first")
+    rate: SomeShare = Field(0.3, description="rate at which a step moves the volume")
+    first_radius: Shells = Field(3.0, description="shells compared at a start's first step")
+    last_radius: Shells = Field(9.0, description="shells compared at a start's last step")
+    starts: Count = Field(
+        2, description="searches from different random volumes; the one that explains the images best goes on"
+    )
+    steps: Annotated[int, Field(ge=2)] = Field(60, description="steps of each start")
+    images: Count = Field(3000, description="images whose poses are refined and back-projected after the search")
+    refine_orientations: Orientations = Field(4608, description="orientations tried for an image whose pose is refined")
+    refine_radii: Counts = Field((10, 13, 16), description="shells compared in each refining pass")
+    refine_iterations: Count = Field(3, description="Gauss-Newton steps a refining pass")
+    fit_until: SomeShare = Field(
+        0.8, description="part of the budget up to which encoder and decoder then learn from rendered images"
+    )
+    fit_ramp: Whole = Field(
+        1000, description="first of these steps, in which the rendered noise grows from none to the measured one"
+    )
+    fit_slices: Count = Field(4, description="slices of the volume a step that the decoder is fitted to")
+    fit_learning_rate: Positive = Field(
+        1e-3, description="Adam's learning rate at the first of these steps, falling to training's"
+    )
+    fit_matrix_learning_rate: Positive = Field(2e-2, description="Muon's learning rate at the first of these steps")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class MarchingConfig(Config):
     """The loss sees shells up to `first_radius`, and over `steps` training steps all of them; 0 steps: at once."""
 
-    first_radius: float
-    steps: int
+    first_radius: Shells = Field(4.0, description="shells that the first training step sees")
+    steps: Whole = Field(0, description="training steps until all shells are seen, in even growth; 0: all at once")
 
 
-@dataclass(frozen=True)
-class ModelConfig(Config):
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class NamedModel(Config):
+    """What the line of a model must say."""
+
+    name: str = Field(description="name of the model")
+    encoder: str = Field(description="name of an encoder, registered in src/equipose/encoders.py")
+    loss: str = Field(description="name of a loss, registered in src/equipose/losses.py")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Training(Config):
+    """settings of every model whose own line does not say otherwise"""
+
+    init: Literal["none", "search"] = Field(
+        "none",
+        description="where training starts: from random weights as in the paper, or from a volume found by a stochastic"
+        " EM (search.py)",
+    )
+    search: SearchConfig = Field(SearchConfig(), description="what `init: search` does before training")
+    widths: Counts = Field(
+        (64, 128, 256, 256, 256),
+        description="channels of the encoder's log2(box) - 2 blocks, summed over the group's elements; the last one"
+        " repeats where there are more blocks",
+    )
+    head_widths: Counts = Field((512, 256), description="hidden channels of the rotation and shift heads")
+    shift_scale: Positive = Field(1.0, description="Å a unit of the shift head's output")
+    decoder_width: Count = Field(256, description="width of the decoder's layers")
+    decoder_layers: DecoderLayers = Field(
+        DecoderLayers(), description="hidden sine layers after the first, in each of the decoder's two networks"
+    )
+    decoder_omega: DecoderOmega = Field(
+        DecoderOmega(), description="frequency factor of the sine layers, in each of the decoder's two networks"
+    )
+    batch: Annotated[int, Field(ge=2)] = Field(64, description="images a training step")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="how weights are updated")
+    gradient_clip: Positive = Field(1.0, description="largest norm of the gradient of all weights")
+    hypotheses: Count = Field(
+        1,
+        description="rotations that the encoder gives for an image, of which the best reconstructed one is trained;"
+        " more than 1 with the loss l2 only",
+    )
+    turns: Count = Field(
+        1,
+        description="angles in between quarter turns by which an image is turned where its pose is asked for; the"
+        " answer counts that lies nearest to the best pose, once all are refined (answers.py); 1: as it is",
+    )
+    average: Share = Field(
+        0.0,
+        description="last part of all steps so far over which the weights that are judged and kept are averaged; 0: the"
+        " last weights",
+    )
+    marching: MarchingConfig = Field(
+        MarchingConfig(), description="frequency marching, a loss that sees more and more shells while training"
+    )
+    refine_passes: Whole = Field(
+        0,
+        description="passes of refinement, at most, over the poses of all particles after training (refinement.py);"
+        " each ends with a back-projected map",
+    )
+    precision: Precision = Field(
+        "float32",
+        description="number format of convolutions and the decoder's hidden layers while training; bfloat16 is about"
+        " twice as fast; evaluation is in float32",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelConfig(Training, NamedModel):
     """An encoder, a decoder, a loss and how they are trained."""
 
-    name: str
-    encoder: str
-    loss: str
-    init: Literal["none", "search"]
-    search: SearchConfig
-    widths: tuple[int, ...]
-    head_widths: tuple[int, ...]
-    shift_scale: float
-    decoder_width: int
-    decoder_layers: DecoderPair
-    decoder_omega: DecoderPair
-    batch: int
-    optimizer: OptimizerConfig
-    gradient_clip: float
-    hypotheses: int  # of the encoder about an image's rotation, the best reconstructed of which is trained
-    turns: int  # of an image in between quarter turns, at which poses are asked for (answers.py)
-    average: float  # over this last part of all steps, of the weights that are judged and kept; 0: the last ones
-    marching: MarchingConfig
-    refine_passes: int
-    precision: Precision
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Budget(Config):
     """Training time, either in `seconds` or in `steps`; the other is None."""
 
-    seconds: float | None
-    steps: int | None
+    seconds: Positive | None = Field(None, description="training time in seconds, evaluation not counted")
+    steps: Count | None = Field(None, description="number of training steps")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluationConfig(Config):
-    every: int
-    images: int
-    converged_mse: float
+    """how runs are watched and judged"""
+
+    every: Count = Field(100, description="steps between evaluations")
+    images: Count = Field(
+        1000, description="number of training images scored at each evaluation, and as many held-out ones"
+    )
+    converged_mse: Positive = Field(0.1, description="a run has converged once an evaluation's MSE is below this")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class RunConfig(Config):
     """Everything that defines a training run."""
 
@@ -235,6 +429,145 @@ class RunConfig(Config):
     seed: int
     budget: Budget
     evaluation: EvaluationConfig
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Pathvars(Config):
+    results: Annotated[str, Field(pattern="[^/]$")] = Field(
+        description="folder of all outputs, relative to the working directory; each preset has its own"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Structure(Config):
+    """where a molecule's atoms come from: `pdb`, `embedded` or both, or `path` alone, and an `assembly` to build"""
+
+    pdb: Annotated[tuple[Annotated[str, Field(pattern="^[0-9][A-Za-z0-9]{3}$")], ...], Field(min_length=1)] = Field(
+        (),
+        description="PDB entries that share one frame and are joined, such as [3J79, 3J7A]; ids of four letters and"
+        " digits, in quotes where YAML would read a number",
+    )
+    embedded: str = Field("", description="name of a file in workflow/resources/structures, without .npz")
+    path: Annotated[str, Field(pattern=r"\.(cif|cif\.gz|mmcif|pdb|pdb\.gz|ent|npz|mrc|map)$")] = Field(
+        "",
+        description="your own file: mmCIF (.cif, .cif.gz, .mmcif), PDB (.pdb, .ent), atoms (.npz of coords and"
+        " elements) or map (.mrc, .map)",
+    )
+    assembly: Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")] = Field(
+        "",
+        description="name of the biological assembly that is built of each mmCIF or PDB entry, such as 1; without it,"
+        " atoms are read as deposited",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Reconstruction(Config):
+    """two datasets that are the halves of one star file, and the runs on them"""
+
+    halves: tuple[str, str] = Field(description="names of the two datasets, of subset 1 and of subset 2")
+    model: str = Field(description="name of a model")
+    seed: Whole = Field(description="seed of both runs")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Experiment(Config):
+    """every dataset, with every model, from every seed: one training job each, one table together"""
+
+    datasets: SomeNames = Field(description="names of datasets")
+    models: SomeNames = Field(description="names of models")
+    seeds: Seeds = Field(description="seeds of the initial weights and the order of images")
+    budget: Budget = Field(description="how long each job trains: either { seconds: S } or { steps: N }")
+    table: Literal["best_three", "best"] = Field(
+        description="how seeds are summed up: mean ± std of the three best by MSE, or the best one"
+    )
+    compare: str = Field(
+        "",
+        description="the paper's own numbers to print beside ours: name of a file in workflow/resources/paper, without"
+        " .csv",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Figures(Config):
+    """settings of figures, which no run depends on"""
+
+    subset_within: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=8), WrapValidator(_as_written)], ...], Field(min_length=1, max_length=4)
+    ] = Field(
+        (0.125, 0.5, 2.0),
+        description="squared Frobenius distances below which an image counts into S_i (Eq. 32), a panel of Fig. 7 each;"
+        " 0.125, 0.5 and 2 are 14°, 29° and 60°",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Job(Config):
+    """what a job of this rule asks for"""
+
+    threads: Count = Field(1, description="CPU threads a job")
+    memory_mb: Count = Field(8000, description="memory a job in MB")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class GpuJob(Config):
+    """what a job of this rule asks for"""
+
+    gpu: Whole = Field(1, description="GPUs a job; without any GPU, jobs run on the CPU")
+    threads: Count = Field(1, description="CPU threads a job")
+    memory_mb: Count = Field(8000, description="memory a job in MB")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Resources(Config):
+    """what jobs ask of the machine or the cluster; sites add their own facts in workflow/profiles"""
+
+    volume: Job = Field(Job(), description="the density of a structure")
+    simulate: Job = Field(Job(threads=8), description="simulating or preparing particles")
+    train: GpuJob = Field(GpuJob(memory_mb=24000), description="training")
+    evaluate: GpuJob = Field(GpuJob(), description="evaluation")
+    jobs_per_gpu: Count = Field(
+        1,
+        description="training and evaluation jobs that may share a GPU of this machine, and its memory",
+    )
+    runtime_slack_minutes: Count = Field(
+        60,
+        description="minutes that a training job may run on top of its budget in seconds (start, evaluations, last"
+        " checkpoint), and any other job in all",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Configuration(Config):
+    """what config.yaml, with presets laid over it, may hold; an unknown key is an error"""
+
+    pathvars: Pathvars = Field(description="where outputs go")
+    run: SomeNames = Field(description="names of the experiments that the default target makes")
+    retrain: Literal["settings", "code"] = Field(
+        description="what must have changed for finished datasets, runs and reconstructions to be made again: their"
+        " settings or data, or also the code that decides their numbers"
+    )
+    offline: bool = Field(
+        description="true takes a structure's embedded atoms where it has them; false downloads its PDB entries"
+    )
+    structures: Annotated[dict[Name, Structure], Field(min_length=1)] = Field(description="the molecules, by name")
+    simulation: Simulation
+    datasets: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)] = Field(
+        description="datasets by name; with a `structure`, simulated, and any key of `simulation` that differs from"
+        " there; with a `star` file, your own, and any key of `preparation`"
+    )
+    preparation: Preparation
+    reconstructions: dict[Name, Reconstruction] = Field(
+        description="pairs of runs that make a map and half-maps, by name"
+    )
+    training: Training
+    models: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)] = Field(
+        description="models by name: an encoder and a loss, a `label` in tables and figures (LaTeX), and any key of"
+        " `training` that differs from there"
+    )
+    experiments: Annotated[dict[Name, Experiment], Field(min_length=1)] = Field(description="what is asked, by name")
+    evaluation: EvaluationConfig
+    figures: Figures
+    resources: Resources
 
 
 def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
@@ -246,6 +579,16 @@ def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+Named = TypeVar("Named", SimulationConfig, PreparationConfig, ModelConfig)
+
+
+def _resolve(kind: type[Named], settings: dict[str, Any], line: dict[str, Any], section: str, name: str) -> Named:
+    """The line `name` of a section, laid over the settings that hold where it does not say otherwise."""
+    if "name" in line:
+        raise ConfigError(f"unknown key `{section}.{name}.name`: the line {name} has that name already")
+    return kind.from_dict({"name": name} | merge(settings, line), f"{section}.{name}")
+
+
 def is_simulated(config: dict[str, Any], name: str) -> bool:
     """Whether the dataset `name` is simulated; else its line names a star file."""
     return "star" not in config["datasets"][name]
@@ -253,12 +596,12 @@ def is_simulated(config: dict[str, Any], name: str) -> bool:
 
 def simulation_config(config: dict[str, Any], name: str) -> SimulationConfig:
     """The simulated dataset `name`: `simulation` with the dataset's own line laid over it."""
-    return SimulationConfig.from_dict({"name": name} | merge(config["simulation"], config["datasets"][name]))
+    return _resolve(SimulationConfig, config["simulation"], config["datasets"][name], "datasets", name)
 
 
 def preparation_config(config: dict[str, Any], name: str) -> PreparationConfig:
     """The user's dataset `name`: `preparation` with the dataset's own line laid over it."""
-    return PreparationConfig.from_dict({"name": name} | merge(config["preparation"], config["datasets"][name]))
+    return _resolve(PreparationConfig, config["preparation"], config["datasets"][name], "datasets", name)
 
 
 def structure_source(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -277,7 +620,7 @@ def structure_source(config: dict[str, Any], name: str) -> dict[str, Any]:
 def model_config(config: dict[str, Any], name: str) -> ModelConfig:
     """The model `name`: `training` with the model's own line laid over it."""
     own = {key: value for key, value in config["models"][name].items() if key != "label"}
-    return ModelConfig.from_dict({"name": name} | merge(config["training"], own))
+    return _resolve(ModelConfig, config["training"], own, "models", name)
 
 
 def model_label(config: dict[str, Any], name: str) -> str:

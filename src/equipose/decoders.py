@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equipose.config import DecoderPair, Precision
+from equipose.config import DecoderLayers, DecoderOmega, Precision
 
 TILE = 8
 """Points travel as TILE × TILE tiles, (tiles, TILE, TILE, channels): see `affine`."""
@@ -59,11 +59,11 @@ class FourierNet(nn.Module):
     `fourier.to_half_disc` gives it, which is 1/box times the volume's transform about voxel box/2.
     """
 
-    def __init__(self, box: int, width: int, layers: DecoderPair, omega: DecoderPair, precision: Precision) -> None:
+    def __init__(self, box: int, width: int, layers: DecoderLayers, omega: DecoderOmega, precision: Precision) -> None:
         super().__init__()
         self.box = box
-        self.envelope = Siren(width, int(layers.envelope), omega.envelope, precision)
-        self.modulant = Siren(width, int(layers.modulant), omega.modulant, precision)
+        self.envelope = Siren(width, layers.envelope, omega.envelope, precision)
+        self.modulant = Siren(width, layers.modulant, omega.modulant, precision)
 
     def forward(self, k: Tensor) -> Tensor:
         """Values (...), complex, at frequencies `k` (..., 3) in cycles per box."""

@@ -75,7 +75,7 @@ def simulate(
 
     `structure` tells the structure that the volume is of from others; it is kept in simulation.json.
 
-    Raises ConfigError where the volume is not the dataset's, the SNR is not positive, or the disk has no room.
+    Raises ConfigError where the volume is not the dataset's, or the disk has no room.
     """
     started = time.perf_counter()
     box, count = config.box, config.images + config.held_out
@@ -150,8 +150,6 @@ def noise_sigma(config: SimulationConfig) -> float:
     """Standard deviation of the noise, where that of the clean images is 1."""
     if config.snr == "noiseless":
         return 0.0
-    if not config.snr > 0:
-        raise ConfigError(f"dataset {config.name}: snr is {config.snr}; give a number above 0, or `noiseless`")
     return 1 / math.sqrt(config.snr) if config.snr_definition == "variance" else 1 / config.snr
 
 
@@ -258,8 +256,6 @@ def _stream(seed: int, name: str, chunk: int = 0) -> np.random.Generator:
 
 
 def _read_volume(config: SimulationConfig, path: Path) -> np.ndarray:
-    if config.box % 2:
-        raise ConfigError(f"dataset {config.name}: box is {config.box}; give an even number of pixels")
     volume, voxel_size = read_map(path)
     if volume.shape != (config.box,) * 3 or abs(voxel_size - config.voxel_size) > 1e-3 * config.voxel_size:
         raise ConfigError(

@@ -49,7 +49,6 @@ if workflow.is_main_process:  # a job on a cluster trusts the process that sent 
     try:
         check_config(
             config,
-            schema=HERE / "workflow/schemas/config.schema.yaml",
             embedded=EMBEDDED,
             paper=PAPER,
             encoders=ENCODERS,
