@@ -361,10 +361,10 @@ def test_a_setting_that_is_changed_back_before_training_retrains_nothing(
     assert not {"train", "evaluate"} & planned(moved, "--configfile", SMOKE).keys()
 
 
-def test_the_encoder_of_the_readme_runs(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
-    (python,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    (overlay,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+def test_the_encoder_of_the_docs_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs/extend.md").read_text()
+    (python,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (overlay,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     repository = copy_repository(tmp_path)
     with (repository / "src/equipose/encoders.py").open("a") as file:
         file.write("\n\n" + python)
