@@ -49,7 +49,7 @@ rule fetch_structure:
 
 rule assemble_structure:
     input:
-        lambda wildcards: config["structures"][wildcards.structure]["path"],
+        structure=lambda wildcards: config["structures"][wildcards.structure]["path"],
         code=code("structures"),
     output:
         "<results>/structures/{structure}.assembly.npz",
@@ -62,7 +62,7 @@ rule assemble_structure:
     params:
         assembly=lambda wildcards: assembly_option(wildcards.structure),
     shell:
-        "python -u -m equipose.structures assemble --source {input[0]:q} {params.assembly:q} --output {output:q}"
+        "python -u -m equipose.structures assemble --source {input.structure:q} {params.assembly:q} --output {output:q}"
         " 2>&1 | tee {log:q}"
 
 
