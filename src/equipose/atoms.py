@@ -71,16 +71,16 @@ def read_atoms(
         raise
     except Exception as error:  # whatever a broken file makes gemmi, NumPy and zipfile raise
         raise ConfigError(f"structure file {path} cannot be read ({_one_line(error)}): {READABLE}") from error
-    coords, numbers = coords[numbers > 0], numbers[numbers > 0]
-    bad = np.flatnonzero(~(np.abs(coords) <= FARTHEST).all(axis=1))
+    known = numbers > 0
+    bad = np.flatnonzero(known & ~(np.abs(coords) <= FARTHEST).all(axis=1))
     if len(bad):
         raise ConfigError(
             f"structure file {path}: atom {bad[0] + 1} lies at {coords[bad[0]].tolist()} Å; coordinates must be numbers"
             f" up to {FARTHEST:,.0f} Å. Correct it or take it away"
         )
-    if len(coords) == 0:
+    if not known.any():
         raise ConfigError(f"structure file {path} holds no atoms of known elements: {READABLE}")
-    return coords, numbers
+    return coords[known], numbers[known]
 
 
 def _one_line(error: Exception) -> str:
