@@ -86,6 +86,17 @@ def test_an_assembly_of_one_copy_is_not_worth_a_word(tmp_path: Path) -> None:
     assert len(read_atoms(tmp_path / "entry.cif", say=pytest.fail)[0]) == 3
 
 
+def test_copies_of_a_chain_are_counted_over_all_parts_of_an_assembly(cif: Path) -> None:
+    """As in 4ZXB: a row for the first operator, and another for the second."""
+    text = cif.read_text()
+    row = next(line for line in text.splitlines() if "1,2,3,4" in line)
+    cif.write_text(text.replace(row, "\n".join(row.replace("1,2,3,4", part) for part in ("1", "2-3"))))
+    said: list[str] = []
+    read_atoms(cif, say=said.append)
+    assert "has 3 copies" in said[0]
+    assert len(read_atoms(cif, "1")[0]) == 9
+
+
 def test_an_assembly_that_is_not_there_is_named_with_those_that_are(cif: Path) -> None:
     with pytest.raises(ConfigError, match=r"entry\.cif has no biological assembly PAU; it has: 1"):
         read_atoms(cif, "PAU")

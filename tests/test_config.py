@@ -119,6 +119,16 @@ MISTAKES = {
     ),
     "unknown embedded structure": ({"structures": {"x": {"embedded": "1abc"}}}, "known: 4v6x, 5nrl"),
     "structure with two sources": ({"structures": {"80s": {"path": "x.mrc"}}}, "has a `path` and other sources"),
+    "assembly of embedded atoms": (
+        {"structures": {"x": {"embedded": "5nrl", "assembly": 1}}},
+        "`structures.x.assembly`: embedded atoms have no assemblies",
+    ),
+    "assembly of a map": (
+        {"structures": {"x": {"path": "workflow/resources/structures/5nrl.npz", "assembly": 1}}},
+        "`structures.x.assembly`: workflow/resources/structures/5nrl.npz describes none",
+    ),
+    "assembly of nothing": ({"structures": {"x": {"assembly": 1}}}, "`structures.x` has an assembly and no source"),
+    "assembly by no name": ({"structures": {"x": {"pdb": ["1ABC"], "assembly": "1; ls"}}}, "`structures.x.assembly`"),
     "PDB entries only, offline": ({"offline": True, "structures": {"x": {"pdb": ["1ABC"]}}}, "give it a `path`"),
     "a search of more images than there are": (
         experiment(models=["d4_search"]) | {"simulation": {"images": 2000}},

@@ -472,6 +472,7 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "no voxel size": ("a.mrc", lambda: map_bytes(cella=(0.0, 0.0, 0.0)), "set one positive size"),
     "a voxel size that is no number": ("a.mrc", lambda: map_bytes(cella=(np.nan, 12.0, 8.0)), "set one positive size"),
     "a huge voxel size": ("a.mrc", lambda: map_bytes(cella=(8e30, 6e30, 4e30)), "set one positive size"),
+    "a tiny voxel size": ("a.mrc", lambda: map_bytes(cella=(8e-30, 6e-30, 4e-30)), "set one positive size"),
     "voxels that are no cubes": ("a.mrc", lambda: map_bytes(cella=(16.0, 16.0, 8.0)), "set one positive size"),
     "no sampling": ("a.mrc", lambda: map_bytes(mx=0, my=-6), "set one positive size"),
     "huge values": ("a.mrc", lambda: map_bytes()[:1024] + np.full(192, 3e38, "<f4").tobytes(), "finite values"),

@@ -255,6 +255,14 @@ def test_the_density_is_the_sum_over_atoms_at_the_voxel_centres_x_along_the_last
     np.testing.assert_allclose(volume, expected, atol=1e-5 * expected.max())
 
 
+def test_many_atoms_are_added_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    coords, numbers = rng.normal(0, 6, (50, 3)), rng.integers(1, 30, 50)
+    at_once = molmap(coords, numbers, 32, 3.0, 6.0)
+    monkeypatch.setattr("equipose.structures.AT_ONCE", 7)
+    np.testing.assert_allclose(molmap(coords, numbers, 32, 3.0, 6.0), at_once, atol=1e-6 * at_once.max())
+
+
 def test_the_density_holds_every_electron_and_its_centre_of_mass_is_voxel_half_the_box() -> None:
     coords = np.random.default_rng(1).uniform(0, 60, (500, 3))
     numbers = np.where(np.arange(500) < 100, 15, 6)

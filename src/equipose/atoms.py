@@ -7,8 +7,10 @@ import gzip
 import math
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import gemmi
 import numpy as np
@@ -37,6 +39,14 @@ READABLE = (
 )
 
 
+class Row(NamedTuple):
+    """A part of an assembly, as mmCIF writes it: operators such as `1-4`, `(1,3)` or a product, `(1-60)(61-88)`."""
+
+    assembly: str
+    operators: str
+    chains: list[str]
+
+
 def read_atoms(
     path: Path, assembly: str | None = None, say: Callable[[str], None] = lambda line: None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -61,16 +71,16 @@ def read_atoms(
         raise
     except Exception as error:  # whatever a broken file makes gemmi, NumPy and zipfile raise
         raise ConfigError(f"structure file {path} cannot be read ({_one_line(error)}): {READABLE}") from error
-    coords, numbers = coords[numbers > 0], numbers[numbers > 0]
-    bad = np.flatnonzero(~(np.abs(coords) <= FARTHEST).all(axis=1))
+    known = numbers > 0
+    bad = np.flatnonzero(known & ~(np.abs(coords) <= FARTHEST).all(axis=1))
     if len(bad):
         raise ConfigError(
             f"structure file {path}: atom {bad[0] + 1} lies at {coords[bad[0]].tolist()} Å; coordinates must be numbers"
             f" up to {FARTHEST:,.0f} Å. Correct it or take it away"
         )
-    if len(coords) == 0:
+    if not known.any():
         raise ConfigError(f"structure file {path} holds no atoms of known elements: {READABLE}")
-    return coords, numbers
+    return coords[known], numbers[known]
 
 
 def _one_line(error: Exception) -> str:
@@ -142,21 +152,21 @@ def _read_structure(path: Path, assembly: str | None, say: Callable[[str], None]
     kind = FORMATS.get(Path(path.name.removesuffix(".gz")).suffix)
     if kind is None:
         raise ValueError(f"its name ends with {path.suffix or 'nothing'}")
-    text, expressions = _text(path), []
+    text, rows = _text(path), []
     if kind == "mmCIF":
         block = gemmi.cif.read_string(text)[0]
-        table = block.find("_pdbx_struct_assembly_gen.", ["assembly_id", "oper_expression"])
-        expressions = [(row.str(0), row.str(1)) for row in table]
-        _check_ranges(expressions)
+        table = block.find("_pdbx_struct_assembly_gen.", ["assembly_id", "oper_expression", "asym_id_list"])
+        rows = [Row(row.str(0), row.str(1), row.str(2).split(",")) for row in table]
+        _check_ranges(rows)
         structure = gemmi.make_structure_from_block(block)
     else:
         structure = gemmi.read_structure_string(text, format=gemmi.CoorFormat.Pdb)
     del structure[1:]
     structure.remove_alternative_conformations()
     if assembly is not None:
-        _build(structure, assembly, expressions, path)
+        _build(structure, assembly, rows, path)
     else:
-        for name, copies in _copies(structure, expressions).items():
+        for name, copies in _copies(structure, rows).items():
             if copies > 1:
                 say(
                     f"{path}: biological assembly {name} has {copies} copies of what the file holds, and one is read;"
@@ -175,33 +185,32 @@ def _text(path: Path) -> bytes:
     return text
 
 
-def _check_ranges(expressions: list[tuple[str, str]]) -> None:
+def _check_ranges(rows: list[Row]) -> None:
     """Raises ValueError where gemmi, which writes out each range of operators, would not come to an end."""
     copies = 0
-    for _, expression in expressions:
-        largest = max(map(int, re.findall(r"\d{1,18}", expression)), default=0)
-        copies += 1 + expression.count(",") + expression.count("-") * largest
+    for row in rows:
+        largest = max(map(int, re.findall(r"\d{1,18}", row.operators)), default=0)
+        copies += 1 + row.operators.count(",") + row.operators.count("-") * largest
     if copies > MOST_COPIES:
         raise ValueError(f"it describes assemblies of more than {MOST_COPIES:,} copies")
 
 
-def _copies(structure: gemmi.Structure, expressions: list[tuple[str, str]]) -> dict[str, int]:
-    """Names of assemblies, and how many copies each has of the chains that it repeats most.
+def _copies(structure: gemmi.Structure, rows: list[Row]) -> dict[str, int]:
+    """Names of assemblies, and how many copies each has of the chain that it repeats most."""
+    if rows:  # of an mmCIF file
+        counts = [(row.assembly, row.chains, math.prod(map(_count, _factors(row.operators)))) for row in rows]
+    else:
+        parts = [(found.name, part) for found in structure.assemblies for part in found.generators]
+        counts = [(name, [*part.chains, *part.subchains], len(part.operators)) for name, part in parts]
+    copies: dict[str, Counter[str]] = {}
+    for name, chains, count in counts:  # a chain may be in several parts of an assembly
+        copies.setdefault(name, Counter()).update(dict.fromkeys(chains, count))
+    return {name: max(of_chains.values(), default=0) for name, of_chains in copies.items()}
 
-    An mmCIF file's `expressions` name an assembly and its operators: `1-4`, `(1,3)`, or a product, `(1-60)(61-88)`.
-    """
-    counts = [(found.name, len(part.operators)) for found in structure.assemblies for part in found.generators]
-    counts += [
-        (name, math.prod(map(_count, re.findall(r"[^()]+", expression))))
-        for name, expression in expressions
-        if _is_product(expression)
-    ]
-    return {name: max(count for other, count in counts if other == name) for name in dict(counts)}
 
-
-def _is_product(expression: str) -> bool:
-    """Whether operators follow each other. gemmi 0.7.5 reads the first factor of a product alone."""
-    return len(re.findall(r"[^()]+", expression)) > 1
+def _factors(operators: str) -> list[str]:
+    """Of `(1-60)(61-88)` 1-60 and 61-88, operators that follow each other; gemmi 0.7.5 reads the first ones alone."""
+    return re.findall(r"[^()\s]+", operators)
 
 
 def _count(operators: str) -> int:
@@ -210,17 +219,17 @@ def _count(operators: str) -> int:
     return sum(int(found[2]) - int(found[1]) + 1 if found else 1 for found in ranges)
 
 
-def _build(structure: gemmi.Structure, assembly: str, expressions: list[tuple[str, str]], path: Path) -> None:
+def _build(structure: gemmi.Structure, assembly: str, rows: list[Row], path: Path) -> None:
     """Make of a structure its biological assembly of that name."""
-    copies = _copies(structure, expressions)
+    copies = _copies(structure, rows)
     if assembly not in copies:
         known = ", ".join(copies) or "none"
         raise ConfigError(f"structure file {path} has no biological assembly {assembly}; it has: {known}")
-    for name, expression in expressions:
-        if name == assembly and _is_product(expression):
+    for row in rows:
+        if row.assembly == assembly and len(_factors(row.operators)) > 1:
             raise ConfigError(
-                f"structure file {path}: biological assembly {assembly} is a product of operators, {expression}, which"
-                " is not built here. Name the PDB's own file of it as `path`, such as"
+                f"structure file {path}: biological assembly {assembly} is a product of operators, {row.operators},"
+                " which is not built here. Name the PDB's own file of it as `path`, such as"
                 f" https://files.rcsb.org/download/1abc-assembly{assembly}.cif.gz"
             )
     count = structure[0].count_atom_sites() * copies[assembly] if len(structure) else 0

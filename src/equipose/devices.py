@@ -73,7 +73,8 @@ def usable_precision(precision: Precision) -> Precision:
     """`precision`, but float32 on a processor that convolves no faster in bfloat16.
 
     Without instructions for bfloat16 it is emulated; and there are Intel processors whose AVX-512 instructions for it
-    take twice as long as float32's, its speed being left to AMX, which a virtual machine may hide.
+    take twice as long as float32's, its speed being left to AMX, which a virtual machine may hide. A stopwatch decides,
+    so a run asks once, when it starts; its checkpoint and its model hold the answer from then on.
     """
     if precision == "float32" or torch.cuda.is_available():
         return precision

@@ -52,6 +52,9 @@ SIGMA_PER_RESOLUTION = 0.225
 CUTOFF_SIGMAS = 5.0
 """Gaussians end here, as molmap's do."""
 
+AT_ONCE = 2**18
+"""Atoms whose Gaussians are added at once: a ribosome's all, and memory stays bounded with a capsid's."""
+
 POWER_IN_PARTICLE = 0.99
 """A map's particle is the sphere that holds this share of its squared density."""
 
@@ -116,23 +119,24 @@ def molmap(coords: np.ndarray, numbers: np.ndarray, box: int, voxel_size: float,
     centred = coords - centre_of_mass(coords, numbers)
     _check_fits(np.linalg.norm(centred, axis=1).max(), box, voxel_size, "structure")
 
-    position = centred / voxel_size + box // 2  # in voxels, (n, 3) along x, y, z
-    nearest = np.rint(position).astype(np.int64)
     reach = int(np.ceil(CUTOFF_SIGMAS * sigma / voxel_size + 0.5))
     offsets = np.arange(-reach, reach + 1)
-    distance = (nearest - position)[..., None] + offsets  # (n, 3, w) voxels
-    gaussian = np.exp(-0.5 * (distance * (voxel_size / sigma)) ** 2) / (np.sqrt(2 * np.pi) * sigma)
-    gx, gy, gz = gaussian.transpose(1, 2, 0)  # each (w, n)
-    gz = gz * numbers
-
     # The margin takes the ends of the Gaussians of atoms near a face.
     wide = box + 1 + 2 * reach
-    x, y, z = (nearest + reach).T
     density = np.zeros(wide**3)
-    for dz, dy in itertools.product(range(len(offsets)), repeat=2):
-        row = ((z + offsets[dz]) * wide + y + offsets[dy]) * wide + x
-        index = row + offsets[:, None]  # (w, n)
-        density += np.bincount(index.ravel(), (gz[dz] * gy[dy] * gx).ravel(), minlength=wide**3)
+    for start in range(0, len(centred), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        position = centred[some] / voxel_size + box // 2  # in voxels, (n, 3) along x, y, z
+        nearest = np.rint(position).astype(np.int64)
+        distance = (nearest - position)[..., None] + offsets  # (n, 3, w) voxels
+        gaussian = np.exp(-0.5 * (distance * (voxel_size / sigma)) ** 2) / (np.sqrt(2 * np.pi) * sigma)
+        gx, gy, gz = gaussian.transpose(1, 2, 0)  # each (w, n)
+        gz = gz * numbers[some]
+        x, y, z = (nearest + reach).T
+        for dz, dy in itertools.product(range(len(offsets)), repeat=2):
+            row = ((z + offsets[dz]) * wide + y + offsets[dy]) * wide + x
+            index = row + offsets[:, None]  # (w, n)
+            density += np.bincount(index.ravel(), (gz[dz] * gy[dy] * gx).ravel(), minlength=wide**3)
     inner = slice(reach, reach + box)
     return density.reshape(wide, wide, wide)[inner, inner, inner].astype(np.float32)
 

@@ -52,7 +52,7 @@ rule fetch_structure:
 rule assemble_structure:
     input:
         where(freshness.entries_changed),
-        source=lambda wildcards: ancient(config["structures"][wildcards.structure]["path"]),
+        structure=lambda wildcards: ancient(config["structures"][wildcards.structure]["path"]),
     output:
         "<results>/structures/{structure}.assembly.npz",
     log:
@@ -64,7 +64,7 @@ rule assemble_structure:
     params:
         assembly=lambda wildcards: assembly_option(wildcards.structure),
     shell:
-        "python -u -m equipose.structures assemble --source {input.source:q} {params.assembly:q} --output {output:q}"
+        "python -u -m equipose.structures assemble --source {input.structure:q} {params.assembly:q} --output {output:q}"
         " 2>&1 | tee {log:q}"
 
 
