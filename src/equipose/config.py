@@ -121,6 +121,7 @@ class DecoderPair(Config):
 class OptimizerConfig(Config):
     name: Literal["adam", "muon"]
     learning_rate: float
+    encoder_rate: float  # the encoder's learning rate as a multiple of `learning_rate`
     amsgrad: bool
     matrix_learning_rate: float  # with `muon`, of the encoder's weight matrices
     decay_from: float  # part of the budget after which learning rates fall to zero
@@ -197,6 +198,7 @@ class EvaluationConfig(Config):
     every: int
     images: int
     converged_mse: float
+    stop_after: int  # converged evaluations in a row, after which a run ends early; 0: never
 
 
 @dataclass(frozen=True)
