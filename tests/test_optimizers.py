@@ -78,4 +78,21 @@ def test_each_kind_of_optimiser_gets_its_own_rate(small_run):
     model = Autoencoder(small_run("d4_l2"), image_scale=1.0)
     optimizers = make_optimizers(model, dataclasses.replace(model.config.model.optimizer, name="muon"))
     set_rates(optimizers, {"Adam": 0.1, "Muon": 0.2})
-    assert [group["lr"] for optimizer in optimizers for group in optimizer.param_groups] == [0.1, 0.2]
+    assert [group["lr"] for optimizer in optimizers for group in optimizer.param_groups] == [0.1, 0.1, 0.2]
+
+
+def test_the_encoder_learns_at_its_own_multiple_of_the_rate(small_run):
+    model = Autoencoder(small_run("d4_l2"), image_scale=1.0)
+    config = dataclasses.replace(model.config.model.optimizer, learning_rate=0.01, encoder_rate=3.0)
+    (adam,) = make_optimizers(model, config)
+    before = {id(weight): weight.detach().clone() for weight in model.parameters()}
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    adam.step()  # Adam's first steps move each weight by the rate
+    set_rates([adam], {"Adam": 0.02})
+    adam.step()
+
+    def moved(part: torch.nn.Module) -> set[float]:
+        return {round((before[id(weight)] - weight).mean().item(), 4) for weight in part.parameters()}
+
+    assert moved(model.decoder) == {0.03} and moved(model.encoder) == {0.09}

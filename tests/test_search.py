@@ -182,7 +182,7 @@ def quick(small_run, simulated_dataset):
         dataset=simulated_dataset.config,
         model=dataclasses.replace(config.model, init="search", search=settings, average=0.2),
         budget=Budget(seconds=None, steps=16),
-        evaluation=EvaluationConfig(every=4, images=10, converged_mse=0.1),
+        evaluation=EvaluationConfig(every=4, images=10, converged_mse=0.1, stop_after=0),
     )
 
 

@@ -120,7 +120,7 @@ def run(small_run):
         config,
         dataset=dataclasses.replace(config.dataset, images=20, held_out=10),
         budget=Budget(seconds=None, steps=12),
-        evaluation=EvaluationConfig(every=4, images=10, converged_mse=0.1),
+        evaluation=EvaluationConfig(every=4, images=10, converged_mse=0.1, stop_after=0),
     )
 
 
@@ -143,6 +143,19 @@ def stop_after(step: int, monkeypatch) -> None:
         return whole(model, optimizer, images, parameters)
 
     monkeypatch.setattr(train, "train_step", dying)
+
+
+def test_a_run_ends_early_once_it_has_stayed_converged(run, particles, tmp_path):
+    """Every MSE is below 8.1. The evaluation before training counts, and one that is not converged starts anew."""
+    always = dataclasses.replace(run.evaluation, converged_mse=8.1, stop_after=2)
+    train_quietly(dataclasses.replace(run, evaluation=always), particles, tmp_path / "early")
+    assert list(without_time(tmp_path / "early" / "history.csv").step) == [0, 4]
+    history = [{"step": step, "mse": mse} for step, mse in ((0, 5.0), (4, 0.05), (8, 0.2), (12, 0.05), (16, 0.01))]
+    judged = dataclasses.replace(run, evaluation=dataclasses.replace(run.evaluation, stop_after=2))
+    ended = [train.stayed_converged(judged, train.Progress(history=history[:rows])) for rows in range(6)]
+    assert ended == [False] * 5 + [True]
+    never = dataclasses.replace(run.evaluation, stop_after=0)
+    assert not train.stayed_converged(dataclasses.replace(run, evaluation=never), train.Progress(history=history))
 
 
 def test_an_interrupted_run_ends_as_an_undisturbed_one(run, particles, tmp_path, monkeypatch):
@@ -402,7 +415,7 @@ def test_kill_9_at_any_moment_and_the_same_command_continues(simulated_dataset, 
         run,
         dataset=simulated_dataset.config,
         budget=Budget(seconds=None, steps=60),
-        evaluation=EvaluationConfig(every=10, images=10, converged_mse=0.1),
+        evaluation=EvaluationConfig(every=10, images=10, converged_mse=0.1, stop_after=0),
     )
 
     def command(folder: Path) -> list[str]:

@@ -277,6 +277,9 @@ class OptimizerConfig(Config):
         "adam", description="Adam, or Muon for the encoder's weight matrices and Adam for all else"
     )
     learning_rate: Positive = Field(1e-4, description="learning rate of Adam")
+    encoder_rate: Positive = Field(
+        1.0, description="multiple of learning_rate at which the encoder learns, which is then the decoder's"
+    )
     amsgrad: bool = Field(True, description="whether Adam is the AMSGrad variant")
     matrix_learning_rate: Positive = Field(2e-3, description="learning rate of Muon")
     decay_from: Share = Field(
@@ -418,6 +421,9 @@ class EvaluationConfig(Config):
         1000, description="number of training images scored at each evaluation, and as many held-out ones"
     )
     converged_mse: Positive = Field(0.1, description="a run has converged once an evaluation's MSE is below this")
+    stop_after: Whole = Field(
+        0, description="converged evaluations in a row after which a run ends before its budget is spent; 0: never"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -43,18 +43,26 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """Adam for all of `model`, or with `muon` for all but its encoder's weight matrices, which Muon moves."""
+    """Adam for all of `model`, or with `muon` for all but its encoder's weight matrices, which Muon moves.
+
+    Adam has two groups of weights, the decoder's and the encoder's; `rate` is the multiple of Adam's learning rate at
+    which a group learns.
+    """
     matrices = [weight for weight in model.encoder.parameters() if weight.ndim > 1 and config.name == "muon"]
-    others = [weight for weight in model.parameters() if not any(weight is matrix for matrix in matrices)]
-    adam = torch.optim.Adam(others, lr=config.learning_rate, amsgrad=config.amsgrad)
+    others = [weight for weight in model.encoder.parameters() if weight.ndim <= 1 or config.name != "muon"]
+    groups = [
+        {"params": list(model.decoder.parameters()), "rate": 1.0},
+        {"params": others, "rate": config.encoder_rate, "lr": config.encoder_rate * config.learning_rate},
+    ]
+    adam = torch.optim.Adam(groups, lr=config.learning_rate, amsgrad=config.amsgrad)
     return [adam, Muon(matrices, lr=config.matrix_learning_rate)] if matrices else [adam]
 
 
 def set_rates(optimizers: list[torch.optim.Optimizer], rates: dict[str, float]) -> None:
-    """Give optimisers the learning rate of their kind, "Adam" or "Muon"."""
+    """Give optimisers the learning rate of their kind, "Adam" or "Muon"; a group's `rate` multiplies it."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rates[type(optimizer).__name__]
+            group["lr"] = group.get("rate", 1.0) * rates[type(optimizer).__name__]
 
 
 def training_rates(config: OptimizerConfig, spent: float) -> dict[str, float]:

@@ -211,9 +211,19 @@ def follow(averaged: Autoencoder, model: Autoencoder, step: int) -> None:
 
 
 def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.0) -> bool:
+    if stayed_converged(config, progress):
+        return True
     if config.budget.steps is not None:
         return progress.step >= config.budget.steps
     return progress.seconds + more_seconds >= config.budget.seconds
+
+
+def stayed_converged(config: RunConfig, progress: Progress) -> bool:
+    """Whether the last `stop_after` evaluations all found the run converged, so that it need not go on."""
+    enough, latest = config.evaluation.stop_after, progress.history[-config.evaluation.stop_after :]
+    return 0 < enough <= len(latest) and all(
+        row.get("mse", math.inf) < config.evaluation.converged_mse for row in latest
+    )
 
 
 def spent_part(config: RunConfig, progress: Progress, more_seconds: float = 0.0) -> float:

@@ -86,7 +86,7 @@ def searching(small_run, simulated_dataset):
         dataset=simulated_dataset.config,
         model=model,
         budget=Budget(seconds=None, steps=16),
-        evaluation=EvaluationConfig(every=4, images=10, converged_mse=0.1),
+        evaluation=EvaluationConfig(every=4, images=10, converged_mse=0.1, stop_after=0),
     )
 
 
