@@ -91,7 +91,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+    def __getitem__(self, rows: int | slice | np.ndarray) -> np.ndarray:
+        if isinstance(rows, int | np.integer):
+            return self[np.array([rows])][0]
         stack, index, pixel = self.stack[rows], self.index[rows], self.pixel[rows]
         images = np.empty((len(index), self.box, self.box), np.float32)
         for number, multiple in set(zip(stack.tolist(), pixel.tolist(), strict=True)):

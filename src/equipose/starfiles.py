@@ -286,7 +286,10 @@ def _texts(column: pd.Series) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """As RELION writes values that are empty or have blanks: a quote that would end the value has a bell before it."""
+    """In quotes that do not end the value too early; RELION 3.1 does not read the bells by which it escapes them."""
     if "\n" in text:
         raise ConfigError(f"{text!r} cannot stand in a star file: it has a line end")
+    for quote in "\"'":
+        if not re.search(rf"{quote}([ \t]|$)", text):
+            return quote + text + quote
     return '"' + re.sub(r'"(?=[ \t]|$)', '\a"', text) + '"'

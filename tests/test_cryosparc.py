@@ -1,0 +1,139 @@
+"""cryoSPARC's .cs files: in words where they cannot be read, joined by uid, and handed back with new poses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from equipose.cryosparc import ignored_fields, read_cryosparc, read_records, write_cryosparc
+from equipose.errors import ConfigError, FileWarning
+from equipose.particles import Told, is_cryosparc, read_tables
+
+NUMBER = 6
+
+BLOB = {"blob/path": b">J1/stack.mrc", "blob/idx": np.arange(NUMBER, dtype=np.uint32), "blob/psize_A": np.float32(2.5)}
+BLOB |= {"blob/shape": np.full((NUMBER, 2), 32, np.uint32)}
+CTF = {"df1_A": 2e4, "df2_A": 1.9e4, "df_angle_rad": 0.5, "accel_kv": 300.0, "cs_mm": 2.7, "amp_contrast": 0.1}
+CTF = {f"ctf/{name}": np.float32(value) for name, value in CTF.items()}
+PLACE = {
+    "location/micrograph_path": b">J2/mic_1.mrc",
+    "location/micrograph_shape": np.tile(np.array([3000, 4000], np.uint32), (NUMBER, 1)),
+    "location/center_x_frac": np.float32(0.25),
+    "location/center_y_frac": np.float32(0.1),
+}
+
+
+def cs(path: Path, fields: dict, uid: np.ndarray = np.arange(NUMBER) + 7) -> Path:
+    columns = {"uid": uid.astype(np.uint64)} | {
+        name: np.broadcast_to(value, (len(uid), *np.shape(value)[1:])) for name, value in fields.items()
+    }
+    records = np.zeros(len(uid), [(name, value.dtype, value.shape[1:]) for name, value in columns.items()])
+    for name, value in columns.items():
+        records[name] = value
+    with open(path, "wb") as file:
+        np.save(file, records)
+    return path
+
+
+def test_uid_micrograph_and_coordinates_are_there_in_relions_terms(tmp_path: Path) -> None:
+    """RELION counts rows from above, cryoSPARC's heights are from below (pyem's csparc2star does the same)."""
+    optics, table = read_tables(cs(tmp_path / "a.cs", BLOB | CTF | PLACE))
+    assert list(table["ucsfUid"]) == list(range(7, 13))
+    assert set(table["rlnMicrographName"]) == {"J2/mic_1.mrc"}
+    np.testing.assert_allclose(table["rlnCoordinateX"], 0.25 * 4000)
+    np.testing.assert_allclose(table["rlnCoordinateY"], 0.9 * 3000, rtol=1e-6)
+    assert list(table["rlnImageName"][:2]) == ["000001@J1/stack.mrc", "000002@J1/stack.mrc"]
+    assert list(optics["rlnImageSize"]) == [32] and list(optics["rlnImagePixelSize"]) == [2.5]
+
+
+def test_a_pass_through_file_gives_its_fields_by_uid_in_any_order(tmp_path: Path) -> None:
+    order = np.array([3, 1, 5, 0, 4, 2])
+    main = cs(tmp_path / "J3_particles.cs", CTF)
+    other = cs(
+        tmp_path / "J3_passthrough_particles.cs",
+        {k: np.broadcast_to(v, (NUMBER, *np.shape(v)[1:]))[order] for k, v in BLOB.items()},
+        order + 7,
+    )
+    with pytest.raises(ConfigError, match="lacks the field blob/idx.*such as .*J3_passthrough_particles.cs"):
+        read_cryosparc(main)
+    table = read_cryosparc(main, [other])
+    assert [name[:6] for name in table["rlnImageName"]] == [f"{number:06d}" for number in range(1, 7)]
+    _, joined = read_tables(main, told=Told(passthrough=(str(other),)))
+    assert list(joined["rlnImageName"]) == list(table["rlnImageName"]) and list(joined["ucsfUid"]) == list(range(7, 13))
+
+
+def test_files_of_different_jobs_are_not_joined(tmp_path: Path) -> None:
+    main = cs(tmp_path / "a.cs", CTF)
+    other = cs(tmp_path / "b.cs", BLOB, np.arange(NUMBER) + 9)
+    with pytest.raises(ConfigError, match="lacks 2 of the 6 particles of .*a.cs, by their uid"):
+        read_cryosparc(main, [other])
+    twice = cs(tmp_path / "c.cs", BLOB, np.array([7, 7, 8, 9, 10, 11]))
+    with pytest.raises(ConfigError, match="uid twice"):
+        read_cryosparc(main, [twice])
+
+
+def test_exposure_groups_are_optics_groups(tmp_path: Path) -> None:
+    group = np.array([4, 4, 9, 9, 4, 9], np.uint32)
+    optics, table = read_tables(cs(tmp_path / "a.cs", BLOB | CTF | {"ctf/exp_group_id": group}))
+    assert list(optics["rlnOpticsGroup"]) == [4, 9] and list(table["rlnOpticsGroup"]) == list(group)
+
+
+def test_a_header_of_any_length_is_read_if_the_file_has_it(tmp_path: Path) -> None:
+    more = {f"alignments_class3D_{number}/shift": np.zeros((NUMBER, 2), np.float32) for number in range(300)}
+    path = cs(tmp_path / "a.cs", BLOB | CTF | more)
+    assert int.from_bytes(path.read_bytes()[8:10], "little") > 10_000
+    assert len(read_cryosparc(path)) == NUMBER
+
+
+def test_a_compressed_file_is_named_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "a.cs").write_bytes(bytes.fromhex("954353444154") + b"\x10\0\0\0{}")
+    with pytest.raises(ConfigError, match=r"is a compressed .cs file.*save\('plain.cs', format=1\)"):
+        read_tables(tmp_path / "a.cs")
+
+
+def test_refined_aberrations_are_named_where_there_are_any(tmp_path: Path) -> None:
+    none = {"ctf/tilt_A": np.zeros((NUMBER, 2), np.float32), "ctf/anisomag": np.zeros((NUMBER, 4), np.float32)}
+    assert ignored_fields(cs(tmp_path / "a.cs", BLOB | CTF | none)) == []
+    tilted = cs(tmp_path / "b.cs", BLOB | CTF | none | {"ctf/tilt_A": np.full((NUMBER, 2), 3, np.float32)})
+    with pytest.warns(FileWarning, match=r"ctf/tilt_A \(beam tilt\) of cryoSPARC's refinement is not taken"):
+        read_tables(tilted)
+
+
+def test_a_pose_that_is_not_finite_matters_only_where_poses_are_asked_for(tmp_path: Path) -> None:
+    poses = {
+        "alignments3D/pose": np.zeros((NUMBER, 3), np.float32),
+        "alignments3D/shift": np.zeros((NUMBER, 2), np.float32),
+    }
+    poses["alignments3D/pose"][2] = np.nan
+    table = read_cryosparc(cs(tmp_path / "a.cs", BLOB | CTF | poses))
+    assert list(np.isnan(table["rlnAngleRot"])) == [False, False, True, False, False, False]
+
+
+def test_new_poses_stand_in_the_file_and_old_ones_do_not(tmp_path: Path) -> None:
+    old = {"alignments3D/pose": np.ones((NUMBER, 3), np.float32), "alignments3D/error": np.float32(3)}
+    old |= {"alignments3D/alpha": np.float32(0.7), "alignments3D/psize_A": np.float32(5.0)}
+    records = read_records(cs(tmp_path / "a.cs", BLOB | CTF | PLACE | old))
+    rng, rows = np.random.default_rng(0), np.array([0, 2, 5])
+    rotations, shifts = Rotation.random(3, rng).as_matrix(), rng.normal(size=(3, 2))
+    write_cryosparc(tmp_path / "b.cs", records, rows, rotations, shifts, np.array([1, 2, 1]))
+    assert is_cryosparc(tmp_path / "b.cs")
+    written = np.load(tmp_path / "b.cs")
+    assert list(written["uid"]) == [7, 9, 12] and list(written["location/micrograph_path"]) == [b">J2/mic_1.mrc"] * 3
+    np.testing.assert_allclose(
+        Rotation.from_rotvec(written["alignments3D/pose"]).as_matrix(), rotations.transpose(0, 2, 1), atol=1e-6
+    )
+    np.testing.assert_allclose(written["alignments3D/shift"], -shifts / 2.5, rtol=1e-6)
+    assert set(written["alignments3D/psize_A"]) == {2.5} and set(written["alignments3D/error"]) == {0}
+    assert set(written["alignments3D/alpha"]) == {1} and list(written["alignments3D/split"]) == [0, 1, 0]
+    again = read_cryosparc(tmp_path / "b.cs")
+    np.testing.assert_allclose(again[["rlnOriginXAngst", "rlnOriginYAngst"]], -shifts, rtol=1e-5)
+
+
+def test_a_file_without_records_or_fields_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="lists no particles"):
+        read_cryosparc(cs(tmp_path / "a.cs", CTF, np.zeros(0)))
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    (tmp_path / "b.npy").rename(tmp_path / "b.cs")
+    with pytest.raises(ConfigError, match="has no fields"):
+        read_cryosparc(tmp_path / "b.cs")

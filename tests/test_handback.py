@@ -1,0 +1,129 @@
+"""poses.star: the user's own file, ready for RELION and cryoDRGN, with no word of former poses."""
+
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from equipose.config import PreparationConfig
+from equipose.handback import write_poses
+from equipose.particles import ANGLES, ORIGINS, half_of, read_particles, read_tables
+from equipose.rotations import from_relion_angles, random_rotations
+from equipose.starfiles import read_star
+
+NUMBER, BOX = 8, 16
+
+
+def stack(path: Path, box: int = BOX, number: int = NUMBER, pixel: float = 2.5) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mrcfile.new(path, overwrite=True) as mrc:
+        mrc.set_data(np.random.default_rng(0).normal(size=(number, box, box)).astype(np.float32))
+        mrc.set_image_stack()
+        mrc.voxel_size = pixel
+
+
+def star(path: Path, columns: dict, optics: dict | None = None, stacks: str = "stack.mrcs") -> Path:
+    """A file of RELION 3.1 with `optics`, or of 3.0 without; a value of `columns` is text for all rows or a list."""
+    old = {
+        "rlnVoltage": "300.00",
+        "rlnSphericalAberration": "2.70",
+        "rlnAmplitudeContrast": "0.1",
+        "rlnPixelSize": "2.5",
+    }
+    columns = {
+        "rlnImageName": [f"{row + 1:06d}@{stacks}" for row in range(NUMBER)],
+        "rlnDefocusU": "15000.12345678",
+    } | columns
+    columns |= {"rlnOpticsGroup": "1"} if optics else old
+    rows = [[value if isinstance(value, str) else value[row] for value in columns.values()] for row in range(NUMBER)]
+    text = "" if optics is None else table("optics", list(optics), [list(optics.values())])
+    path.write_text(text + table("particles" if optics else "", list(columns), rows))
+    return path
+
+
+def table(name: str, labels: list[str], rows: list) -> str:
+    head = f"\ndata_{name}\n\nloop_\n" + "".join(f"_{label} #{number}\n" for number, label in enumerate(labels, 1))
+    return head + "".join("  ".join(row) + "\n" for row in rows) + "\n"
+
+
+OPTICS = {"rlnOpticsGroup": "1", "rlnOpticsGroupName": '"my group"', "rlnVoltage": "300.000000"}
+OPTICS |= {"rlnSphericalAberration": "2.700000", "rlnAmplitudeContrast": "0.1000", "rlnImagePixelSize": "2.5000000"}
+
+
+def hand_back(path: Path, **told: object) -> tuple:
+    """Tables of poses.star, and the poses in it in the file's order."""
+    settings = dict.fromkeys(PreparationConfig.__dataclass_fields__) | {"star": str(path), "select": {}} | told
+    number = half_of(read_tables(path)[1])
+    rng = np.random.default_rng(1)
+    rotations, shifts = random_rotations(NUMBER, rng), rng.normal(size=(NUMBER, 2))
+    parts = [np.flatnonzero(number == half) for half in (1, 2)]
+    halves = ([values[part] for part in parts] for values in (rotations, shifts, np.arange(NUMBER) / 10))
+    write_poses(path.parent, PreparationConfig(**settings), *halves)
+    return *read_star(path.parent / "poses.star", as_text=True).values(), rotations, shifts
+
+
+@pytest.mark.parametrize("optics", [None, OPTICS])
+def test_optics_have_what_relion_refuses_to_start_without(tmp_path: Path, optics: dict | None) -> None:
+    stack(tmp_path / "stack.mrcs")
+    made, table, rotations, shifts = hand_back(star(tmp_path / "a.star", {}, optics))
+    assert list(made["rlnImageSize"]) == [str(BOX)] and list(made["rlnImageDimensionality"]) == ["2"]
+    assert set(table["rlnPhaseShift"]) == {"0.000000"} and set(table["rlnDefocusU"]) == {"15000.12345678"}
+    if optics:
+        assert made["rlnOpticsGroupName"][0] == "my group" and made["rlnAmplitudeContrast"][0] == "0.1000"
+    np.testing.assert_allclose(from_relion_angles(table[list(ANGLES)].to_numpy(float)), rotations, atol=1e-6)
+    np.testing.assert_allclose(table[list(ORIGINS)].to_numpy(float), -shifts, rtol=1e-6)
+
+
+def test_every_column_that_speaks_of_a_pose_is_new_or_gone(tmp_path: Path) -> None:
+    stack(tmp_path / "stack.mrcs")
+    old = [
+        "rlnOriginX",
+        "rlnOriginY",
+        "rlnAngleRotPrior",
+        "rlnAngleTiltPrior",
+        "rlnAnglePsiPrior",
+        "rlnAnglePsiFlipRatio",
+    ]
+    old += ["rlnOriginXPriorAngst", "rlnAngleRot", "rlnOriginYAngst", "rlnAngleTiltFlipRatio"]
+    kept = {"rlnAutopickFigureOfMerit": "0.5", "rlnClassNumber": "3", "rlnMicrographName": "Bob's#mic.mrc"}
+    _, table, rotations, shifts = hand_back(star(tmp_path / "a.star", dict.fromkeys(old, "77.0") | kept, OPTICS))
+    assert not [label for label in table if "Prior" in label or "Flip" in label] and "rlnOriginX" not in table
+    assert "77.0" not in set(table.to_numpy().ravel())
+    for label, value in kept.items():
+        assert set(table[label]) == {value}
+
+
+@pytest.mark.parametrize("name", ["J1/stack.mrc", "J1/stack.mrc:mrcs", "stack.st"])
+def test_stacks_are_named_so_that_relion_reads_them(tmp_path: Path, name: str) -> None:
+    stack(tmp_path / name.removesuffix(":mrcs"))
+    path = star(tmp_path / "a.star", {}, OPTICS, name)
+    assert read_particles(path).images.shape == (NUMBER, BOX, BOX)
+    _, table, *_ = hand_back(path)
+    assert table["rlnImageName"][1] == f"000002@{name.removesuffix(':mrcs')}:mrcs"
+    assert read_particles(tmp_path / "poses.star").images.shape == (NUMBER, BOX, BOX)
+
+
+def test_boxes_of_several_sizes_in_one_old_table_become_optics_groups(tmp_path: Path) -> None:
+    stack(tmp_path / "stack.mrcs")
+    stack(tmp_path / "wide.mrcs", 20)
+    names = [f"{row + 1}@{'wide' if row > 4 else 'stack'}.mrcs" for row in range(NUMBER)]
+    optics, table, *_ = hand_back(star(tmp_path / "a.star", {"rlnImageName": names}))
+    assert list(optics["rlnOpticsGroup"]) == ["1", "2"] and list(optics["rlnImageSize"]) == ["16", "20"]
+    assert list(table["rlnOpticsGroup"]) == ["1"] * 5 + ["2"] * 3
+
+
+def test_another_pixel_size_stands_in_the_file_too(tmp_path: Path) -> None:
+    stack(tmp_path / "stack.mrcs")
+    optics, *_ = hand_back(star(tmp_path / "a.star", {}, OPTICS), pixel_size=2.6)
+    assert float(optics["rlnImagePixelSize"][0]) == 2.6
+
+
+def test_shifts_are_those_of_images_with_their_magnification(tmp_path: Path) -> None:
+    stack(tmp_path / "stack.mrcs")
+    matrix = {"rlnMagMat00": "1.02", "rlnMagMat01": "0.01", "rlnMagMat10": "0.03", "rlnMagMat11": "0.97"}
+    optics, table, _, shifts = hand_back(star(tmp_path / "a.star", {}, OPTICS | matrix))
+    assert optics["rlnMagMat10"][0] == "0.03"
+    np.testing.assert_allclose(
+        table[list(ORIGINS)].to_numpy(float), -shifts @ np.array([[1.02, 0.01], [0.03, 0.97]]), rtol=1e-6
+    )
