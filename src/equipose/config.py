@@ -231,8 +231,8 @@ class Preparation(Config):
     pixel_size: Positive | None = Field(None, description="pixel size in Å; null: the star file's")
     phase_flipped: bool = Field(
         False,
-        description="whether phases were flipped although the star file does not say so: RELION's --phase_flip leaves no"
-        " trace; undone here",
+        description="whether phases were flipped and are undone here although the star file does not say so: RELION's"
+        " --phase_flip leaves no trace",
     )
     no_ctf: bool = Field(False, description="whether images have no CTF, such as clean projections")
     passthrough: tuple[str, ...] = Field(

@@ -410,7 +410,7 @@ def difference(model: Autoencoder, content: dict[str, Any]) -> str | None:
     def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
         return {name: weight.shape for name, weight in weights.items()}
 
-    if content["config"] != model.config.to_json():
+    if RunConfig.from_json(content["config"], "the checkpoint") != model.config:  # also one of another version's text
         return "belongs to another configuration"
     if content["image_scale"] != model.image_scale:
         return "belongs to other images"
