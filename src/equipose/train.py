@@ -365,7 +365,7 @@ def recorded_precision(output: Path, config: RunConfig) -> Precision | None:
     for path in (output / name for name in CHECKPOINTS):
         with suppress(Exception):  # of a broken file; `restore` says what is wrong with it
             content = read_checkpoint(path, torch.device("cpu"), mmap=True)
-            if content["config"] == config.to_json():
+            if RunConfig.from_json(content["config"], path) == config:
                 return content["progress"]["made_with"][-1]["precision"]
     return None
 
