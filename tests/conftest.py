@@ -22,10 +22,10 @@ from equipose.config import (
     merge,
     simulation_config,
 )
+from equipose.core.rotations import other_hand, random_rotations, to_relion_angles
 from equipose.evaluate import Poses
 from equipose.particles import read_particles, read_tables, write_star
 from equipose.resolve import dataset_config, run_config
-from equipose.rotations import other_hand, random_rotations, to_relion_angles
 from equipose.simulate import simulate
 from equipose.structures import density, write_map
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from equipose.aberrations import Aberrations, read_aberrations
+from equipose.core.ctf import ctf, electron_wavelength
+from equipose.core.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.errors import ConfigError
-from equipose.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
-from equipose.optics import ctf, electron_wavelength
 from equipose.particles import read_particles
 from equipose.simulate import padded_transform, slices
 from equipose.structures import read_map

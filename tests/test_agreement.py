@@ -7,7 +7,7 @@ import pytest
 from test_tables import write_poses
 
 from equipose.agreement import agreeing_share, best_agreement
-from equipose.rotations import other_hand, random_rotations
+from equipose.core.rotations import other_hand, random_rotations
 
 RNG = np.random.default_rng(0)
 POSES = random_rotations(1000, RNG)

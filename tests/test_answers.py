@@ -7,8 +7,8 @@ import torch
 from equipose import rotation_tensors
 from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder
-from equipose.fourier import from_half_disc
-from equipose.groups import motions, move_images
+from equipose.core.fourier import from_half_disc
+from equipose.core.groups import motions, move_images
 from equipose.search import _generators, random_rotations
 
 

@@ -6,9 +6,9 @@ import torch
 
 from equipose.autoencoder import Autoencoder
 from equipose.config import DecoderLayers, DecoderOmega
+from equipose.core.fourier import from_half_disc, shift_phase
+from equipose.core.volumes import decoder_volume
 from equipose.decoders import TILE, FourierNet
-from equipose.fourier import from_half_disc, shift_phase
-from equipose.volumes import decoder_volume
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def gaussian(distance_squared: torch.Tensor, sigma: float, dimensions: int) -> t
 
 def test_a_slice_is_the_projection_of_the_rotated_blobs_about_the_array_centre(small_run):
     """Analytic: blob c lands at (R c)_xy + shift from (L - 1)/2, x along columns (Eq. 1, 8)."""
-    from equipose.rotations import random_rotations
+    from equipose.core.rotations import random_rotations
 
     model = blob_model(small_run)
     rotation = torch.from_numpy(random_rotations(1, np.random.default_rng(3))).float()

@@ -9,8 +9,8 @@ import torch
 
 from equipose import encoders, rotation_tensors
 from equipose.autoencoder import Autoencoder, load_model, save_model
+from equipose.core.groups import kernel_basis, motions, move_images
 from equipose.encoders import ENCODERS, GaussianPyramid, GroupConv, InnerBatchNorm, block_widths
-from equipose.groups import kernel_basis, motions, move_images
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from equipose.fourier import from_half_disc, half_disc, shift_phase, to_half_disc
+from equipose.core.fourier import from_half_disc, half_disc, shift_phase, to_half_disc
 
 
 def band_limited_image(box: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch_fourier_shell_correlation import fourier_shell_correlation as torch_fsc
 
-from equipose.fsc import (
+from equipose.core.fsc import (
     corrected_fsc,
     exact_resolution,
     fourier_shell_correlation,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from equipose.groups import kernel_basis, motions, move_images
+from equipose.core.groups import kernel_basis, motions, move_images
 
 GROUPS = ["c4", "d4"]
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from equipose.config import PreparationConfig
+from equipose.core.rotations import from_relion_angles, random_rotations
 from equipose.handback import write_poses
 from equipose.particles import ANGLES, ORIGINS, half_of, read_particles, read_tables
-from equipose.rotations import from_relion_angles, random_rotations
 from equipose.starfiles import read_star
 
 NUMBER, BOX = 8, 16

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from equipose.local_resolution import local_resolution
+from equipose.core.local_resolution import local_resolution
 
 BOX, VOXEL = 48, 2.0
 

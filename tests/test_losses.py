@@ -5,8 +5,8 @@ import torch
 
 from equipose.autoencoder import Autoencoder
 from equipose.config import MarchingConfig
-from equipose.fourier import from_half_disc, half_disc, to_half_disc
-from equipose.groups import move_images
+from equipose.core.fourier import from_half_disc, half_disc, to_half_disc
+from equipose.core.groups import move_images
 from equipose.losses import LOSSES, PATHS
 
 BOX = 32
@@ -79,7 +79,7 @@ def test_the_mirror_loss_is_not_trivial_for_c4(small_run, images):
 
 def test_an_astigmatic_ctf_moves_with_its_image(small_run):
     """A perfect reconstruction of an image is a perfect reconstruction of its mirror image, astigmatism included."""
-    from equipose.groups import motions
+    from equipose.core.groups import motions
     from equipose.rotation_tensors import nearest_rotation, pose_action
 
     model = model_of(small_run, "d4_l2")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from equipose.noise import filtered, noise_power, shells, whitening
+from equipose.core.noise import filtered, noise_power, shells, whitening
 
 BOX, COUNT = 32, 400
 

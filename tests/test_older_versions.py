@@ -16,10 +16,10 @@ import yaml
 from equipose import claims, commands, outcomes, tables
 from equipose.autoencoder import load_model
 from equipose.config import EvaluationConfig, MarchingConfig, ModelConfig, RunConfig, SearchConfig
+from equipose.core.rotations import from_relion_angles, other_hand
 from equipose.errors import ConfigError
 from equipose.figures.runs import load_run
 from equipose.particles import ANGLES, read_tables
-from equipose.rotations import from_relion_angles, other_hand
 from equipose.structures import read_map
 
 ROOT = Path(__file__).parents[1]

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from test_tables import write_poses, write_run
 
+from equipose.core.rotations import other_hand, random_rotations
 from equipose.errors import ConfigError
 from equipose.outcomes import COLUMNS, load_outcomes, read_outcomes
-from equipose.rotations import other_hand, random_rotations
 
 
 @pytest.fixture

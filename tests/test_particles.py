@@ -12,9 +12,10 @@ import pytest
 import scipy.linalg
 import torch
 
+from equipose.core.ctf import CTF_COLUMNS, ctf
+from equipose.core.fourier import from_half_disc, half_disc, shift_phase
+from equipose.core.rotations import from_relion_angles
 from equipose.errors import ConfigError, FileWarning
-from equipose.fourier import from_half_disc, half_disc, shift_phase
-from equipose.optics import CTF_COLUMNS, ctf
 from equipose.particles import (
     CTF_LABELS,
     Told,
@@ -25,7 +26,6 @@ from equipose.particles import (
     summarise,
     write_star,
 )
-from equipose.rotations import from_relion_angles
 from equipose.simulate import padded_transform, slices
 from equipose.stacks import HEADER
 from equipose.structures import read_map

@@ -13,9 +13,9 @@ import yaml
 from equipose import cache
 from equipose import prepare as preparation
 from equipose.config import PreparationConfig, merge, preparation_config
+from equipose.core.ctf import ctf
+from equipose.core.noise import filtered, shells
 from equipose.errors import ConfigError
-from equipose.noise import filtered, shells
-from equipose.optics import ctf
 from equipose.particles import ANGLES, half_of, read_particles, read_tables, summarise, write_star
 from equipose.prepare import fourier_crop, prepare
 from equipose.resolve import dataset_config

@@ -14,15 +14,15 @@ from conftest import GAUGE, OFFSET, VOXEL, in_other_frame
 
 from equipose import reconstruct
 from equipose.config import PreparationConfig
+from equipose.core.fourier_grid import grid_volume
+from equipose.core.fsc import fourier_shell_correlation
+from equipose.core.noise import filtered, shells
+from equipose.core.pose_metrics import Alignment, paper_scores
+from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
 from equipose.fits import correlations
-from equipose.fsc import fourier_shell_correlation
-from equipose.grid import grid_volume
 from equipose.halves import Half, back_project, bring_together, read_half
 from equipose.handback import SCORE, write_poses
-from equipose.metrics import Alignment, paper_scores
-from equipose.noise import filtered, shells
 from equipose.particles import ANGLES, ORIGINS, SUBSET, chosen_rows, half_of, read_particles, read_tables, write_star
-from equipose.rotations import from_relion_angles, other_hand, random_rotations
 from equipose.structures import read_map
 from equipose.verdict import verdict
 

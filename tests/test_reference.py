@@ -8,7 +8,7 @@ from torch import Tensor
 
 from equipose import rotation_tensors
 from equipose.autoencoder import Autoencoder
-from equipose.fourier import from_half_disc, half_disc, to_half_disc
+from equipose.core.fourier import from_half_disc, half_disc, to_half_disc
 from equipose.losses import LOSSES
 
 BOX = 32

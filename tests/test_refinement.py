@@ -8,9 +8,9 @@ import torch
 
 from equipose import refinement
 from equipose.autoencoder import Autoencoder
-from equipose.grid import FourierGrid, grid_volume, real_map
+from equipose.core.fourier_grid import FourierGrid, grid_volume, real_map
+from equipose.core.mask import masked_volume, solvent_mask
 from equipose.particles import read_particles
-from equipose.solvent import masked_volume, solvent_mask
 
 
 @pytest.mark.parametrize(

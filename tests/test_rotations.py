@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from equipose import rotation_tensors
-from equipose import rotations as rot
+from equipose.core import rotations as rot
 
 RNG = np.random.default_rng(0)
 

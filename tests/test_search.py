@@ -5,16 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_grid import BOX, filled, slices_of
+from test_fourier_grid import BOX, filled, slices_of
 
 from equipose import search, train
 from equipose.autoencoder import Autoencoder
 from equipose.config import Budget, EvaluationConfig
-from equipose.fourier import half_disc, shift_phase, to_half_disc
-from equipose.grid import FourierGrid, empty_grid, grid_slices, grid_volume, with_slopes
+from equipose.core.ctf import ctf
+from equipose.core.fourier import half_disc, shift_phase, to_half_disc
+from equipose.core.fourier_grid import FourierGrid, empty_grid, grid_slices, grid_volume, with_slopes
+from equipose.core.pose_metrics import paper_scores, squared_distances
 from equipose.initialise import fitting_rates, stage, start_search
-from equipose.metrics import paper_scores, squared_distances
-from equipose.optics import ctf
 from equipose.particles import read_particles
 
 

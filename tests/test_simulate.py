@@ -20,11 +20,11 @@ import torch
 from equipose import cli
 from equipose import simulate as module
 from equipose.config import SimulationConfig, simulation_config
+from equipose.core.ctf import ctf
+from equipose.core.fourier import from_half_disc, half_disc, shift_phase, to_half_disc
+from equipose.core.rotations import from_relion_angles, random_rotations
 from equipose.errors import ConfigError
-from equipose.fourier import from_half_disc, half_disc, shift_phase, to_half_disc
-from equipose.optics import ctf
 from equipose.particles import Particles, read_particles, write_star
-from equipose.rotations import from_relion_angles, random_rotations
 from equipose.simulate import draw_ctf, padded_transform, simulate, slices
 from equipose.structures import write_map
 

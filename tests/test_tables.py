@@ -18,9 +18,9 @@ from rich.console import Console
 
 from equipose import tables
 from equipose.config import merge
+from equipose.core.rotations import random_rotations, to_relion_angles
 from equipose.fingerprint import fingerprint
 from equipose.particles import ANGLES, write_star
-from equipose.rotations import random_rotations, to_relion_angles
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "workflow/resources/paper"

@@ -20,11 +20,11 @@ from torch.utils._pytree import tree_flatten
 from equipose import autoencoder, train
 from equipose.autoencoder import Autoencoder, load_model
 from equipose.config import Budget, EvaluationConfig, ModelConfig
+from equipose.core.rotations import random_rotations
 from equipose.encoders import ENCODERS, GaussianPyramid
 from equipose.errors import ConfigError
 from equipose.particles import Particles
 from equipose.rotation_tensors import gram_schmidt
-from equipose.rotations import random_rotations
 
 META = torch.library.Library("aten", "IMPL")
 """PyTorch lacks the meta kernel of one operator that a step uses."""

@@ -17,8 +17,8 @@ import scipy.fft
 import scipy.ndimage
 import torch
 
+from equipose.core.ctf import CTF_COLUMNS, electron_wavelength
 from equipose.errors import ConfigError
-from equipose.optics import CTF_COLUMNS, electron_wavelength
 from equipose.particles import MAGNIFICATION, TILT, Particles, of_groups
 
 STRONGEST = 0.2

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from equipose.metrics import CONSISTENT, align, squared_distances
+from equipose.core.pose_metrics import CONSISTENT, align, squared_distances
+from equipose.core.rotations import from_relion_angles
 from equipose.particles import ANGLES, read_tables
-from equipose.rotations import from_relion_angles
 
 COMPARED = 1000
 """Images by which runs are compared, the first ones; at most."""

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from equipose.config import Precision, RunConfig
+from equipose.core.ctf import ctf
+from equipose.core.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.decoders import FourierNet
 from equipose.devices import usable_precision
 from equipose.encoders import ENCODERS
 from equipose.files import whole_file
-from equipose.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
-from equipose.optics import ctf
 
 CPU_POINTS, CPU_VALUES, GPU_POINTS = 2**14, 2**21, 2**18
 """What the decoder takes at once: on a CPU the values of its (points, width) activations, which fit into a cache."""

@@ -16,9 +16,9 @@ import pandas as pd
 from numpy.lib import recfunctions
 from scipy.spatial.transform import Rotation
 
+from equipose.core.rotations import to_relion_angles
 from equipose.errors import ConfigError
 from equipose.files import whole_file
-from equipose.rotations import to_relion_angles
 
 NUMPY, COMPRESSED = b"\x93NUMPY", b"\x95CSDAT"
 """How .cs files begin."""

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from equipose import rotation_tensors
 from equipose.config import ModelConfig, Precision
-from equipose.groups import FieldType, Group, kernel_basis, motions, moved_kernels
+from equipose.core.groups import FieldType, Group, kernel_basis, motions, moved_kernels
 
 
 class GaussianPyramid(nn.Module):

@@ -28,27 +28,27 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from equipose import fsc
 from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder, load_model
 from equipose.cli import Progress, number, reporter, run_main, say
 from equipose.config import RunConfig
+from equipose.core import fsc
+from equipose.core.fourier_grid import grid_values
+from equipose.core.groups import move_images
+from equipose.core.pose_metrics import IDENTITY, Alignment, exact_scores, paper_scores
+from equipose.core.rotations import to_relion_angles
+from equipose.core.volumes import real_volume
 from equipose.devices import claim_device
 from equipose.errors import ConfigError
 from equipose.files import CHECKPOINTS, REFINEMENT, write_json, write_text
 from equipose.fingerprint import fingerprint
 from equipose.freshness import dataset_code, read_json, training_code
-from equipose.grid import grid_values
-from equipose.groups import move_images
 from equipose.locks import one_at_a_time
 from equipose.losses import PATHS
-from equipose.metrics import IDENTITY, Alignment, exact_scores, paper_scores
 from equipose.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
 from equipose.refinement import confirmed_share, refine
 from equipose.rotation_tensors import pose_action
-from equipose.rotations import to_relion_angles
 from equipose.structures import read_map, write_map
-from equipose.volumes import real_volume
 
 FSC_RULE = (
     "volume aligned by the poses' rotation, hand and translation; unmasked; frequencies rounded to whole shells 1 to"

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipose.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
-from equipose.grid import grid_slices
+from equipose.core.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
+from equipose.core.fourier_grid import grid_slices
 from equipose.halves import Half
 
 EXAMPLES = 6

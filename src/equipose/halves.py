@@ -12,16 +12,16 @@ from torch import Tensor
 
 from equipose.autoencoder import load_model
 from equipose.cli import reporter
+from equipose.core.ctf import ctf
+from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
+from equipose.core.fourier_grid import FourierGrid, empty_grid, insert_images
+from equipose.core.mask import masked_volume
+from equipose.core.noise import on_disc
+from equipose.core.pose_metrics import Alignment, align, squared_distances
+from equipose.core.rotations import degrees_from_squared_frobenius
 from equipose.evaluate import Poses, predict
-from equipose.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.grid import FourierGrid, empty_grid, insert_images
-from equipose.metrics import Alignment, align, squared_distances
-from equipose.noise import on_disc
-from equipose.optics import ctf
 from equipose.particles import Particles, read_particles
 from equipose.refinement import poses_against
-from equipose.rotations import degrees_from_squared_frobenius
-from equipose.solvent import masked_volume
 
 BATCH = 500
 """Images read at once."""

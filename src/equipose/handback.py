@@ -12,6 +12,7 @@ import pandas as pd
 
 from equipose.aberrations import read_aberrations
 from equipose.config import PreparationConfig
+from equipose.core.rotations import from_relion_angles, other_hand, to_relion_angles
 from equipose.cryosparc import read_records, write_cryosparc
 from equipose.particles import (
     ANGLES,
@@ -24,7 +25,6 @@ from equipose.particles import (
     without_poses,
     write_star,
 )
-from equipose.rotations import from_relion_angles, other_hand, to_relion_angles
 
 SCORE = "rlnParticleFigureOfMerit"
 """RELION's name of a number for each particle: here its correlation with its projection (fits.py)."""

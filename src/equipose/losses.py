@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equipose.autoencoder import Autoencoder
-from equipose.groups import move_images
+from equipose.core.groups import move_images
 
 HALF_TURN = ((-1.0, 0.0), (0.0, -1.0))
 MIRROR = ((1.0, 0.0), (0.0, -1.0))

@@ -22,10 +22,10 @@ import numpy as np
 import pandas as pd
 
 from equipose.config import TRAINING_BOXES, Selection, Told
+from equipose.core.rotations import from_relion_angles
 from equipose.cryosparc import COMPRESSED, NUMPY, ignored_fields, read_cryosparc
 from equipose.errors import ConfigError, FileWarning
 from equipose.files import sampled_digest, write_text
-from equipose.rotations import from_relion_angles
 from equipose.stacks import OTHER_FORMATS, Images, Stack, open_stack, relion_name, stack_path, warn_of_pixel_sizes
 from equipose.starfiles import read_star, star_text
 

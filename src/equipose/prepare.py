@@ -24,13 +24,13 @@ from equipose.aberrations import Aberrations, aberrations_of
 from equipose.cache import sha256, write_stack
 from equipose.cli import run_main, say
 from equipose.config import PreparationConfig
+from equipose.core.ctf import ctf
+from equipose.core.fourier import half_disc, to_half_disc
+from equipose.core.noise import filtered, noise_power, shells, whitening
 from equipose.errors import ConfigError
 from equipose.files import write_json
 from equipose.fingerprint import fingerprint
-from equipose.fourier import half_disc, to_half_disc
 from equipose.locks import one_at_a_time
-from equipose.noise import filtered, noise_power, shells, whitening
-from equipose.optics import ctf
 from equipose.particles import (
     APPLIED,
     MAGNIFICATION,

@@ -7,7 +7,7 @@ with. Where noise is strong, the first volumes leave many images in a wrong pose
 
 An image's own noise is in the map that it helped to make, at the pose that it had: compared with that map, it would
 keep a wrong pose. So a part of the images at a time is compared with the map of all the others, of which the mask of
-their molecule takes away the solvent's noise (`solvent.py`).
+their molecule takes away the solvent's noise (`mask.py`).
 """
 
 import math
@@ -23,13 +23,22 @@ from torch import Tensor
 
 from equipose import search
 from equipose.autoencoder import Autoencoder
+from equipose.core.ctf import ctf
+from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
+from equipose.core.fourier_grid import (
+    FourierGrid,
+    empty_grid,
+    grid_map,
+    grid_volume,
+    insert_images,
+    sampled,
+    with_slopes,
+    without,
+)
+from equipose.core.mask import masked_volume, solvent_mask
+from equipose.core.pose_metrics import CONSISTENT, squared_distances
 from equipose.files import whole_file
-from equipose.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.grid import FourierGrid, empty_grid, grid_map, grid_volume, insert_images, sampled, with_slopes, without
-from equipose.metrics import CONSISTENT, squared_distances
-from equipose.optics import ctf
 from equipose.particles import Particles
-from equipose.solvent import masked_volume, solvent_mask
 
 BATCH = 200
 """Images refined at once."""

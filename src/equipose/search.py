@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from equipose.config import DatasetConfig, RunConfig
-from equipose.fourier import HalfDisc, from_half_disc, shift_phase
-from equipose.grid import FourierGrid, blend, empty_grid, grid_slices, insert_slices
-from equipose.solvent import masked_volume
+from equipose.core.fourier import HalfDisc, from_half_disc, shift_phase
+from equipose.core.fourier_grid import FourierGrid, blend, empty_grid, grid_slices, insert_slices
+from equipose.core.mask import masked_volume
 
 SPIRAL = (2**0.5, 1.533751168755204288)
 """Turns of the spiral's two circles a point: √2, and the root of x⁴ = x + 4."""

@@ -37,14 +37,14 @@ from torch.nn.functional import embedding_bag
 
 from equipose.cli import Progress, number, reporter, run_main, say
 from equipose.config import SimulationConfig
+from equipose.core.ctf import CTF_COLUMNS, ctf
+from equipose.core.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
+from equipose.core.rotations import random_rotations, to_relion_angles
 from equipose.errors import ConfigError
 from equipose.files import whole_file, write_json
 from equipose.fingerprint import fingerprint
-from equipose.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.locks import one_at_a_time
-from equipose.optics import CTF_COLUMNS, ctf
 from equipose.particles import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
-from equipose.rotations import random_rotations, to_relion_angles
 from equipose.structures import particle_radius, read_map
 
 CHUNK = 64
@@ -173,7 +173,7 @@ def padded_transform(volume: np.ndarray) -> Tensor:
 
     At (kz, ky, kx), kz and ky from -P/2 to P/2 and kx from 0, in units of 1/P cycles a voxel: re and im there and at
     the next kx, since interpolation reads both. Divided by L, so that a slice is the unitary transform of a projection
-    (see equipose.fourier). The volume is divided by the window sinc² that interpolation multiplies it with.
+    (see equipose.core.fourier). The volume is divided by the window sinc² that interpolation multiplies it with.
     """
     box = len(volume)
     padded = PADDING * box

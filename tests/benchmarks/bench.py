@@ -34,14 +34,14 @@ from torch.nn import functional
 from equipose import train
 from equipose.autoencoder import Autoencoder
 from equipose.config import RunConfig, simulation_config
+from equipose.core.pose_metrics import paper_scores
+from equipose.core.rotations import random_rotations
 from equipose.devices import keep_freed_memory, usable_precision
 from equipose.encoders import ENCODERS, GroupConv
 from equipose.files import whole_file
 from equipose.forecast import measure, peak_bytes
-from equipose.metrics import paper_scores
 from equipose.optimizers import make_optimizers
 from equipose.resolve import run_config
-from equipose.rotations import random_rotations
 from equipose.simulate import simulate
 from equipose.structures import density, write_map
 

@@ -15,12 +15,12 @@ import torch
 
 from equipose.autoencoder import load_model
 from equipose.cli import run_main, say
+from equipose.core.fourier_grid import grid_map, without
+from equipose.core.mask import masked_volume, solvent_mask
 from equipose.evaluate import Poses, score
-from equipose.grid import grid_map, without
 from equipose.halves import Half, back_project
 from equipose.particles import read_particles
 from equipose.refinement import PARTS, poses_against
-from equipose.solvent import masked_volume, solvent_mask
 
 
 @torch.no_grad()

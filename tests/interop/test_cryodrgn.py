@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from equipose import fsc
+from equipose.core import fsc
 from equipose.particles import read_tables, write_star
 from equipose.structures import read_map
 

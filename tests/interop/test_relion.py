@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipose import commands, fsc
+from equipose import commands
+from equipose.core import fsc
 from equipose.handback import SCORE
 from equipose.particles import read_particles, read_tables, write_star
 from equipose.structures import read_map

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from equipose import fsc
-from equipose.fourier import from_half_disc, half_disc, to_half_disc
-from equipose.optics import ctf
+from equipose.core import fsc
+from equipose.core.ctf import ctf
+from equipose.core.fourier import from_half_disc, half_disc, to_half_disc
 from equipose.particles import read_particles, read_tables, write_star
 from equipose.starfiles import read_star
 from equipose.structures import read_map

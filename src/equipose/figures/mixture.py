@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from equipose.core.mirror_plane import MirrorPlane, alignment_of_most, mirror_of_poses, mirror_plane, moved_volume
 from equipose.errors import ConfigError
 from equipose.figures.runs import Run
-from equipose.symmetry import MirrorPlane, alignment_of_most, mirror_of_poses, mirror_plane, moved_volume
 from equipose.tables import dataset_title
 
 MIXED_SHARE = 0.25

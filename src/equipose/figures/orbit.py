@@ -18,13 +18,13 @@ from torch import Tensor
 
 from equipose.autoencoder import load_model
 from equipose.cli import run_main
+from equipose.core.groups import motions, move_images
+from equipose.core.pose_metrics import squared_distances
+from equipose.core.rotations import degrees_from_squared_frobenius
 from equipose.figures.runs import Run, best_runs, dataset_command_line, load_runs
 from equipose.figures.style import PAGE, PALETTE, degrees_text, paper_style, save
-from equipose.groups import motions, move_images
-from equipose.metrics import squared_distances
 from equipose.particles import read_particles
 from equipose.rotation_tensors import pose_action
-from equipose.rotations import degrees_from_squared_frobenius
 from equipose.tables import dataset_title
 
 AXES = (PALETTE[1], PALETTE[2], PALETTE[5])

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from equipose.rotations import HAND_FLIP, degrees_from_squared_frobenius, other_hand
+from equipose.core.rotations import HAND_FLIP, degrees_from_squared_frobenius, other_hand
 
 Hand = Literal["same", "mirror"]
 HANDS: tuple[Hand, ...] = ("same", "mirror")

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from equipose.metrics import HANDS
-from equipose.rotations import HAND_FLIP, random_rotations, viewing_directions
-from equipose.symmetry import (
+from equipose.core.mirror_plane import (
     alignment_of_most,
     degrees_between,
     mirror_of_poses,
@@ -15,6 +13,8 @@ from equipose.symmetry import (
     reflection,
     twin,
 )
+from equipose.core.pose_metrics import HANDS
+from equipose.core.rotations import HAND_FLIP, random_rotations, viewing_directions
 
 NORMAL = np.array([2.0, -1.0, 3.0]) / np.sqrt(14)
 

@@ -12,7 +12,7 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from equipose.fourier import HalfDisc
+from equipose.core.fourier import HalfDisc
 
 LOWEST = 2
 """Shells below are taken as this one: the background's mean, which was subtracted, is part of them."""

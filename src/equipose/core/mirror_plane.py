@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, optimize
 
-from equipose.metrics import HANDS, Alignment, hand_alignments, hand_shares
-from equipose.rotations import HAND_FLIP
+from equipose.core.pose_metrics import HANDS, Alignment, hand_alignments, hand_shares
+from equipose.core.rotations import HAND_FLIP
 
 DIRECTIONS = 400
 """Planes tried at first, some 8° apart."""

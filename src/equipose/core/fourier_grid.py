@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from equipose.fourier import HalfDisc, shift_phase
+from equipose.core.fourier import HalfDisc, shift_phase
 
 OVERSAMPLING = 2
 MARGIN = 2

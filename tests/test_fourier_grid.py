@@ -3,8 +3,17 @@
 import pytest
 import torch
 
-from equipose.fourier import half_disc
-from equipose.grid import blend, empty_grid, enlarged, from_real_map, grid_map, grid_slices, grid_volume, insert_slices
+from equipose.core.fourier import half_disc
+from equipose.core.fourier_grid import (
+    blend,
+    empty_grid,
+    enlarged,
+    from_real_map,
+    grid_map,
+    grid_slices,
+    grid_volume,
+    insert_slices,
+)
 from equipose.search import random_rotations
 
 BOX, CPU = 32, torch.device("cpu")

@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from equipose import metrics
-from equipose.metrics import Alignment, align, exact_scores, hand_shares, paper_scores, squared_distances, subset_sizes
-from equipose.rotations import HAND_FLIP, degrees_from_squared_frobenius, other_hand, random_rotations
+from equipose.core import pose_metrics
+from equipose.core.pose_metrics import (
+    Alignment,
+    align,
+    exact_scores,
+    hand_shares,
+    paper_scores,
+    squared_distances,
+    subset_sizes,
+)
+from equipose.core.rotations import HAND_FLIP, degrees_from_squared_frobenius, other_hand, random_rotations
 
 N = 1000
 
@@ -59,8 +67,8 @@ def test_any_improper_map_of_the_volume_gives_a_perfect_solution_of_the_other_ha
 
 def test_a_mirrored_solution_held_to_the_wrong_hand_scores_16_thirds():
     many = random_rotations(50_000, np.random.default_rng(12))
-    relative = metrics._relative(other_hand(many), many, "same")
-    assert metrics._procrustes(relative)[1] == pytest.approx(16 / 3, abs=0.03)
+    relative = pose_metrics._relative(other_hand(many), many, "same")
+    assert pose_metrics._procrustes(relative)[1] == pytest.approx(16 / 3, abs=0.03)
 
 
 def test_random_poses_score_about_5_9(true):

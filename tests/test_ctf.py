@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch_ctf
 
-from equipose.optics import CTF_COLUMNS, ctf, electron_wavelength
+from equipose.core.ctf import CTF_COLUMNS, ctf, electron_wavelength
 
 BOX, PIXEL = 64, 2.5
 ASTIGMATIC = {

@@ -10,7 +10,7 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from equipose.grid import FourierGrid, from_real_map, grid_map
+from equipose.core.fourier_grid import FourierGrid, from_real_map, grid_map
 
 SMOOTH, THRESHOLD = 1.5, 0.15
 """Voxels by which the map is smoothed, and the part of its highest density above which there is molecule."""
