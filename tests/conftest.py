@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from equipose import reconstruct
 from equipose.autoencoder import Autoencoder
-from equipose.config import (
+from equipose.config.settings import (
     DatasetConfig,
     PreparationConfig,
     RunConfig,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from equipose.autoencoder import Autoencoder
-from equipose.config import DecoderLayers, DecoderOmega
+from equipose.config.settings import DecoderLayers, DecoderOmega
 from equipose.core.fourier import from_half_disc, shift_phase
 from equipose.core.volumes import decoder_volume
 from equipose.decoders import TILE, FourierNet

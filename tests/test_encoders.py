@@ -130,7 +130,7 @@ def test_encoders_give_proper_rotations_and_planar_shifts_at_every_box(small_run
 
 def test_the_paper_s_standard_encoder_has_cryoai_s_layers(paper_config):
     """3444 million multiplications at 128 px (6.9 GFLOP, design notes) and 1024 features into each head."""
-    from equipose.config import model_config
+    from equipose.config.settings import model_config
 
     encoder = ENCODERS["standard"](model_config(paper_config, "standard_sym"), 128).to("meta")
     macs = 0
@@ -164,7 +164,7 @@ def test_a_moved_image_has_a_moved_pose(small_run, group, training):
 
 def test_equal_total_channels_for_every_group(paper_config):
     """The three encoders cost the same: equal channels in every block, whatever the group's order."""
-    from equipose.config import model_config
+    from equipose.config.settings import model_config
 
     config = dataclasses.replace(model_config(paper_config, "d4_l2"), widths=(16, 32, 64), head_widths=(32, 16))
     outputs = {}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from equipose.autoencoder import Autoencoder
-from equipose.config import Budget
+from equipose.config.settings import Budget
 from equipose.forecast import forecast, peak_bytes, saved_bytes
 from equipose.losses import LOSSES
 

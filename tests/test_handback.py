@@ -6,7 +6,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from equipose.config import PreparationConfig
+from equipose.config.settings import PreparationConfig
 from equipose.core.rotations import from_relion_angles, random_rotations
 from equipose.handback import write_poses
 from equipose.particles import ANGLES, ORIGINS, half_of, read_particles, read_tables

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from equipose.autoencoder import Autoencoder
-from equipose.config import MarchingConfig
+from equipose.config.settings import MarchingConfig
 from equipose.core.fourier import from_half_disc, half_disc, to_half_disc
 from equipose.core.groups import move_images
 from equipose.losses import LOSSES, PATHS

@@ -15,7 +15,7 @@ import yaml
 
 from equipose import claims, commands, outcomes, tables
 from equipose.autoencoder import load_model
-from equipose.config import EvaluationConfig, MarchingConfig, ModelConfig, RunConfig, SearchConfig
+from equipose.config.settings import EvaluationConfig, MarchingConfig, ModelConfig, RunConfig, SearchConfig
 from equipose.core.rotations import from_relion_angles, other_hand
 from equipose.errors import ConfigError
 from equipose.figures.runs import load_run

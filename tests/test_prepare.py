@@ -12,7 +12,7 @@ import yaml
 
 from equipose import cache
 from equipose import prepare as preparation
-from equipose.config import PreparationConfig, merge, preparation_config
+from equipose.config.settings import PreparationConfig, merge, preparation_config
 from equipose.core.ctf import ctf
 from equipose.core.noise import filtered, shells
 from equipose.errors import ConfigError

@@ -13,7 +13,7 @@ import torch
 from conftest import GAUGE, OFFSET, VOXEL, in_other_frame
 
 from equipose import reconstruct
-from equipose.config import PreparationConfig
+from equipose.config.settings import PreparationConfig
 from equipose.core.fourier_grid import grid_volume
 from equipose.core.fsc import fourier_shell_correlation
 from equipose.core.noise import filtered, shells

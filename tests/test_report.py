@@ -14,7 +14,7 @@ from matplotlib import pyplot
 from test_tables import write_run
 
 from equipose.claims import claims_table
-from equipose.config import merge
+from equipose.config.settings import merge
 from equipose.figures.style import COLUMN, PAGE, save
 from equipose.report import build, differences, figures_of, mesh
 

@@ -9,7 +9,7 @@ from test_fourier_grid import BOX, filled, slices_of
 
 from equipose import search, train
 from equipose.autoencoder import Autoencoder
-from equipose.config import Budget, EvaluationConfig
+from equipose.config.settings import Budget, EvaluationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import half_disc, shift_phase, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, grid_slices, grid_volume, with_slopes

@@ -19,7 +19,7 @@ import torch
 
 from equipose import cli
 from equipose import simulate as module
-from equipose.config import SimulationConfig, simulation_config
+from equipose.config.settings import SimulationConfig, simulation_config
 from equipose.core.ctf import ctf
 from equipose.core.fourier import from_half_disc, half_disc, shift_phase, to_half_disc
 from equipose.core.rotations import from_relion_angles, random_rotations

@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from equipose import tables
-from equipose.config import merge
+from equipose.config.settings import merge
 from equipose.core.rotations import random_rotations, to_relion_angles
 from equipose.fingerprint import fingerprint
 from equipose.particles import ANGLES, write_star

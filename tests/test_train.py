@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten
 
 from equipose import autoencoder, train
 from equipose.autoencoder import Autoencoder, load_model
-from equipose.config import Budget, EvaluationConfig, ModelConfig
+from equipose.config.settings import Budget, EvaluationConfig, ModelConfig
 from equipose.core.rotations import random_rotations
 from equipose.encoders import ENCODERS, GaussianPyramid
 from equipose.errors import ConfigError

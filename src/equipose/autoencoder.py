@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from equipose.config import Precision, RunConfig
+from equipose.config.settings import Precision, RunConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.decoders import FourierNet

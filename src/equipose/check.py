@@ -1,6 +1,6 @@
 """Is the user's configuration sound? All that can be known before any job starts, said in one message.
 
-The classes of config.py know keys, types and limits; this module checks what they cannot: that names mentioned in one
+The classes of settings.py know keys, types and limits; this module checks what they cannot: that names mentioned in one
 part exist in another, that files lie on the disk, and that settings agree.
 """
 
@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from equipose.complaints import suggest
-from equipose.config import (
+from equipose.config.complaints import suggest
+from equipose.config.settings import (
     Configuration,
     is_simulated,
     model_config,

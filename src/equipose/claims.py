@@ -23,7 +23,7 @@ import yaml
 from scipy.stats import beta
 
 from equipose.cli import run_main
-from equipose.config import asked_runs, is_simulated, model_config, simulation_config
+from equipose.config.settings import asked_runs, is_simulated, model_config, simulation_config
 from equipose.errors import ConfigError
 from equipose.files import write_text
 from equipose.outcomes import NUMBERS, RUN, load_outcomes

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from equipose import __version__
 from equipose.cli import number, run_main
-from equipose.config import TRAINING_BOXES, Told, merge, preparation_config
+from equipose.config.settings import TRAINING_BOXES, Told, merge, preparation_config
 from equipose.errors import ConfigError
 from equipose.files import check_can_be_made, whole_file, whole_folder, write_text
 from equipose.processes import exit_after, exit_on_signals, run_stoppable

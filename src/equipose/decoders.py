@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equipose.config import DecoderLayers, DecoderOmega, Precision
+from equipose.config.settings import DecoderLayers, DecoderOmega, Precision
 
 TILE = 8
 """Points travel as TILE × TILE tiles, (tiles, TILE, TILE, channels): see `affine`."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from equipose.cli import duration
-from equipose.config import Precision
+from equipose.config.settings import Precision
 
 POLL_SECONDS = 5.0
 CONVOLVED = (32, 32, 32, 32), (32, 32, 3, 3)

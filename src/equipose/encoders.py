@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from equipose import rotation_tensors
-from equipose.config import ModelConfig, Precision
+from equipose.config.settings import ModelConfig, Precision
 from equipose.core.groups import FieldType, Group, kernel_basis, motions, moved_kernels
 
 

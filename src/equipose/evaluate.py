@@ -31,7 +31,7 @@ from torch import Tensor
 from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder, load_model
 from equipose.cli import Progress, number, reporter, run_main, say
-from equipose.config import RunConfig
+from equipose.config.settings import RunConfig
 from equipose.core import fsc
 from equipose.core.fourier_grid import grid_values
 from equipose.core.groups import move_images

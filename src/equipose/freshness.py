@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from equipose.config import (
+from equipose.config.settings import (
     Config,
     PreparationConfig,
     RunConfig,

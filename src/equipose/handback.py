@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from equipose.aberrations import read_aberrations
-from equipose.config import PreparationConfig
+from equipose.config.settings import PreparationConfig
 from equipose.core.rotations import from_relion_angles, other_hand, to_relion_angles
 from equipose.cryosparc import read_records, write_cryosparc
 from equipose.particles import (

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from equipose import search
 from equipose.autoencoder import Autoencoder
-from equipose.config import OptimizerConfig, SearchConfig
+from equipose.config.settings import OptimizerConfig, SearchConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, enlarged, grid_slices, insert_images, with_slopes

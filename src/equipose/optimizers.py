@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from equipose.config import OptimizerConfig
+from equipose.config.settings import OptimizerConfig
 
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from equipose.config import TRAINING_BOXES, Selection, Told
+from equipose.config.settings import TRAINING_BOXES, Selection, Told
 from equipose.core.rotations import from_relion_angles
 from equipose.cryosparc import COMPRESSED, NUMPY, ignored_fields, read_cryosparc
 from equipose.errors import ConfigError, FileWarning

@@ -20,7 +20,7 @@ from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings
 
 from equipose.benchmarks import wall_times
 from equipose.cli import duration, number, run_main
-from equipose.config import DatasetConfig, asked_runs, merge
+from equipose.config.settings import DatasetConfig, asked_runs, merge
 from equipose.freshness import made_by_other_code
 from equipose.resolve import dataset_config
 from equipose.tables import age_notes

@@ -23,7 +23,7 @@ import torch
 from equipose.aberrations import Aberrations, aberrations_of
 from equipose.cache import sha256, write_stack
 from equipose.cli import run_main, say
-from equipose.config import PreparationConfig
+from equipose.config.settings import PreparationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import half_disc, to_half_disc
 from equipose.core.noise import filtered, noise_power, shells, whitening

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from equipose.cli import run_main
-from equipose.config import PreparationConfig
+from equipose.config.settings import PreparationConfig
 from equipose.core import fsc
 from equipose.core.fourier_grid import FourierGrid, grid_map
 from equipose.core.local_resolution import local_resolution

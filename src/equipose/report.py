@@ -22,7 +22,7 @@ from skimage.measure import marching_cubes
 
 from equipose.benchmarks import wall_times
 from equipose.cli import run_main
-from equipose.config import asked_runs, model_config, simulation_config
+from equipose.config.settings import asked_runs, model_config, simulation_config
 from equipose.figures import EVERY, caption
 from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
 from equipose.files import write_text

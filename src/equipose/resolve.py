@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from equipose.config import (
+from equipose.config.settings import (
     Budget,
     DatasetConfig,
     EvaluationConfig,

@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from equipose.config import DatasetConfig, RunConfig
+from equipose.config.settings import DatasetConfig, RunConfig
 from equipose.core.fourier import HalfDisc, from_half_disc, shift_phase
 from equipose.core.fourier_grid import FourierGrid, blend, empty_grid, grid_slices, insert_slices
 from equipose.core.mask import masked_volume

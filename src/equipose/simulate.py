@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from equipose.cli import Progress, number, reporter, run_main, say
-from equipose.config import SimulationConfig
+from equipose.config.settings import SimulationConfig
 from equipose.core.ctf import CTF_COLUMNS, ctf
 from equipose.core.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.core.rotations import random_rotations, to_relion_angles

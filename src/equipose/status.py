@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from equipose.cli import duration
-from equipose.config import RunConfig
+from equipose.config.settings import RunConfig
 from equipose.errors import ConfigError
 
 STATES = {

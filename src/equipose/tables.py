@@ -24,7 +24,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from equipose.cli import run_main
-from equipose.config import model_config, model_label, simulation_config
+from equipose.config.settings import model_config, model_label, simulation_config
 from equipose.errors import ConfigError
 from equipose.files import write_text
 from equipose.freshness import OLDER, UNKNOWN, Run, age, metrics_code, outdated, read_json, run_path

@@ -30,7 +30,7 @@ from torch.optim import Optimizer
 from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder, load_state, mode, save_model, state
 from equipose.cli import number, run_main, say
-from equipose.config import Precision, RunConfig
+from equipose.config.settings import Precision, RunConfig
 from equipose.core.fourier_grid import FourierGrid
 from equipose.core.pose_metrics import hand_shares, paper_scores
 from equipose.core.volumes import decoder_volume

@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from equipose import train
 from equipose.autoencoder import Autoencoder
-from equipose.config import RunConfig, simulation_config
+from equipose.config.settings import RunConfig, simulation_config
 from equipose.core.pose_metrics import paper_scores
 from equipose.core.rotations import random_rotations
 from equipose.devices import keep_freed_memory, usable_precision

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from equipose import initialise, search, train
 from equipose.autoencoder import Autoencoder
-from equipose.config import Budget, EvaluationConfig
+from equipose.config.settings import Budget, EvaluationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import to_half_disc
 from equipose.core.fourier_grid import empty_grid, grid_volume, insert_images, with_slopes

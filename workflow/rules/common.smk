@@ -12,7 +12,7 @@ from collections.abc import Callable
 from snakemake.settings.enums import RerunTrigger
 
 from equipose import freshness
-from equipose.config import (
+from equipose.config.settings import (
     asked_runs,
     is_simulated,
     model_label,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from equipose.autoencoder import Autoencoder
 from equipose.cli import run_main
-from equipose.config import RunConfig
+from equipose.config.settings import RunConfig
 from equipose.encoders import GroupConv, InnerBatchNorm, VectorHead
 from equipose.figures.runs import command_line
 from equipose.figures.style import PAGE, PALETTE, paper_style, save

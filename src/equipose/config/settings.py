@@ -1,7 +1,7 @@
 """What a dataset, a model and a run are made of: frozen dataclasses, the only source of keys, limits and defaults.
 
 `Configuration` is config.yaml with presets laid over it; workflow/schemas/config.schema.yaml and the commented defaults
-in config.yaml are written from here (`python -m equipose.schema`). The other classes are stored as a `config.json`
+in config.yaml are written from here (`python -m equipose.config.schema`). The other classes are stored as a `config.json`
 beside the outputs of a dataset or a run, and the command-line modules read that file and nothing else.
 
 Defaults are the paper's. A stored file that lacks a key was written by a version without that key, and gets the
@@ -20,7 +20,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from equipose.complaints import complaint, unknown_keys
+from equipose.config.complaints import complaint, unknown_keys
 from equipose.errors import ConfigError
 
 Precision = Literal["float32", "bfloat16"]

@@ -10,9 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from equipose import schema
 from equipose.check import check_config
-from equipose.config import RunConfig, merge, model_config, run_budgets, simulation_config
+from equipose.config.settings import RunConfig, merge, model_config, run_budgets, schema, simulation_config
 from equipose.encoders import ENCODERS
 from equipose.errors import ConfigError
 from equipose.losses import LOSSES
@@ -175,7 +174,7 @@ def test_a_mistake_is_said_in_one_line_that_names_the_key(overlay: dict, message
 
 
 def test_the_schema_and_the_defaults_are_as_the_classes_have_them() -> None:
-    """After a change in config.py: `python -m equipose.schema`."""
+    """After a change in settings.py: `python -m equipose.config.schema`."""
     assert SCHEMA.read_text() == schema.schema_text()
     assert (ROOT / "config.yaml").read_text() == schema.config_text((ROOT / "config.yaml").read_text())
 

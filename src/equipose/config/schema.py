@@ -1,7 +1,7 @@
-"""The files that say what a configuration may hold, written from the classes of config.py.
+"""The files that say what a configuration may hold, written from the classes of settings.py.
 
-`python -m equipose.schema` rewrites workflow/schemas/config.schema.yaml, which editors read, and the defaults of
-config.yaml with their comments, in the order in which they stand there. Run it after a change in config.py: a test
+`python -m equipose.config.schema` rewrites workflow/schemas/config.schema.yaml, which editors read, and the defaults of
+config.yaml with their comments, in the order in which they stand there. Run it after a change in settings.py: a test
 fails until then.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from equipose.complaints import limits
-from equipose.config import (
+from equipose.config.complaints import limits
+from equipose.config.settings import (
     Config,
     Configuration,
     EvaluationConfig,
@@ -42,7 +42,7 @@ SECTIONS = {
 """The parts of config.yaml that hold nothing but defaults."""
 
 WIDTH = 120
-HEAD = "# Written by `python -m equipose.schema` from src/equipose/config.py: change that file.\n"
+HEAD = "# Written by `python -m equipose.config.schema` from src/equipose/config/settings.py: change that file.\n"
 
 
 def schema_text() -> str:
@@ -63,7 +63,7 @@ def schema_text() -> str:
 
 
 def config_text(text: str) -> str:
-    """The text of config.yaml with the values and comments of all defaults as config.py has them."""
+    """The text of config.yaml with the values and comments of all defaults as settings.py has them."""
     present = yaml.safe_load(text)
     for section, kind in SECTIONS.items():
         lines = [f"{section}: # {kind.__doc__}", *_lines(kind(), present[section], "  ")]
