@@ -24,7 +24,7 @@ from equipose.config.settings import (
 )
 from equipose.core.rotations import other_hand, random_rotations, to_relion_angles
 from equipose.evaluate import Poses
-from equipose.particles import read_particles, read_tables, write_star
+from equipose.io.particles import read_particles, read_tables, write_star
 from equipose.resolve import dataset_config, run_config
 from equipose.simulate import simulate
 from equipose.structures import density, write_map

@@ -11,7 +11,7 @@ from equipose.aberrations import Aberrations, read_aberrations
 from equipose.core.ctf import ctf, electron_wavelength
 from equipose.core.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.errors import ConfigError
-from equipose.particles import read_particles
+from equipose.io.particles import read_particles
 from equipose.simulate import padded_transform, slices
 from equipose.structures import read_map
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from equipose.errors import ConfigError
-from equipose.files import check_writable, leave_the_future, sampled_digest, whole_file
-from equipose.locks import drop_stale_locks, one_at_a_time, remember_locks
+from equipose.io.files import check_writable, leave_the_future, sampled_digest, whole_file
+from equipose.io.locks import drop_stale_locks, one_at_a_time, remember_locks
 
 
 def test_a_file_whose_writing_fails_stays_as_it_was_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -129,9 +129,9 @@ def test_a_digest_of_small_files_sees_every_byte_and_no_time(tmp_path: Path) -> 
 
 
 def test_of_large_files_a_digest_reads_little_and_sees_their_size_and_all_blocks(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("equipose.files.READ_WHOLE", 0)
-    monkeypatch.setattr("equipose.files.BLOCKS", 4)
-    monkeypatch.setattr("equipose.files.BLOCK", 10)
+    monkeypatch.setattr("equipose.io.files.READ_WHOLE", 0)
+    monkeypatch.setattr("equipose.io.files.BLOCKS", 4)
+    monkeypatch.setattr("equipose.io.files.BLOCK", 10)
     content = bytearray(1000)
     path = tmp_path / "stack.mrcs"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from equipose.fingerprint import NO_NUMBERS, SOURCES, STAGES, _read, fingerprint, modules
+from equipose.io.fingerprint import NO_NUMBERS, SOURCES, STAGES, _read, fingerprint, modules
 
 LOSS = '''"""Losses."""
 

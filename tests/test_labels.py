@@ -57,7 +57,7 @@ def test_markdown_of_what_needs_no_escape_is_the_text_itself(note: str) -> None:
 
 @pytest.mark.parametrize("label", LABELS)
 def test_chimerax_reads_a_label_as_one_word(label: str) -> None:
-    """Its `cli.py`: a word ends at a quote before a space, a semicolon or the end; then escapes are undone."""
+    """Its `progress.py`: a word ends at a quote before a space, a semicolon or the end; then escapes are undone."""
     word, rest = re.match(r"""("(?:.|\")*?")(?:\s|;|$)(.*)""", labels.chimerax(label) + " next").groups()
     assert rest == "next"
     assert ast.literal_eval(word) == label

@@ -19,7 +19,7 @@ from equipose.config.settings import EvaluationConfig, MarchingConfig, ModelConf
 from equipose.core.rotations import from_relion_angles, other_hand
 from equipose.errors import ConfigError
 from equipose.figures.runs import load_run
-from equipose.particles import ANGLES, read_tables
+from equipose.io.particles import ANGLES, read_tables
 from equipose.structures import read_map
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from equipose.core.ctf import CTF_COLUMNS, ctf
 from equipose.core.fourier import from_half_disc, half_disc, shift_phase
 from equipose.core.rotations import from_relion_angles
 from equipose.errors import ConfigError, FileWarning
-from equipose.particles import (
+from equipose.io.particles import (
     CTF_LABELS,
     Told,
     check_training_box,
@@ -26,8 +26,8 @@ from equipose.particles import (
     summarise,
     write_star,
 )
+from equipose.io.stacks import HEADER
 from equipose.simulate import padded_transform, slices
-from equipose.stacks import HEADER
 from equipose.structures import read_map
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

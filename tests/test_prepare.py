@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from equipose import cache
 from equipose import prepare as preparation
 from equipose.config.settings import PreparationConfig, merge, preparation_config
 from equipose.core.ctf import ctf
 from equipose.core.noise import filtered, shells
 from equipose.errors import ConfigError
-from equipose.particles import ANGLES, half_of, read_particles, read_tables, summarise, write_star
+from equipose.io import resumable_stack
+from equipose.io.particles import ANGLES, half_of, read_particles, read_tables, summarise, write_star
 from equipose.prepare import fourier_crop, prepare
 from equipose.resolve import dataset_config
 
@@ -163,7 +163,7 @@ def test_whitened_images_are_the_others_with_the_filter_that_is_written_down(set
 
 
 def test_an_interrupted_preparation_goes_on_to_the_same_files(settings, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(cache, "PART", 8)
+    monkeypatch.setattr(resumable_stack, "PART", 8)
     prepare(settings, tmp_path / "whole", quiet)
     done, made = preparation.prepared, []
 

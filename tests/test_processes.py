@@ -13,7 +13,7 @@ import pytest
 PARENT = """if True:
     import sys
     from equipose import processes
-    from equipose.processes import exit_after, run_stoppable
+    from equipose.io.processes import exit_after, run_stoppable
     processes.GRACE_SECONDS = 1.0  # for the deaf one
     code, stopped_by = run_stoppable(["bash", "workflow.sh"])
     if stopped_by:
@@ -122,8 +122,8 @@ def test_what_a_signal_interrupts_is_cleaned_up(tmp_path: Path) -> None:
     code = """if True:
         import time
         from pathlib import Path
-        from equipose.files import whole_file
-        from equipose.processes import exit_on_signals
+        from equipose.io.files import whole_file
+        from equipose.io.processes import exit_on_signals
         with exit_on_signals(), whole_file(Path("map.mrc")) as partial:
             partial.write_text("half")
             print(flush=True)

@@ -22,7 +22,7 @@ from equipose.core.rotations import from_relion_angles, other_hand, random_rotat
 from equipose.fits import correlations
 from equipose.halves import Half, back_project, bring_together, read_half
 from equipose.handback import SCORE, write_poses
-from equipose.particles import ANGLES, ORIGINS, SUBSET, chosen_rows, half_of, read_particles, read_tables, write_star
+from equipose.io.particles import ANGLES, ORIGINS, SUBSET, chosen_rows, half_of, read_particles, read_tables, write_star
 from equipose.structures import read_map
 from equipose.verdict import verdict
 

@@ -15,7 +15,7 @@ from equipose.core.fourier import half_disc, shift_phase, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, grid_slices, grid_volume, with_slopes
 from equipose.core.pose_metrics import paper_scores, squared_distances
 from equipose.initialise import fitting_rates, stage, start_search
-from equipose.particles import read_particles
+from equipose.io.particles import read_particles
 
 
 @pytest.fixture

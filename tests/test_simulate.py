@@ -17,14 +17,14 @@ import pytest
 import starfile
 import torch
 
-from equipose import cli
 from equipose import simulate as module
 from equipose.config.settings import SimulationConfig, simulation_config
 from equipose.core.ctf import ctf
 from equipose.core.fourier import from_half_disc, half_disc, shift_phase, to_half_disc
 from equipose.core.rotations import from_relion_angles, random_rotations
 from equipose.errors import ConfigError
-from equipose.particles import Particles, read_particles, write_star
+from equipose.io import progress
+from equipose.io.particles import Particles, read_particles, write_star
 from equipose.simulate import draw_ctf, padded_transform, simulate, slices
 from equipose.structures import write_map
 
@@ -310,7 +310,7 @@ def test_the_command_reads_its_configuration_and_shows_progress(
     (tmp_path / "config.json").write_text(dataset.to_json())
     paths = "--config", tmp_path / "config.json", "--volume", tmp_path / "volume.mrc", "--output", tmp_path / "out"
     monkeypatch.setattr(sys, "argv", ["simulate", *map(str, paths), "--threads", "1"])
-    monkeypatch.setattr(cli, "SECONDS_BETWEEN_REPORTS", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_REPORTS", 0.0)
     module.main()
     assert len(read_particles(tmp_path / "out" / "particles.star").images) == COUNT
     assert f"projected {COUNT} of {COUNT} images, about 0 s to go" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from equipose.errors import ConfigError, FileWarning
-from equipose.starfiles import read_star, star_text
+from equipose.io.starfiles import read_star, star_text
 
 OPTICS = "\n# version 30001\n\ndata_optics\n\nloop_ \n_rlnOpticsGroup #1 \n_rlnVoltage #2 \n1 300.0 \n\n"
 HEAD = OPTICS + "\ndata_particles\n\nloop_ \n"

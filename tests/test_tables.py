@@ -19,8 +19,8 @@ from rich.console import Console
 from equipose import tables
 from equipose.config.settings import merge
 from equipose.core.rotations import random_rotations, to_relion_angles
-from equipose.fingerprint import fingerprint
-from equipose.particles import ANGLES, write_star
+from equipose.io.fingerprint import fingerprint
+from equipose.io.particles import ANGLES, write_star
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "workflow/resources/paper"

@@ -23,7 +23,7 @@ from equipose.config.settings import Budget, EvaluationConfig, ModelConfig
 from equipose.core.rotations import random_rotations
 from equipose.encoders import ENCODERS, GaussianPyramid
 from equipose.errors import ConfigError
-from equipose.particles import Particles
+from equipose.io.particles import Particles
 from equipose.rotation_tensors import gram_schmidt
 
 META = torch.library.Library("aten", "IMPL")

@@ -12,7 +12,7 @@ import numpy as np
 
 from equipose.core.pose_metrics import CONSISTENT, align, squared_distances
 from equipose.core.rotations import from_relion_angles
-from equipose.particles import ANGLES, read_tables
+from equipose.io.particles import ANGLES, read_tables
 
 COMPARED = 1000
 """Images by which runs are compared, the first ones; at most."""

@@ -14,7 +14,7 @@ from equipose.core.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.decoders import FourierNet
 from equipose.devices import usable_precision
 from equipose.encoders import ENCODERS
-from equipose.files import whole_file
+from equipose.io.files import whole_file
 
 CPU_POINTS, CPU_VALUES, GPU_POINTS = 2**14, 2**21, 2**18
 """What the decoder takes at once: on a CPU the values of its (points, width) activations, which fit into a cache."""

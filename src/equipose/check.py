@@ -18,7 +18,7 @@ from equipose.config.settings import (
     simulation_config,
 )
 from equipose.errors import ConfigError
-from equipose.particles import check_symmetry
+from equipose.io.particles import check_symmetry
 from equipose.resolve import dataset_config
 
 

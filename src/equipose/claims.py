@@ -22,10 +22,10 @@ import pandas as pd
 import yaml
 from scipy.stats import beta
 
-from equipose.cli import run_main
 from equipose.config.settings import asked_runs, is_simulated, model_config, simulation_config
 from equipose.errors import ConfigError
-from equipose.files import write_text
+from equipose.io.files import write_text
+from equipose.io.progress import run_main
 from equipose.outcomes import NUMBERS, RUN, load_outcomes
 from equipose.tables import OUTDATED, age_notes, has_failed, load_settings, run_names, why_unfinished
 

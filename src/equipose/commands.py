@@ -23,18 +23,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipose import __version__
-from equipose.cli import number, run_main
 from equipose.config.settings import TRAINING_BOXES, Told, merge, preparation_config
 from equipose.errors import ConfigError
-from equipose.files import check_can_be_made, whole_file, whole_folder, write_text
-from equipose.processes import exit_after, exit_on_signals, run_stoppable
+from equipose.io.files import check_can_be_made, whole_file, whole_folder, write_text
+from equipose.io.processes import exit_after, exit_on_signals, run_stoppable
+from equipose.io.progress import number, run_main
 from equipose.status import SETTINGS, WORK
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from equipose.particles import Particles
+    from equipose.io.particles import Particles
 
 # NumPy, pandas and PyTorch take seconds to load: each command imports for itself what it needs, and --help nothing.
 
@@ -58,7 +58,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     """Poses, a map and half-maps; the same command continues what was stopped."""
     import yaml
 
-    from equipose.particles import summarise
+    from equipose.io.particles import summarise
 
     _check(check_can_be_made, arguments.out.absolute(), "--out")
     (star, _), out = _star(arguments), arguments.out.resolve()
@@ -119,7 +119,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
 
 def validate(arguments: argparse.Namespace) -> None:
     """Read everything once, as a reconstruction would."""
-    from equipose.particles import read_particles
+    from equipose.io.particles import read_particles
 
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
@@ -130,7 +130,7 @@ def info(arguments: argparse.Namespace) -> None:
     """What the particles are."""
     import numpy as np
 
-    from equipose.particles import ANGLES, half_of, read_particles
+    from equipose.io.particles import ANGLES, half_of, read_particles
 
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
@@ -155,7 +155,7 @@ def flip_hand(arguments: argparse.Namespace) -> None:
     """Maps mirrored along z, and the poses that go with them: every projection stays as it was."""
     from equipose.figures.reconstruction import plot_reconstruction
     from equipose.handback import in_other_hand
-    from equipose.particles import ANGLES, read_tables
+    from equipose.io.particles import ANGLES, read_tables
     from equipose.reconstruction_report import build
     from equipose.structures import read_map, write_map
 
@@ -200,7 +200,7 @@ def mirrored(volume: np.ndarray) -> np.ndarray:
 
 
 def _source_of_halves(particle_table: pd.DataFrame) -> str:
-    from equipose.particles import SUBSET, has_halves
+    from equipose.io.particles import SUBSET, has_halves
 
     if has_halves(particle_table):
         return f"{SUBSET} in the file"
@@ -265,7 +265,7 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
 
     With no --datadir, images are looked for from the star file's folder, the working one, and those above the file.
     """
-    from equipose.particles import check_inside, check_symmetry, find_datadir, read_tables
+    from equipose.io.particles import check_inside, check_symmetry, find_datadir, read_tables
 
     star = arguments.star.resolve()
     check_symmetry(arguments.symmetry)

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import fisher_exact, ttest_ind
 
-from equipose.cli import run_main
 from equipose.errors import ConfigError
+from equipose.io.progress import run_main
 from equipose.outcomes import load_outcomes
 
 TOLD_APART = 0.01

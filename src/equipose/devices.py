@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from equipose.cli import duration
 from equipose.config.settings import Precision
+from equipose.io.progress import duration
 
 POLL_SECONDS = 5.0
 CONVOLVED = (32, 32, 32, 32), (32, 32, 3, 3)

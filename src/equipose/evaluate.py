@@ -30,7 +30,6 @@ from torch import Tensor
 
 from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder, load_model
-from equipose.cli import Progress, number, reporter, run_main, say
 from equipose.config.settings import RunConfig
 from equipose.core import fsc
 from equipose.core.fourier_grid import grid_values
@@ -40,12 +39,13 @@ from equipose.core.rotations import to_relion_angles
 from equipose.core.volumes import real_volume
 from equipose.devices import claim_device
 from equipose.errors import ConfigError
-from equipose.files import CHECKPOINTS, REFINEMENT, write_json, write_text
-from equipose.fingerprint import fingerprint
 from equipose.freshness import dataset_code, read_json, training_code
-from equipose.locks import one_at_a_time
+from equipose.io.files import CHECKPOINTS, REFINEMENT, write_json, write_text
+from equipose.io.fingerprint import fingerprint
+from equipose.io.locks import one_at_a_time
+from equipose.io.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
+from equipose.io.progress import Progress, number, reporter, run_main, say
 from equipose.losses import PATHS
-from equipose.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
 from equipose.refinement import confirmed_share, refine
 from equipose.rotation_tensors import pose_action
 from equipose.structures import read_map, write_map

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder
-from equipose.cli import duration
+from equipose.io.progress import duration
 from equipose.losses import LOSSES, PATHS
 
 SAMPLE_PIXELS = 2**17

@@ -27,9 +27,9 @@ from equipose.config.settings import (
     structure_source,
 )
 from equipose.errors import ConfigError
-from equipose.files import sampled_digest
-from equipose.fingerprint import Stage, fingerprint
-from equipose.particles import Summary, summarise
+from equipose.io.files import sampled_digest
+from equipose.io.fingerprint import Stage, fingerprint
+from equipose.io.particles import Summary, summarise
 from equipose.resolve import images_digest, run_config
 
 Run = tuple[str, str, int]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from equipose.autoencoder import load_model
-from equipose.cli import reporter
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, insert_images
@@ -20,7 +19,8 @@ from equipose.core.noise import on_disc
 from equipose.core.pose_metrics import Alignment, align, squared_distances
 from equipose.core.rotations import degrees_from_squared_frobenius
 from equipose.evaluate import Poses, predict
-from equipose.particles import Particles, read_particles
+from equipose.io.particles import Particles, read_particles
+from equipose.io.progress import reporter
 from equipose.refinement import poses_against
 
 BATCH = 500

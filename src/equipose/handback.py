@@ -13,8 +13,8 @@ import pandas as pd
 from equipose.aberrations import read_aberrations
 from equipose.config.settings import PreparationConfig
 from equipose.core.rotations import from_relion_angles, other_hand, to_relion_angles
-from equipose.cryosparc import read_records, write_cryosparc
-from equipose.particles import (
+from equipose.io.cryosparc import read_records, write_cryosparc
+from equipose.io.particles import (
     ANGLES,
     ORIGINS,
     SUBSET,

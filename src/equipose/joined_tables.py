@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from equipose.files import write_text
+from equipose.io.files import write_text
 from equipose.labels import from_markdown
 from equipose.tables import MODES, SUFFIXES, format_cells, to_markdown
 

@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 
 from equipose.agreement import best_agreement
-from equipose.cli import run_main
 from equipose.core.mirror_plane import degrees_between
 from equipose.core.pose_metrics import HANDS, subset_sizes
 from equipose.errors import ConfigError
 from equipose.figures.mixture import MIXED_SHARE, read_mixture
 from equipose.figures.runs import load_run
-from equipose.files import write_text
 from equipose.freshness import age, metrics_code, outdated, read_json, trained_with
+from equipose.io.files import write_text
+from equipose.io.progress import run_main
 from equipose.tables import load_settings
 from equipose.verdict import CONVERGED
 

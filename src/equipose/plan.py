@@ -19,9 +19,9 @@ from snakemake.api import SnakemakeApi
 from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
 
 from equipose.benchmarks import wall_times
-from equipose.cli import duration, number, run_main
 from equipose.config.settings import DatasetConfig, asked_runs, merge
 from equipose.freshness import made_by_other_code
+from equipose.io.progress import duration, number, run_main
 from equipose.resolve import dataset_config
 from equipose.tables import age_notes
 

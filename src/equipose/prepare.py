@@ -6,7 +6,7 @@ Images are Fourier-cropped to the box, made bright where the protein is (half of
 so that the background outside of the particle has mean 0 and standard deviation 1, and whitened and masked if asked.
 Where their phases were flipped or their CTF was multiplied in, that is undone: training's decoder applies the CTF. The
 star file keeps every row and column of the particles chosen, in their order; poses stay only where they are to be the
-truth. An interrupted call continues where it was (cache.py).
+truth. An interrupted call continues where it was (resumable_stack.py).
 """
 
 import argparse
@@ -21,17 +21,15 @@ import scipy.ndimage
 import torch
 
 from equipose.aberrations import Aberrations, aberrations_of
-from equipose.cache import sha256, write_stack
-from equipose.cli import run_main, say
 from equipose.config.settings import PreparationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import half_disc, to_half_disc
 from equipose.core.noise import filtered, noise_power, shells, whitening
 from equipose.errors import ConfigError
-from equipose.files import write_json
-from equipose.fingerprint import fingerprint
-from equipose.locks import one_at_a_time
-from equipose.particles import (
+from equipose.io.files import write_json
+from equipose.io.fingerprint import fingerprint
+from equipose.io.locks import one_at_a_time
+from equipose.io.particles import (
     APPLIED,
     MAGNIFICATION,
     ORIGINS,
@@ -49,6 +47,8 @@ from equipose.particles import (
     without_poses,
     write_star,
 )
+from equipose.io.progress import run_main, say
+from equipose.io.resumable_stack import sha256, write_stack
 
 CHUNK = 256
 """Images that are looked at at once."""

@@ -16,12 +16,12 @@ import yaml
 
 from equipose.benchmarks import job_times
 from equipose.claims import asked_or_found, write_claims
-from equipose.cli import run_main
 from equipose.errors import ConfigError
-from equipose.files import write_json, write_text
+from equipose.io.files import write_json, write_text
+from equipose.io.progress import run_main
+from equipose.io.provenance import hardware, package_versions
 from equipose.joined_tables import join_tables
 from equipose.outcomes import RUN, load_outcomes
-from equipose.provenance import hardware, package_versions
 from equipose.tables import load_settings
 
 KEPT = ("tables/*.csv", "tables/*.md", "figures/*/*.png")

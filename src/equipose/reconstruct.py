@@ -18,18 +18,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from equipose.cli import run_main
 from equipose.config.settings import PreparationConfig
 from equipose.core import fsc
 from equipose.core.fourier_grid import FourierGrid, grid_map
 from equipose.core.local_resolution import local_resolution
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.errors import ConfigError
-from equipose.files import whole_file, write_json, write_text
-from equipose.fingerprint import fingerprint
 from equipose.fits import correlations, examples
 from equipose.halves import back_project, bring_together, read_half
 from equipose.handback import write_poses
+from equipose.io.files import whole_file, write_json, write_text
+from equipose.io.fingerprint import fingerprint
+from equipose.io.progress import run_main
 from equipose.structures import write_map
 
 AGREES = 15.0

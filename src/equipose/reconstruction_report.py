@@ -13,13 +13,13 @@ from pathlib import Path
 import matplotlib.pyplot as pyplot
 from matplotlib.figure import Figure
 
-from equipose.cli import run_main
 from equipose.figures.maps import molecule_fraction
 from equipose.figures.quality import draw_agreement, draw_scores, plot_examples, plot_local_resolution, single
 from equipose.figures.reconstruction import directions_seen, draw_fsc
 from equipose.figures.sphere import plot_density
 from equipose.figures.style import paper_style
-from equipose.files import write_text
+from equipose.io.files import write_text
+from equipose.io.progress import run_main
 from equipose.report import data_uri, hardware, mesh, package_versions, read_template, wall_times
 from equipose.structures import read_map
 from equipose.verdict import verdict

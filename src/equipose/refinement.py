@@ -37,8 +37,8 @@ from equipose.core.fourier_grid import (
 )
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.core.pose_metrics import CONSISTENT, squared_distances
-from equipose.files import whole_file
-from equipose.particles import Particles
+from equipose.io.files import whole_file
+from equipose.io.particles import Particles
 
 BATCH = 200
 """Images refined at once."""

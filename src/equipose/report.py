@@ -21,13 +21,13 @@ from PIL import Image
 from skimage.measure import marching_cubes
 
 from equipose.benchmarks import wall_times
-from equipose.cli import run_main
 from equipose.config.settings import asked_runs, model_config, simulation_config
 from equipose.figures import EVERY, caption
 from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
-from equipose.files import write_text
 from equipose.freshness import made_by_other_code, run_path
-from equipose.provenance import hardware, package_versions
+from equipose.io.files import write_text
+from equipose.io.progress import run_main
+from equipose.io.provenance import hardware, package_versions
 from equipose.tables import (
     MODES,
     OUTDATED,

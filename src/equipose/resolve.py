@@ -16,7 +16,7 @@ from equipose.config.settings import (
     simulation_config,
 )
 from equipose.errors import ConfigError
-from equipose.particles import summarise
+from equipose.io.particles import summarise
 
 
 def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:

@@ -35,16 +35,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from equipose.cli import Progress, number, reporter, run_main, say
 from equipose.config.settings import SimulationConfig
 from equipose.core.ctf import CTF_COLUMNS, ctf
 from equipose.core.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.core.rotations import random_rotations, to_relion_angles
 from equipose.errors import ConfigError
-from equipose.files import whole_file, write_json
-from equipose.fingerprint import fingerprint
-from equipose.locks import one_at_a_time
-from equipose.particles import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
+from equipose.io.files import whole_file, write_json
+from equipose.io.fingerprint import fingerprint
+from equipose.io.locks import one_at_a_time
+from equipose.io.particles import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
+from equipose.io.progress import Progress, number, reporter, run_main, say
 from equipose.structures import particle_radius, read_map
 
 CHUNK = 64

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from equipose.cli import duration
 from equipose.config.settings import RunConfig
 from equipose.errors import ConfigError
+from equipose.io.progress import duration
 
 STATES = {
     "done": "trained and evaluated",

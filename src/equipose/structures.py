@@ -33,10 +33,10 @@ import mrcfile
 import numpy as np
 
 from equipose.atoms import PACKED_ANGSTROM, read_atoms
-from equipose.cli import number, run_main, say
 from equipose.errors import ConfigError
-from equipose.files import whole_file, write_json
-from equipose.stacks import HEADER, KINDS, read_header
+from equipose.io.files import whole_file, write_json
+from equipose.io.progress import number, run_main, say
+from equipose.io.stacks import HEADER, KINDS, read_header
 
 PDB_URL = "https://files.rcsb.org/download"
 

@@ -29,23 +29,23 @@ from torch.optim import Optimizer
 
 from equipose.answers import pose_finder
 from equipose.autoencoder import Autoencoder, load_state, mode, save_model, state
-from equipose.cli import number, run_main, say
 from equipose.config.settings import Precision, RunConfig
 from equipose.core.fourier_grid import FourierGrid
 from equipose.core.pose_metrics import hand_shares, paper_scores
 from equipose.core.volumes import decoder_volume
 from equipose.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.errors import ConfigError
-from equipose.files import CHECKPOINTS, whole_file, write_json, write_text
-from equipose.fingerprint import fingerprint
 from equipose.forecast import forecast
 from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search
-from equipose.locks import one_at_a_time
+from equipose.io.files import CHECKPOINTS, whole_file, write_json, write_text
+from equipose.io.fingerprint import fingerprint
+from equipose.io.locks import one_at_a_time
+from equipose.io.particles import Particles, check_training_box, read_particles
+from equipose.io.processes import stop_on_signals
+from equipose.io.progress import number, run_main, say
+from equipose.io.provenance import provenance
 from equipose.losses import LOSSES
 from equipose.optimizers import descend, make_optimizers, set_rates, training_rates
-from equipose.particles import Particles, check_training_box, read_particles
-from equipose.processes import stop_on_signals
-from equipose.provenance import provenance
 
 IN_CHECKPOINT = [SearchState, FourierGrid, np.zeros(0).__reduce__()[0], np.float64().__reduce__()[0], np.ndarray]
 IN_CHECKPOINT += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int64, bool))]

@@ -38,8 +38,8 @@ from equipose.core.pose_metrics import paper_scores
 from equipose.core.rotations import random_rotations
 from equipose.devices import keep_freed_memory, usable_precision
 from equipose.encoders import ENCODERS, GroupConv
-from equipose.files import whole_file
 from equipose.forecast import measure, peak_bytes
+from equipose.io.files import whole_file
 from equipose.optimizers import make_optimizers
 from equipose.resolve import run_config
 from equipose.simulate import simulate

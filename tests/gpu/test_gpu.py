@@ -17,8 +17,8 @@ from equipose.core.fourier_grid import empty_grid, grid_volume, insert_images, w
 from equipose.core.pose_metrics import squared_distances
 from equipose.devices import claim_device
 from equipose.evaluate import evaluate
+from equipose.io.particles import read_particles
 from equipose.losses import LOSSES
-from equipose.particles import read_particles
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or CUDA_VISIBLE_DEVICES hides it")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from equipose.core import fsc
-from equipose.particles import read_tables, write_star
+from equipose.io.particles import read_tables, write_star
 from equipose.structures import read_map
 
 CRYODRGN = Path(os.environ.get("CRYODRGN", Path(__file__).parents[2] / ".venv-interop/bin/cryodrgn"))

@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from equipose.locks import drop_stale_locks
+from equipose.io.locks import drop_stale_locks
 from equipose.status import status
 
 ROOT = Path(__file__).parents[2]

@@ -23,8 +23,8 @@ from equipose.config.settings import (
 )
 from equipose.errors import ConfigError
 from equipose.figures import OF_DATASETS, OF_RUNS, caption
-from equipose.files import check_writable, leave_the_future
-from equipose.locks import drop_stale_locks, remember_locks
+from equipose.io.files import check_writable, leave_the_future
+from equipose.io.locks import drop_stale_locks, remember_locks
 from equipose.plan import plan
 from equipose.resolve import run_config
 

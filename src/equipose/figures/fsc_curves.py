@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from equipose.cli import run_main
 from equipose.core.fsc import THRESHOLDS
 from equipose.figures.runs import Run, best_runs, command_line, load_run
 from equipose.figures.style import COLUMN, GUIDE, PAGE, model_colours, paper_style, save
+from equipose.io.progress import run_main
 from equipose.tables import dataset_title
 
 

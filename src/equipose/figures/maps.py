@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from equipose.cli import run_main
 from equipose.errors import ConfigError
 from equipose.figures.style import PAGE, SHADES, TRUTH, paper_style, save
+from equipose.io.progress import run_main
 from equipose.structures import read_map
 
 PIXELS = 320

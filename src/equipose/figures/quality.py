@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from equipose.figures.style import COLUMN, GUIDE, PAGE, PALETTE, degrees_text
 from equipose.handback import SCORE
-from equipose.particles import SUBSET, read_tables
+from equipose.io.particles import SUBSET, read_tables
 from equipose.structures import read_map
 
 HALVES = ((1, PALETTE[0]), (2, PALETTE[1]))

@@ -10,12 +10,12 @@ import pandas as pd
 import scipy.spatial.transform
 from matplotlib.axes import Axes
 
-from equipose.cli import run_main
 from equipose.core.rotations import from_relion_angles, viewing_directions
 from equipose.figures.maps import VIEW, enclosing_level, molecule_extent, molecule_fraction, render
 from equipose.figures.sphere import draw_density
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
-from equipose.particles import ANGLES, read_tables
+from equipose.io.particles import ANGLES, read_tables
+from equipose.io.progress import run_main
 from equipose.reconstruct import THRESHOLD
 from equipose.structures import read_map
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 from PIL import Image
 
-from equipose.files import whole_file
+from equipose.io.files import whole_file
 
 COLUMN = 3.5  # inches, one column of a journal
 PAGE = 7.2  # inches, two columns

@@ -14,12 +14,12 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from scipy import ndimage
 
-from equipose.cli import number, run_main
 from equipose.core.pose_metrics import HANDS, subset_sizes
 from equipose.core.rotations import degrees_from_squared_frobenius
 from equipose.figures.mixture import most_mixed
 from equipose.figures.runs import Run, dataset_command_line, load_runs
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
+from equipose.io.progress import number, run_main
 from equipose.tables import dataset_title
 
 IMAGES = 300

@@ -12,13 +12,13 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from equipose.cli import run_main
 from equipose.core.mirror_plane import moved_volume, projection, twin
 from equipose.core.rotations import random_rotations, viewing_directions
 from equipose.figures.maps import PIXELS, draw_maps
 from equipose.figures.mixture import Mixture, read_mixture
 from equipose.figures.runs import dataset_command_line, load_runs
 from equipose.figures.style import PAGE, PALETTE, TRUTH, paper_style, save
+from equipose.io.progress import run_main
 from equipose.structures import read_map
 
 TRIED = 200

@@ -23,11 +23,11 @@ import pandas as pd
 
 from equipose.config.settings import TRAINING_BOXES, Selection, Told
 from equipose.core.rotations import from_relion_angles
-from equipose.cryosparc import COMPRESSED, NUMPY, ignored_fields, read_cryosparc
 from equipose.errors import ConfigError, FileWarning
-from equipose.files import sampled_digest, write_text
-from equipose.stacks import OTHER_FORMATS, Images, Stack, open_stack, relion_name, stack_path, warn_of_pixel_sizes
-from equipose.starfiles import read_star, star_text
+from equipose.io.cryosparc import COMPRESSED, NUMPY, ignored_fields, read_cryosparc
+from equipose.io.files import sampled_digest, write_text
+from equipose.io.stacks import OTHER_FORMATS, Images, Stack, open_stack, relion_name, stack_path, warn_of_pixel_sizes
+from equipose.io.starfiles import read_star, star_text
 
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")

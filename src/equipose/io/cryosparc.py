@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from equipose.core.rotations import to_relion_angles
 from equipose.errors import ConfigError
-from equipose.files import whole_file
+from equipose.io.files import whole_file
 
 NUMPY, COMPRESSED = b"\x93NUMPY", b"\x95CSDAT"
 """How .cs files begin."""

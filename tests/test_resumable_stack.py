@@ -6,8 +6,8 @@ import mrcfile
 import numpy as np
 import pytest
 
-from equipose import cache
 from equipose.errors import ConfigError
+from equipose.io import resumable_stack
 
 COUNT, BOX = 10, 4
 
@@ -31,13 +31,15 @@ class Maker:
             return 2 * images
 
         shape = (COUNT, BOX, BOX)
-        cache.write_stack(self.path, shape, 2.5, settings, lambda place: self.images[place], double, self.said.append)
+        resumable_stack.write_stack(
+            self.path, shape, 2.5, settings, lambda place: self.images[place], double, self.said.append
+        )
         return self.path.read_bytes()
 
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
-    monkeypatch.setattr(cache, "PART", 3)
+    monkeypatch.setattr(resumable_stack, "PART", 3)
     return Maker(tmp_path)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from equipose.cli import SIGNALLED, say
+from equipose.io.progress import SIGNALLED, say
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C; `kill`, a scheduler's warning; a terminal that was closed."""

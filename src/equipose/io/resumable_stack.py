@@ -13,9 +13,9 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 
-from equipose.cli import reporter
 from equipose.errors import ConfigError
-from equipose.stacks import HEADER
+from equipose.io.progress import reporter
+from equipose.io.stacks import HEADER
 
 PART = 256
 """Images that are made at once."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from equipose.files import writable
+from equipose.io.files import writable
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 """What some shared file systems answer: there, two processes are not kept apart, and no lock counts as stale."""

@@ -8,19 +8,19 @@ import sys
 import pytest
 import yaml
 
-from equipose import cli
+from equipose.io import progress
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second passes from one look at it to the next."""
     seconds = itertools.count()
-    monkeypatch.setattr(cli.time, "perf_counter", lambda: float(next(seconds)))
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: float(next(seconds)))
 
 
 def lines_for(images: int) -> list[str]:
     said: list[str] = []
-    report = cli.reporter(said.append)
+    report = progress.reporter(said.append)
     for done in range(1, images + 1):
         report("made", done, images)
     return said
@@ -35,12 +35,12 @@ def test_what_is_quick_says_nothing(clock: None) -> None:
 
 
 def test_what_takes_an_hour_says_no_more_than_what_takes_minutes(clock: None) -> None:
-    assert len(lines_for(3600)) <= cli.REPORTS
+    assert len(lines_for(3600)) <= progress.REPORTS
 
 
 def test_each_thing_that_is_done_has_its_own_time(clock: None) -> None:
     said: list[str] = []
-    report = cli.reporter(said.append)
+    report = progress.reporter(said.append)
     for what in ("projected", "written"):
         for done in range(1, 8):
             report(what, done, 7)
@@ -48,7 +48,7 @@ def test_each_thing_that_is_done_has_its_own_time(clock: None) -> None:
 
 
 def test_a_time_for_people_has_two_digits_or_so() -> None:
-    assert [cli.duration(seconds) for seconds in (0, 119.4, 120, 7140, 7200, 35_000, 1_846_800)] == [
+    assert [progress.duration(seconds) for seconds in (0, 119.4, 120, 7140, 7200, 35_000, 1_846_800)] == [
         "0 s",
         "119 s",
         "2 minutes",
@@ -61,10 +61,10 @@ def test_a_time_for_people_has_two_digits_or_so() -> None:
 
 def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture) -> None:
     def main() -> None:
-        raise cli.ConfigError("the key is wrong")
+        raise progress.ConfigError("the key is wrong")
 
     with pytest.raises(SystemExit, match="2"):
-        cli.run_main(main)
+        progress.run_main(main)
     assert capsys.readouterr().err == "error: the key is wrong\n"
 
 
