@@ -6,9 +6,9 @@ import gemmi
 import numpy as np
 import pytest
 
-from equipose.atoms import read_atoms
+from equipose.data.atoms import read_atoms
+from equipose.data.structures import density
 from equipose.errors import ConfigError
-from equipose.structures import density
 
 COORDS = np.array([[10.0, 0.0, 1.0], [12.0, 1.0, 2.0], [14.0, 3.0, -1.0]])
 QUARTER = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
@@ -112,10 +112,10 @@ def test_a_product_of_operators_is_counted_and_not_built(cif: Path) -> None:
 
 
 def test_an_assembly_of_too_many_atoms_is_not_built(cif: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equipose.atoms.MOST_ATOMS", 11)
+    monkeypatch.setattr("equipose.data.atoms.MOST_ATOMS", 11)
     with pytest.raises(ConfigError, match="would have up to 12 atoms; at most 11"):
         read_atoms(cif, "1")
-    monkeypatch.setattr("equipose.atoms.MOST_ATOMS", 12)
+    monkeypatch.setattr("equipose.data.atoms.MOST_ATOMS", 12)
     assert len(read_atoms(cif, "1")[0]) == 12
 
 

@@ -14,12 +14,12 @@ import pytest
 
 from equipose import __version__, commands
 from equipose.core.rotations import from_relion_angles, other_hand, random_rotations, to_relion_angles
+from equipose.data.structures import read_map, write_map
 from equipose.figures.maps import molecule_fraction
 from equipose.figures.reconstruction import plot_reconstruction
 from equipose.io.particles import ANGLES, read_tables, write_star
 from equipose.reconstruction_report import build
 from equipose.report import mesh
-from equipose.structures import read_map, write_map
 
 
 def equipose(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -19,6 +19,7 @@ from equipose.autoencoder import Autoencoder, save_model
 from equipose.core.mirror_plane import degrees_between, projection, twin
 from equipose.core.pose_metrics import hand_shares
 from equipose.core.rotations import random_rotations, viewing_directions
+from equipose.data.structures import write_map
 from equipose.errors import ConfigError
 from equipose.figures import EVERY, OF_DATASETS, caption, chimerax, runs, style
 from equipose.figures.convergence import plot_convergence
@@ -32,7 +33,6 @@ from equipose.figures.sphere import draw_density, equal_area, plot_sphere
 from equipose.figures.style import degrees_text
 from equipose.figures.subsets import plot_subsets
 from equipose.figures.twins import plot_twins
-from equipose.structures import write_map
 
 ROOT = Path(__file__).parents[1]
 POINTS = np.random.default_rng(3).uniform(-6, 6, (7, 3))

@@ -23,9 +23,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from equipose.data.structures import density, read_atoms, read_map
 from equipose.errors import ConfigError
 from equipose.io.particles import check_inside, read_particles, read_tables, summarise
-from equipose.structures import density, read_atoms, read_map
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 """Files that each test tries."""

@@ -8,9 +8,9 @@ from scipy.stats import norm
 from equipose.core.fourier import half_disc, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_slices
 from equipose.core.mask import masked_volume, solvent_mask
+from equipose.data.simulate import padded_transform, slices
+from equipose.data.structures import read_map
 from equipose.search import random_rotations
-from equipose.simulate import padded_transform, slices
-from equipose.structures import read_map
 
 BOX = 32
 

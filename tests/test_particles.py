@@ -15,6 +15,8 @@ import torch
 from equipose.core.ctf import CTF_COLUMNS, ctf
 from equipose.core.fourier import from_half_disc, half_disc, shift_phase
 from equipose.core.rotations import from_relion_angles
+from equipose.data.simulate import padded_transform, slices
+from equipose.data.structures import read_map
 from equipose.errors import ConfigError, FileWarning
 from equipose.io.particles import (
     CTF_LABELS,
@@ -27,8 +29,6 @@ from equipose.io.particles import (
     write_star,
 )
 from equipose.io.stacks import HEADER
-from equipose.simulate import padded_transform, slices
-from equipose.structures import read_map
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

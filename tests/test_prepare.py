@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 
-from equipose import prepare as preparation
 from equipose.config.settings import PreparationConfig, merge, preparation_config
 from equipose.core.ctf import ctf
 from equipose.core.noise import filtered, shells
+from equipose.data import prepare as preparation
+from equipose.data.prepare import fourier_crop, prepare
 from equipose.errors import ConfigError
 from equipose.io import resumable_stack
 from equipose.io.particles import ANGLES, half_of, read_particles, read_tables, summarise, write_star
-from equipose.prepare import fourier_crop, prepare
 from equipose.resolve import dataset_config
 
 ROOT = Path(__file__).parents[1]

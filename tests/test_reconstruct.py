@@ -19,11 +19,11 @@ from equipose.core.fsc import fourier_shell_correlation
 from equipose.core.noise import filtered, shells
 from equipose.core.pose_metrics import Alignment, paper_scores
 from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
+from equipose.data.structures import read_map
 from equipose.fits import correlations
 from equipose.halves import Half, back_project, bring_together, read_half
 from equipose.handback import SCORE, write_poses
 from equipose.io.particles import ANGLES, ORIGINS, SUBSET, chosen_rows, half_of, read_particles, read_tables, write_star
-from equipose.structures import read_map
 from equipose.verdict import verdict
 
 

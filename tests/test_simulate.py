@@ -17,16 +17,16 @@ import pytest
 import starfile
 import torch
 
-from equipose import simulate as module
 from equipose.config.settings import SimulationConfig, simulation_config
 from equipose.core.ctf import ctf
 from equipose.core.fourier import from_half_disc, half_disc, shift_phase, to_half_disc
 from equipose.core.rotations import from_relion_angles, random_rotations
+from equipose.data import simulate as module
+from equipose.data.simulate import draw_ctf, padded_transform, simulate, slices
+from equipose.data.structures import write_map
 from equipose.errors import ConfigError
 from equipose.io import progress
 from equipose.io.particles import Particles, read_particles, write_star
-from equipose.simulate import draw_ctf, padded_transform, simulate, slices
-from equipose.structures import write_map
 
 RELION = Path(__file__).parents[2] / "shared" / "data" / "relion_projections"
 
@@ -321,7 +321,7 @@ def test_the_command_ends_with_one_line_where_the_configuration_is_wrong(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(dataset) | {"snr": 0.0}))
     paths = "--config", tmp_path / "config.json", "--volume", tmp_path / "absent.mrc", "--output", tmp_path / "out"
-    command = [sys.executable, "-m", "equipose.simulate", *map(str, paths), "--threads", "1"]
+    command = [sys.executable, "-m", "equipose.data.simulate", *map(str, paths), "--threads", "1"]
     result = subprocess.run(command, capture_output=True, text=True)
     wanted = "`snr` is 0.0; wanted: signal-to-noise ratio (a number above 0 or `noiseless`)."
     assert (result.returncode, result.stderr) == (2, f"error: {tmp_path}/config.json: {wanted}\n")

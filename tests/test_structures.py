@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from equipose.errors import ConfigError
-from equipose.structures import (
+from equipose.data.structures import (
     SIGMA_PER_RESOLUTION,
     centre_of_mass,
     density,
@@ -31,6 +30,7 @@ from equipose.structures import (
     resample,
     write_map,
 )
+from equipose.errors import ConfigError
 
 EMBEDDED = Path(__file__).parents[1] / "workflow" / "resources" / "structures"
 
@@ -63,7 +63,7 @@ def centre_of_density(volume: np.ndarray) -> np.ndarray:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "equipose.structures", *map(str, arguments)]
+    command = [sys.executable, "-m", "equipose.data.structures", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -259,7 +259,7 @@ def test_many_atoms_are_added_some_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
     rng = np.random.default_rng(0)
     coords, numbers = rng.normal(0, 6, (50, 3)), rng.integers(1, 30, 50)
     at_once = molmap(coords, numbers, 32, 3.0, 6.0)
-    monkeypatch.setattr("equipose.structures.AT_ONCE", 7)
+    monkeypatch.setattr("equipose.data.structures.AT_ONCE", 7)
     np.testing.assert_allclose(molmap(coords, numbers, 32, 3.0, 6.0), at_once, atol=1e-6 * at_once.max())
 
 

@@ -153,11 +153,11 @@ def info(arguments: argparse.Namespace) -> None:
 
 def flip_hand(arguments: argparse.Namespace) -> None:
     """Maps mirrored along z, and the poses that go with them: every projection stays as it was."""
+    from equipose.data.structures import read_map, write_map
     from equipose.figures.reconstruction import plot_reconstruction
     from equipose.handback import in_other_hand
     from equipose.io.particles import ANGLES, read_tables
     from equipose.reconstruction_report import build
-    from equipose.structures import read_map, write_map
 
     folder = arguments.folder.resolve()
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
@@ -211,7 +211,7 @@ def _protein(particles: Particles, star: Path) -> str:
     import numpy as np
     import yaml
 
-    from equipose.prepare import contrast
+    from equipose.data.prepare import contrast
 
     settings = yaml.safe_load((CHECKOUT / "config.yaml").read_text())
     box = max((box for box in TRAINING_BOXES if box <= particles.images.shape[-1]), default=None)

@@ -37,6 +37,7 @@ from equipose.core.groups import move_images
 from equipose.core.pose_metrics import IDENTITY, Alignment, exact_scores, paper_scores
 from equipose.core.rotations import to_relion_angles
 from equipose.core.volumes import real_volume
+from equipose.data.structures import read_map, write_map
 from equipose.devices import claim_device
 from equipose.errors import ConfigError
 from equipose.freshness import dataset_code, read_json, training_code
@@ -48,7 +49,6 @@ from equipose.io.progress import Progress, number, reporter, run_main, say
 from equipose.losses import PATHS
 from equipose.refinement import confirmed_share, refine
 from equipose.rotation_tensors import pose_action
-from equipose.structures import read_map, write_map
 
 FSC_RULE = (
     "volume aligned by the poses' rotation, hand and translation; unmasked; frequencies rounded to whole shells 1 to"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from equipose.aberrations import read_aberrations
 from equipose.config.settings import PreparationConfig
 from equipose.core.rotations import from_relion_angles, other_hand, to_relion_angles
+from equipose.data.aberrations import read_aberrations
 from equipose.io.cryosparc import read_records, write_cryosparc
 from equipose.io.particles import (
     ANGLES,

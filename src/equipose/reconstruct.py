@@ -23,6 +23,7 @@ from equipose.core import fsc
 from equipose.core.fourier_grid import FourierGrid, grid_map
 from equipose.core.local_resolution import local_resolution
 from equipose.core.mask import masked_volume, solvent_mask
+from equipose.data.structures import write_map
 from equipose.errors import ConfigError
 from equipose.fits import correlations, examples
 from equipose.halves import back_project, bring_together, read_half
@@ -30,7 +31,6 @@ from equipose.handback import write_poses
 from equipose.io.files import whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
 from equipose.io.progress import run_main
-from equipose.structures import write_map
 
 AGREES = 15.0
 """Degrees within which two runs give an image the same pose. A right pose errs by little, and a wrong one by any angle:

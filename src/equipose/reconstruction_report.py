@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as pyplot
 from matplotlib.figure import Figure
 
+from equipose.data.structures import read_map
 from equipose.figures.maps import molecule_fraction
 from equipose.figures.quality import draw_agreement, draw_scores, plot_examples, plot_local_resolution, single
 from equipose.figures.reconstruction import directions_seen, draw_fsc
@@ -21,7 +22,6 @@ from equipose.figures.style import paper_style
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.report import data_uri, hardware, mesh, package_versions, read_template, wall_times
-from equipose.structures import read_map
 from equipose.verdict import verdict
 
 DPI = 200

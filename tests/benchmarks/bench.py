@@ -36,14 +36,14 @@ from equipose.autoencoder import Autoencoder
 from equipose.config.settings import RunConfig, simulation_config
 from equipose.core.pose_metrics import paper_scores
 from equipose.core.rotations import random_rotations
+from equipose.data.simulate import simulate
+from equipose.data.structures import density, write_map
 from equipose.devices import keep_freed_memory, usable_precision
 from equipose.encoders import ENCODERS, GroupConv
 from equipose.forecast import measure, peak_bytes
 from equipose.io.files import whole_file
 from equipose.optimizers import make_optimizers
 from equipose.resolve import run_config
-from equipose.simulate import simulate
-from equipose.structures import density, write_map
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())

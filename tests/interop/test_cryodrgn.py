@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from equipose.core import fsc
+from equipose.data.structures import read_map
 from equipose.io.particles import read_tables, write_star
-from equipose.structures import read_map
 
 CRYODRGN = Path(os.environ.get("CRYODRGN", Path(__file__).parents[2] / ".venv-interop/bin/cryodrgn"))
 

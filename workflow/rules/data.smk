@@ -46,7 +46,7 @@ rule fetch_structure:
             config["structures"][wildcards.structure].get("pdb", []) + assembly_option(wildcards.structure)
         ),
     shell:
-        "python -u -m equipose.structures fetch --pdb {params.pdb:q} --output {output:q} 2>&1 | tee {log:q}"
+        "python -u -m equipose.data.structures fetch --pdb {params.pdb:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule assemble_structure:
@@ -64,7 +64,7 @@ rule assemble_structure:
     params:
         assembly=lambda wildcards: assembly_option(wildcards.structure),
     shell:
-        "python -u -m equipose.structures assemble --source {input.structure:q} {params.assembly:q} --output {output:q}"
+        "python -u -m equipose.data.structures assemble --source {input.structure:q} {params.assembly:q} --output {output:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -88,7 +88,7 @@ rule volume:
     params:
         dataset=lambda wildcards: simulation_config(config, wildcards.dataset),
     shell:
-        "python -u -m equipose.structures density --source {input.structure:q}"
+        "python -u -m equipose.data.structures density --source {input.structure:q}"
         " --box {params.dataset.box} --voxel-size {params.dataset.voxel_size}"
         " --resolution {params.dataset.resolution} --output {output:q} 2>&1 | tee {log:q}"
 
@@ -117,7 +117,7 @@ rule simulate:
         folder=subpath(output[0], parent=True),
         structure=lambda wildcards: json.dumps(freshness.structure_digest(structure_source(config, wildcards.dataset))),
     shell:
-        "python -u -m equipose.simulate --config {input.config:q} --volume {input.volume:q}"
+        "python -u -m equipose.data.simulate --config {input.config:q} --volume {input.volume:q}"
         " --structure {params.structure:q} --output {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
@@ -144,4 +144,4 @@ rule prepare:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python -u -m equipose.prepare --config {input.config:q} --output {params.folder:q} 2>&1 | tee {log:q}"
+        "python -u -m equipose.data.prepare --config {input.config:q} --output {params.folder:q} 2>&1 | tee {log:q}"

@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from equipose.data.structures import read_map
 from equipose.errors import ConfigError
 from equipose.figures.style import PAGE, SHADES, TRUTH, paper_style, save
 from equipose.io.progress import run_main
-from equipose.structures import read_map
 
 PIXELS = 320
 """Side of a rendered map."""

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from equipose.data.structures import read_map
 from equipose.figures.style import COLUMN, GUIDE, PAGE, PALETTE, degrees_text
 from equipose.handback import SCORE
 from equipose.io.particles import SUBSET, read_tables
-from equipose.structures import read_map
 
 HALVES = ((1, PALETTE[0]), (2, PALETTE[1]))
 

@@ -11,13 +11,13 @@ import scipy.spatial.transform
 from matplotlib.axes import Axes
 
 from equipose.core.rotations import from_relion_angles, viewing_directions
+from equipose.data.structures import read_map
 from equipose.figures.maps import VIEW, enclosing_level, molecule_extent, molecule_fraction, render
 from equipose.figures.sphere import draw_density
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
 from equipose.io.particles import ANGLES, read_tables
 from equipose.io.progress import run_main
 from equipose.reconstruct import THRESHOLD
-from equipose.structures import read_map
 
 LINES = (("unmasked", PALETTE[1], 1.0), ("masked", PALETTE[5], 1.0), ("corrected", PALETTE[0], 1.6))
 """Curves of fsc.csv, their colours and widths."""

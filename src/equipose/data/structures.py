@@ -1,9 +1,9 @@
 """Structures: PDB entries or files → atoms → density on a voxel grid (.mrc).
 
-    python -m equipose.structures fetch --pdb 3J79 3J7A --output atoms.npz
-    python -m equipose.structures assemble --source 1abc.cif --assembly 1 --output atoms.npz
-    python -m equipose.structures density --source atoms.npz --box 128 --voxel-size 3.77 --resolution 2 --output map.mrc
-    python -m equipose.structures pack --source atoms.npz --output 4v6x.npz
+    python -m equipose.data.structures fetch --pdb 3J79 3J7A --output atoms.npz
+    python -m equipose.data.structures assemble --source 1abc.cif --assembly 1 --output atoms.npz
+    python -m equipose.data.structures density --source atoms.npz --box 128 --voxel-size 3.77 --resolution 2 --output map.mrc
+    python -m equipose.data.structures pack --source atoms.npz --output 4v6x.npz
 
 The density is ChimeraX `molmap`'s: Σ atomic number × normalised Gaussian of σ = 0.225 × resolution, sampled at the
 voxel centres. cryoAI, and the paper after it (Apx. C), made their volumes with it. gemmi's density calculator is
@@ -32,7 +32,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 
-from equipose.atoms import PACKED_ANGSTROM, read_atoms
+from equipose.data.atoms import PACKED_ANGSTROM, read_atoms
 from equipose.errors import ConfigError
 from equipose.io.files import whole_file, write_json
 from equipose.io.progress import number, run_main, say
@@ -242,7 +242,7 @@ def _named(source: Path, make: Callable[..., np.ndarray], *arguments: object) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="equipose.structures", description="Atoms and densities of structures.")
+    parser = argparse.ArgumentParser(prog="equipose.data.structures", description="Atoms and densities of structures.")
     commands = parser.add_subparsers(dest="command", required=True)
     fetch_parser = commands.add_parser("fetch", help="download PDB entries, in one frame")
     fetch_parser.add_argument("--pdb", nargs="+", required=True, help="entries, such as 3J79 3J7A")

@@ -1,6 +1,6 @@
 """A volume → particles.star and particles.mrcs, with the truth in the star file's columns, and simulation.json.
 
-    python -m equipose.simulate --config config.json --volume volume.mrc --output DIR --threads N
+    python -m equipose.data.simulate --config config.json --volume volume.mrc --output DIR --threads N
 
 Poses are uniform on SO(3), shifts Gaussian, defocus log-normal without astigmatism (paper, Apx. C; cryoAI's simulator).
 An image is
@@ -39,13 +39,13 @@ from equipose.config.settings import SimulationConfig
 from equipose.core.ctf import CTF_COLUMNS, ctf
 from equipose.core.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.core.rotations import random_rotations, to_relion_angles
+from equipose.data.structures import particle_radius, read_map
 from equipose.errors import ConfigError
 from equipose.io.files import whole_file, write_json
 from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
 from equipose.io.particles import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
 from equipose.io.progress import Progress, number, reporter, run_main, say
-from equipose.structures import particle_radius, read_map
 
 CHUNK = 64
 """Images a random stream; part of what a seed means."""
@@ -237,7 +237,7 @@ def star_tables(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="equipose.simulate", description="Simulate particles of a volume.")
+    parser = argparse.ArgumentParser(prog="equipose.data.simulate", description="Simulate particles of a volume.")
     parser.add_argument("--config", type=Path, required=True, help="SimulationConfig as JSON")
     parser.add_argument("--volume", type=Path, required=True, help=".mrc of the dataset's box and voxel size")
     parser.add_argument("--output", type=Path, required=True, help="folder")
@@ -260,7 +260,7 @@ def _read_volume(config: SimulationConfig, path: Path) -> np.ndarray:
     if volume.shape != (config.box,) * 3 or abs(voxel_size - config.voxel_size) > 1e-3 * config.voxel_size:
         raise ConfigError(
             f"volume {path} is {volume.shape} at {voxel_size:.4g} Å, but dataset {config.name} has box {config.box} at"
-            f" {config.voxel_size} Å: make it with `python -m equipose.structures density`"
+            f" {config.voxel_size} Å: make it with `python -m equipose.data.structures density`"
         )
     if not volume.any():
         raise ConfigError(f"volume {path} is zero everywhere: check the structure it was made from")

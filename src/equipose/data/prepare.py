@@ -1,6 +1,6 @@
 """A user's particles → particles.star and particles.mrcs as training wants them, and preparation.json.
 
-    python -m equipose.prepare --config config.json --output DIR
+    python -m equipose.data.prepare --config config.json --output DIR
 
 Images are Fourier-cropped to the box, made bright where the protein is (half of all programs store it dark), normalised
 so that the background outside of the particle has mean 0 and standard deviation 1, and whitened and masked if asked.
@@ -20,11 +20,11 @@ import scipy.fft
 import scipy.ndimage
 import torch
 
-from equipose.aberrations import Aberrations, aberrations_of
 from equipose.config.settings import PreparationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import half_disc, to_half_disc
 from equipose.core.noise import filtered, noise_power, shells, whitening
+from equipose.data.aberrations import Aberrations, aberrations_of
 from equipose.errors import ConfigError
 from equipose.io.files import write_json
 from equipose.io.fingerprint import fingerprint
@@ -324,7 +324,7 @@ def _tables(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m equipose.prepare", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m equipose.data.prepare", description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, help="PreparationConfig as JSON")
     parser.add_argument("--output", type=Path, required=True, help="the dataset's folder")
     arguments = parser.parse_args()

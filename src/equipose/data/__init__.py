@@ -1,0 +1,1 @@
+"""Structure → volume → particles, simulated or a user's own."""
