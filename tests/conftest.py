@@ -14,7 +14,6 @@ import yaml
 from scipy.spatial.transform import Rotation
 
 from equipose import reconstruct
-from equipose.autoencoder import Autoencoder
 from equipose.config.settings import (
     DatasetConfig,
     PreparationConfig,
@@ -27,6 +26,7 @@ from equipose.data.simulate import simulate
 from equipose.data.structures import density, write_map
 from equipose.evaluate import Poses
 from equipose.io.particles import read_particles, read_tables, write_star
+from equipose.model.autoencoder import Autoencoder
 from equipose.resolve import dataset_config, run_config
 
 ROOT = Path(__file__).parents[1]

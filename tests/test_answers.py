@@ -4,11 +4,11 @@ import dataclasses
 
 import torch
 
-from equipose import rotation_tensors
 from equipose.answers import pose_finder
-from equipose.autoencoder import Autoencoder
 from equipose.core.fourier import from_half_disc
 from equipose.core.groups import motions, move_images
+from equipose.model import rotation_tensors
+from equipose.model.autoencoder import Autoencoder
 from equipose.search import _generators, random_rotations
 
 

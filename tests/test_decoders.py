@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from equipose.autoencoder import Autoencoder
 from equipose.config.settings import DecoderLayers, DecoderOmega
 from equipose.core.fourier import from_half_disc, shift_phase
 from equipose.core.volumes import decoder_volume
-from equipose.decoders import TILE, FourierNet
+from equipose.model.autoencoder import Autoencoder
+from equipose.model.decoders import TILE, FourierNet
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_the_published_size_multiplies_330240_times_a_point():
 
 def test_omega_scales_the_argument_of_the_sine():
     """One hidden layer written out: W2 sin(ω (W1 sin(ω (W0 x + b0)) + b1)) + b2."""
-    from equipose.decoders import Siren
+    from equipose.model.decoders import Siren
 
     siren = Siren(width=8, hidden=1, omega=30.0, precision="float32")
     first, second, last = siren.layers

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from equipose import devices
-from equipose.devices import claim_device, usable_precision
+from equipose.model import devices
+from equipose.model.devices import claim_device, usable_precision
 
 
 def test_without_a_gpu_the_device_is_the_cpu(tmp_path):
@@ -52,7 +52,7 @@ def hold(folder, claimed):
 
 
 def test_a_third_job_waits_until_a_gpu_is_free_even_if_its_holder_is_killed(two_gpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("equipose.devices.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("equipose.model.devices.POLL_SECONDS", 0.05)
     context = multiprocessing.get_context("fork")
     claimed = context.Queue()
     jobs = [context.Process(target=hold, args=(tmp_path, claimed), daemon=True) for _ in range(3)]
@@ -89,7 +89,7 @@ def test_who_waits_for_a_gpu_says_so_once_and_who_holds_it_and_when_it_got_one(t
 def test_freed_memory_is_used_again_without_new_pages():
     code = """if True:
         import resource, torch
-        from equipose.devices import keep_freed_memory
+        from equipose.model.devices import keep_freed_memory
         keep_freed_memory()
         for _ in range(20):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from equipose import encoders, rotation_tensors
-from equipose.autoencoder import Autoencoder, load_model, save_model
 from equipose.core.groups import kernel_basis, motions, move_images
-from equipose.encoders import ENCODERS, GaussianPyramid, GroupConv, InnerBatchNorm, block_widths
+from equipose.model import encoders, rotation_tensors
+from equipose.model.autoencoder import Autoencoder, load_model, save_model
+from equipose.model.encoders import ENCODERS, GaussianPyramid, GroupConv, InnerBatchNorm, block_widths
 
 ROOT = Path(__file__).parents[1]
 

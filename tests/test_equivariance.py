@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from equipose.autoencoder import Autoencoder
 from equipose.core.fourier import from_half_disc
 from equipose.core.groups import motions, move_images
-from equipose.encoders import EquivariantEncoder, VectorHead
-from equipose.rotation_tensors import pose_action
+from equipose.model.autoencoder import Autoencoder
+from equipose.model.encoders import EquivariantEncoder, VectorHead
+from equipose.model.rotation_tensors import pose_action
 
 ASTIGMATIC = torch.tensor([[24000.0, 16000.0, 25.0, 300.0, 2.7, 0.1, 10.0]], dtype=torch.float64)
 

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from equipose import evaluate as module
-from equipose.autoencoder import Autoencoder
 from equipose.core.groups import move_images
 from equipose.core.pose_metrics import Alignment
 from equipose.core.rotations import random_rotations, to_relion_angles
 from equipose.errors import ConfigError
 from equipose.io.particles import Particles, read_particles, write_star
-from equipose.losses import PATHS
-from equipose.rotation_tensors import pose_action
+from equipose.model.autoencoder import Autoencoder
+from equipose.model.losses import PATHS
+from equipose.model.rotation_tensors import pose_action
 
 BOX, VOXEL, SIGMA = 32, 4.0, 1.5  # pixels, Å, pixels
 TRAINING, HELD_OUT = 60, 40

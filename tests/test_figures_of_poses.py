@@ -15,7 +15,6 @@ import torch
 from matplotlib import pyplot
 from test_mirror_plane import NORMAL, blobs, symmetric
 
-from equipose.autoencoder import Autoencoder, save_model
 from equipose.core.mirror_plane import degrees_between, projection, twin
 from equipose.core.pose_metrics import hand_shares
 from equipose.core.rotations import random_rotations, viewing_directions
@@ -33,6 +32,7 @@ from equipose.figures.sphere import draw_density, equal_area, plot_sphere
 from equipose.figures.style import degrees_text
 from equipose.figures.subsets import plot_subsets
 from equipose.figures.twins import plot_twins
+from equipose.model.autoencoder import Autoencoder, save_model
 
 ROOT = Path(__file__).parents[1]
 POINTS = np.random.default_rng(3).uniform(-6, 6, (7, 3))

@@ -7,10 +7,10 @@ import re
 import pytest
 import torch
 
-from equipose.autoencoder import Autoencoder
 from equipose.config.settings import Budget
 from equipose.forecast import forecast, peak_bytes, saved_bytes
-from equipose.losses import LOSSES
+from equipose.model.autoencoder import Autoencoder
+from equipose.model.losses import LOSSES
 
 
 @pytest.fixture

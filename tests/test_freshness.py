@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from equipose import freshness
-from equipose.autoencoder import Autoencoder, save_model
 from equipose.config.settings import RunConfig, merge, simulation_config
 from equipose.io.fingerprint import fingerprint
+from equipose.model.autoencoder import Autoencoder, save_model
 from equipose.resolve import images_digest, run_config
 
 ROOT = Path(__file__).parents[1]

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from equipose.autoencoder import Autoencoder
 from equipose.config.settings import MarchingConfig
 from equipose.core.fourier import from_half_disc, half_disc, to_half_disc
 from equipose.core.groups import move_images
-from equipose.losses import LOSSES, PATHS
+from equipose.model.autoencoder import Autoencoder
+from equipose.model.losses import LOSSES, PATHS
 
 BOX = 32
 
@@ -80,7 +80,7 @@ def test_the_mirror_loss_is_not_trivial_for_c4(small_run, images):
 def test_an_astigmatic_ctf_moves_with_its_image(small_run):
     """A perfect reconstruction of an image is a perfect reconstruction of its mirror image, astigmatism included."""
     from equipose.core.groups import motions
-    from equipose.rotation_tensors import nearest_rotation, pose_action
+    from equipose.model.rotation_tensors import nearest_rotation, pose_action
 
     model = model_of(small_run, "d4_l2")
     rotations = nearest_rotation(torch.randn(4, 3).double(), torch.randn(4, 3).double())

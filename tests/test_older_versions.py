@@ -14,13 +14,13 @@ import torch
 import yaml
 
 from equipose import claims, commands, outcomes, tables
-from equipose.autoencoder import load_model
 from equipose.config.settings import EvaluationConfig, MarchingConfig, ModelConfig, RunConfig, SearchConfig
 from equipose.core.rotations import from_relion_angles, other_hand
 from equipose.data.structures import read_map
 from equipose.errors import ConfigError
 from equipose.figures.runs import load_run
 from equipose.io.particles import ANGLES, read_tables
+from equipose.model.autoencoder import load_model
 
 ROOT = Path(__file__).parents[1]
 RUN = "results/runs/tiny/d4_search/seed0"

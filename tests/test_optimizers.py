@@ -4,8 +4,8 @@ import dataclasses
 
 import torch
 
-from equipose.autoencoder import Autoencoder
-from equipose.optimizers import Muon, descend, make_optimizers, orthogonal, set_rates, training_rates
+from equipose.model.autoencoder import Autoencoder
+from equipose.model.optimizers import Muon, descend, make_optimizers, orthogonal, set_rates, training_rates
 
 
 def test_newton_schulz_brings_all_singular_values_near_one_and_keeps_the_directions():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from equipose.answers import turned_answers
-from equipose.autoencoder import Autoencoder
-from equipose.losses import LOSSES
+from equipose.model.autoencoder import Autoencoder
+from equipose.model.losses import LOSSES
 
 
 def model_of(small_run, name: str, precision: str) -> Autoencoder:

@@ -6,10 +6,10 @@ import torch
 from benchmarks import reference
 from torch import Tensor
 
-from equipose import rotation_tensors
-from equipose.autoencoder import Autoencoder
 from equipose.core.fourier import from_half_disc, half_disc, to_half_disc
-from equipose.losses import LOSSES
+from equipose.model import rotation_tensors
+from equipose.model.autoencoder import Autoencoder
+from equipose.model.losses import LOSSES
 
 BOX = 32
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from equipose import refinement
-from equipose.autoencoder import Autoencoder
 from equipose.core.fourier_grid import FourierGrid, grid_volume, real_map
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.io.particles import read_particles
+from equipose.model.autoencoder import Autoencoder
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from equipose import rotation_tensors
 from equipose.core import rotations as rot
+from equipose.model import rotation_tensors
 
 RNG = np.random.default_rng(0)
 

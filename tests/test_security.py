@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from equipose import train
-from equipose.autoencoder import Autoencoder, load_model
 from equipose.data.structures import read_atoms
 from equipose.errors import ConfigError
+from equipose.model.autoencoder import Autoencoder, load_model
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,9 +12,9 @@ import yaml
 
 from equipose.check import check_config
 from equipose.config.settings import RunConfig, merge, model_config, run_budgets, schema, simulation_config
-from equipose.encoders import ENCODERS
 from equipose.errors import ConfigError
-from equipose.losses import LOSSES
+from equipose.model.encoders import ENCODERS
+from equipose.model.losses import LOSSES
 from equipose.resolve import run_config
 
 ROOT = Path(__file__).parents[1]

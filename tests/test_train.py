@@ -17,14 +17,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from equipose import autoencoder, train
-from equipose.autoencoder import Autoencoder, load_model
+from equipose import train
 from equipose.config.settings import Budget, EvaluationConfig, ModelConfig
 from equipose.core.rotations import random_rotations
-from equipose.encoders import ENCODERS, GaussianPyramid
 from equipose.errors import ConfigError
 from equipose.io.particles import Particles
-from equipose.rotation_tensors import gram_schmidt
+from equipose.model import autoencoder
+from equipose.model.autoencoder import Autoencoder, load_model
+from equipose.model.encoders import ENCODERS, GaussianPyramid
+from equipose.model.rotation_tensors import gram_schmidt
 
 META = torch.library.Library("aten", "IMPL")
 """PyTorch lacks the meta kernel of one operator that a step uses."""

@@ -14,12 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from equipose.autoencoder import Autoencoder
 from equipose.core.ctf import ctf
 from equipose.core.fourier import half_disc, to_half_disc
 from equipose.core.fourier_grid import sampled, with_slopes
 from equipose.core.groups import turn_images
-from equipose.encoders import training_precision
+from equipose.model.autoencoder import Autoencoder
+from equipose.model.encoders import training_precision
 from equipose.search import refine_poses
 
 Poses = tuple[Tensor, Tensor]

@@ -77,8 +77,8 @@ def _check_names(config: dict[str, Any], encoders: Collection[str], losses: Coll
         _known(f"reconstructions.{name}.halves", reconstruction["halves"], config["datasets"], "datasets")
         _known(f"reconstructions.{name}.model", [reconstruction["model"]], config["models"], "models")
     for name, model in config["models"].items():
-        _known(f"models.{name}.encoder", [model["encoder"]], encoders, "src/equipose/encoders.py")
-        _known(f"models.{name}.loss", [model["loss"]], losses, "src/equipose/losses.py")
+        _known(f"models.{name}.encoder", [model["encoder"]], encoders, "src/equipose/model/encoders.py")
+        _known(f"models.{name}.loss", [model["loss"]], losses, "src/equipose/model/losses.py")
         if model.get("hypotheses", config["training"]["hypotheses"]) > 1 and model["loss"] != "l2":
             raise ConfigError(
                 f"`models.{name}.hypotheses` above 1 goes with the loss l2, which trains the best of them."

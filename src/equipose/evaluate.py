@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 
 from equipose.answers import pose_finder
-from equipose.autoencoder import Autoencoder, load_model
 from equipose.config.settings import RunConfig
 from equipose.core import fsc
 from equipose.core.fourier_grid import grid_values
@@ -38,7 +37,6 @@ from equipose.core.pose_metrics import IDENTITY, Alignment, exact_scores, paper_
 from equipose.core.rotations import to_relion_angles
 from equipose.core.volumes import real_volume
 from equipose.data.structures import read_map, write_map
-from equipose.devices import claim_device
 from equipose.errors import ConfigError
 from equipose.freshness import dataset_code, read_json, training_code
 from equipose.io.files import CHECKPOINTS, REFINEMENT, write_json, write_text
@@ -46,9 +44,11 @@ from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
 from equipose.io.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
 from equipose.io.progress import Progress, number, reporter, run_main, say
-from equipose.losses import PATHS
+from equipose.model.autoencoder import Autoencoder, load_model
+from equipose.model.devices import claim_device
+from equipose.model.losses import PATHS
+from equipose.model.rotation_tensors import pose_action
 from equipose.refinement import confirmed_share, refine
-from equipose.rotation_tensors import pose_action
 
 FSC_RULE = (
     "volume aligned by the poses' rotation, hand and translation; unmasked; frequencies rounded to whole shells 1 to"

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from equipose.answers import pose_finder
-from equipose.autoencoder import Autoencoder
 from equipose.io.progress import duration
-from equipose.losses import LOSSES, PATHS
+from equipose.model.autoencoder import Autoencoder
+from equipose.model.losses import LOSSES, PATHS
 
 SAMPLE_PIXELS = 2**17
 """Of the images to measure with on a CPU, where time is in proportion to them; a GPU is measured with a whole batch."""

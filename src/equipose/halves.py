@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipose.autoencoder import load_model
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, insert_images
@@ -21,6 +20,7 @@ from equipose.core.rotations import degrees_from_squared_frobenius
 from equipose.evaluate import Poses, predict
 from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import reporter
+from equipose.model.autoencoder import load_model
 from equipose.refinement import poses_against
 
 BATCH = 500

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from equipose import search
-from equipose.autoencoder import Autoencoder
 from equipose.config.settings import OptimizerConfig, SearchConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, enlarged, grid_slices, insert_images, with_slopes
 from equipose.core.mask import masked_volume
-from equipose.optimizers import descend, set_rates
+from equipose.model.autoencoder import Autoencoder
+from equipose.model.optimizers import descend, set_rates
 
 Fetch = Callable[[np.ndarray], tuple[Tensor, Tensor]]
 

@@ -28,12 +28,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from equipose.answers import pose_finder
-from equipose.autoencoder import Autoencoder, load_state, mode, save_model, state
 from equipose.config.settings import Precision, RunConfig
 from equipose.core.fourier_grid import FourierGrid
 from equipose.core.pose_metrics import hand_shares, paper_scores
 from equipose.core.volumes import decoder_volume
-from equipose.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.errors import ConfigError
 from equipose.forecast import forecast
 from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search
@@ -44,8 +42,10 @@ from equipose.io.particles import Particles, check_training_box, read_particles
 from equipose.io.processes import stop_on_signals
 from equipose.io.progress import number, run_main, say
 from equipose.io.provenance import provenance
-from equipose.losses import LOSSES
-from equipose.optimizers import descend, make_optimizers, set_rates, training_rates
+from equipose.model.autoencoder import Autoencoder, load_state, mode, save_model, state
+from equipose.model.devices import claim_device, keep_freed_memory, usable_precision
+from equipose.model.losses import LOSSES
+from equipose.model.optimizers import descend, make_optimizers, set_rates, training_rates
 
 IN_CHECKPOINT = [SearchState, FourierGrid, np.zeros(0).__reduce__()[0], np.float64().__reduce__()[0], np.ndarray]
 IN_CHECKPOINT += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int64, bool))]

@@ -32,17 +32,17 @@ import yaml
 from torch.nn import functional
 
 from equipose import train
-from equipose.autoencoder import Autoencoder
 from equipose.config.settings import RunConfig, simulation_config
 from equipose.core.pose_metrics import paper_scores
 from equipose.core.rotations import random_rotations
 from equipose.data.simulate import simulate
 from equipose.data.structures import density, write_map
-from equipose.devices import keep_freed_memory, usable_precision
-from equipose.encoders import ENCODERS, GroupConv
 from equipose.forecast import measure, peak_bytes
 from equipose.io.files import whole_file
-from equipose.optimizers import make_optimizers
+from equipose.model.autoencoder import Autoencoder
+from equipose.model.devices import keep_freed_memory, usable_precision
+from equipose.model.encoders import ENCODERS, GroupConv
+from equipose.model.optimizers import make_optimizers
 from equipose.resolve import run_config
 
 ROOT = Path(__file__).parents[2]
@@ -210,7 +210,7 @@ def escnn_stack(group: str, box: int, pyramid: torch.Tensor) -> Callable[[], obj
     """The blocks of the equivariant encoder in escnn's own layers."""
     from escnn import gspaces, nn
 
-    from equipose.encoders import block_widths
+    from equipose.model.encoders import block_widths
 
     space = {"c4": gspaces.rot2dOnR2, "d4": gspaces.flipRot2dOnR2}[group](4)
     kind = start = nn.FieldType(space, 5 * [space.trivial_repr])

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from equipose.autoencoder import load_model
 from equipose.core.fourier_grid import grid_map, without
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.evaluate import Poses, score
 from equipose.halves import Half, back_project
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main, say
+from equipose.model.autoencoder import load_model
 from equipose.refinement import PARTS, poses_against
 
 

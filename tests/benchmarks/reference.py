@@ -88,7 +88,7 @@ class Siren(nn.Module):
 
 
 class Published(nn.Module):
-    """Standard encoder and FourierNet with the weights of `model`, an `equipose.autoencoder.Autoencoder`.
+    """Standard encoder and FourierNet with the weights of `model`, an `equipose.model.autoencoder.Autoencoder`.
 
     `orthogonalize` is `gram_schmidt` or `svd`. `disc` leaves out the frequencies |k| ≥ L/2, as the package does, and
     `centre` is the point, in pixels from L/2, about which shifts are measured: -0.5 is the package's.

@@ -236,7 +236,7 @@ def test_changed_code_keeps_what_is_finished_and_says_so_until_it_is_asked_for(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
     (tmp_path / "again.yaml").write_text("retrain: code")
-    losses = finished[0] / "src/equipose/losses.py"
+    losses = finished[0] / "src/equipose/model/losses.py"
     with edited(losses, "\nFACTOR = 2\n"):
         kept, plan = agreed(finished[0])
         again, other_plan = agreed(finished[0], tmp_path / "again.yaml")
@@ -366,7 +366,7 @@ def test_the_encoder_of_the_docs_runs(tmp_path: Path) -> None:
     (python,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (overlay,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     repository = copy_repository(tmp_path)
-    with (repository / "src/equipose/encoders.py").open("a") as file:
+    with (repository / "src/equipose/model/encoders.py").open("a") as file:
         file.write("\n\n" + python)
     (repository / "mine.yaml").write_text(overlay)
     (repository / "short.yaml").write_text(

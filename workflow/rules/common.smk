@@ -43,8 +43,8 @@ def rule_names() -> list[str]:
 
 if workflow.is_main_process:  # a job on a cluster trusts the process that sent it
     from equipose.check import check_config
-    from equipose.encoders import ENCODERS
-    from equipose.losses import LOSSES
+    from equipose.model.encoders import ENCODERS
+    from equipose.model.losses import LOSSES
 
     try:
         check_config(

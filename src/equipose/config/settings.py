@@ -338,8 +338,8 @@ class NamedModel(Config):
     """What the line of a model must say."""
 
     name: str = Field(description="name of the model")
-    encoder: str = Field(description="name of an encoder, registered in src/equipose/encoders.py")
-    loss: str = Field(description="name of a loss, registered in src/equipose/losses.py")
+    encoder: str = Field(description="name of an encoder, registered in src/equipose/model/encoders.py")
+    loss: str = Field(description="name of a loss, registered in src/equipose/model/losses.py")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

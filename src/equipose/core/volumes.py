@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipose.autoencoder import Autoencoder
+from equipose.model.autoencoder import Autoencoder
 
 
 def decoder_volume(model: Autoencoder, motion: np.ndarray | None = None) -> np.ndarray:

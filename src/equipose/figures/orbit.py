@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from equipose.autoencoder import load_model
 from equipose.core.groups import motions, move_images
 from equipose.core.pose_metrics import squared_distances
 from equipose.core.rotations import degrees_from_squared_frobenius
@@ -24,7 +23,8 @@ from equipose.figures.runs import Run, best_runs, dataset_command_line, load_run
 from equipose.figures.style import PAGE, PALETTE, degrees_text, paper_style, save
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
-from equipose.rotation_tensors import pose_action
+from equipose.model.autoencoder import load_model
+from equipose.model.rotation_tensors import pose_action
 from equipose.tables import dataset_title
 
 AXES = (PALETTE[1], PALETTE[2], PALETTE[5])

@@ -9,8 +9,8 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from equipose.autoencoder import Autoencoder
 from equipose.core.groups import move_images
+from equipose.model.autoencoder import Autoencoder
 
 HALF_TURN = ((-1.0, 0.0), (0.0, -1.0))
 MIRROR = ((1.0, 0.0), (0.0, -1.0))

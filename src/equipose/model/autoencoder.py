@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from equipose.config.settings import Precision, RunConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
-from equipose.decoders import FourierNet
-from equipose.devices import usable_precision
-from equipose.encoders import ENCODERS
 from equipose.io.files import whole_file
+from equipose.model.decoders import FourierNet
+from equipose.model.devices import usable_precision
+from equipose.model.encoders import ENCODERS
 
 CPU_POINTS, CPU_VALUES, GPU_POINTS = 2**14, 2**21, 2**18
 """What the decoder takes at once: on a CPU the values of its (points, width) activations, which fit into a cache."""

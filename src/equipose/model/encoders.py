@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from equipose import rotation_tensors
 from equipose.config.settings import ModelConfig, Precision
 from equipose.core.groups import FieldType, Group, kernel_basis, motions, moved_kernels
+from equipose.model import rotation_tensors
 
 
 class GaussianPyramid(nn.Module):

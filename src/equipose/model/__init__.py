@@ -1,0 +1,1 @@
+"""Networks: encoders, decoder, the pipeline that joins them, losses and optimisers."""
