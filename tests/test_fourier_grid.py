@@ -14,7 +14,7 @@ from equipose.core.fourier_grid import (
     grid_volume,
     insert_slices,
 )
-from equipose.search import random_rotations
+from equipose.poses.search import random_rotations
 
 BOX, CPU = 32, torch.device("cpu")
 

@@ -10,7 +10,7 @@ from equipose.core.fourier_grid import FourierGrid, empty_grid, grid_slices, gri
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.data.simulate import padded_transform, slices
 from equipose.data.structures import read_map
-from equipose.search import random_rotations
+from equipose.poses.search import random_rotations
 
 BOX = 32
 

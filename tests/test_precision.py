@@ -6,9 +6,9 @@ But for answers from several turns of an image, of which the best counts: they a
 import pytest
 import torch
 
-from equipose.answers import turned_answers
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.losses import LOSSES
+from equipose.poses.pose_choice import turned_answers
 
 
 def model_of(small_run, name: str, precision: str) -> Autoencoder:

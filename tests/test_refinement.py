@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from equipose import refinement
 from equipose.core.fourier_grid import FourierGrid, grid_volume, real_map
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.io.particles import read_particles
 from equipose.model.autoencoder import Autoencoder
+from equipose.poses import refinement
 
 
 @pytest.mark.parametrize(

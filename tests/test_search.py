@@ -7,15 +7,16 @@ import pytest
 import torch
 from test_fourier_grid import BOX, filled, slices_of
 
-from equipose import search, train
+from equipose import train
 from equipose.config.settings import Budget, EvaluationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import half_disc, shift_phase, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, grid_slices, grid_volume, with_slopes
 from equipose.core.pose_metrics import paper_scores, squared_distances
-from equipose.initialise import fitting_rates, stage, start_search
 from equipose.io.particles import read_particles
 from equipose.model.autoencoder import Autoencoder
+from equipose.poses import search
+from equipose.poses.search_stages import fitting_rates, stage, start_search
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from equipose.answers import pose_finder
 from equipose.config.settings import RunConfig
 from equipose.core import fsc
 from equipose.core.fourier_grid import grid_values
@@ -48,7 +47,8 @@ from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.model.devices import claim_device
 from equipose.model.losses import PATHS
 from equipose.model.rotation_tensors import pose_action
-from equipose.refinement import confirmed_share, refine
+from equipose.poses.pose_choice import pose_finder
+from equipose.poses.refinement import confirmed_share, refine
 
 FSC_RULE = (
     "volume aligned by the poses' rotation, hand and translation; unmasked; frequencies rounded to whole shells 1 to"

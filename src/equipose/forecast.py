@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from equipose.answers import pose_finder
 from equipose.io.progress import duration
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.losses import LOSSES, PATHS
+from equipose.poses.pose_choice import pose_finder
 
 SAMPLE_PIXELS = 2**17
 """Of the images to measure with on a CPU, where time is in proportion to them; a GPU is measured with a whole batch."""

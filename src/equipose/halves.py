@@ -21,7 +21,7 @@ from equipose.evaluate import Poses, predict
 from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import reporter
 from equipose.model.autoencoder import load_model
-from equipose.refinement import poses_against
+from equipose.poses.refinement import poses_against
 
 BATCH = 500
 """Images read at once."""

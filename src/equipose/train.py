@@ -27,14 +27,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from equipose.answers import pose_finder
 from equipose.config.settings import Precision, RunConfig
 from equipose.core.fourier_grid import FourierGrid
 from equipose.core.pose_metrics import hand_shares, paper_scores
 from equipose.core.volumes import decoder_volume
 from equipose.errors import ConfigError
 from equipose.forecast import forecast
-from equipose.initialise import Fetch, SearchState, initial_step, stage, start_search
 from equipose.io.files import CHECKPOINTS, whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
@@ -46,6 +44,8 @@ from equipose.model.autoencoder import Autoencoder, load_state, mode, save_model
 from equipose.model.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.model.losses import LOSSES
 from equipose.model.optimizers import descend, make_optimizers, set_rates, training_rates
+from equipose.poses.pose_choice import pose_finder
+from equipose.poses.search_stages import Fetch, SearchState, initial_step, stage, start_search
 
 IN_CHECKPOINT = [SearchState, FourierGrid, np.zeros(0).__reduce__()[0], np.float64().__reduce__()[0], np.ndarray]
 IN_CHECKPOINT += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int64, bool))]

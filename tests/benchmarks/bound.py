@@ -20,7 +20,7 @@ from equipose.halves import Half, back_project
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main, say
 from equipose.model.autoencoder import load_model
-from equipose.refinement import PARTS, poses_against
+from equipose.poses.refinement import PARTS, poses_against
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from equipose import initialise, search, train
+from equipose import train
 from equipose.config.settings import Budget, EvaluationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import to_half_disc
@@ -19,6 +19,7 @@ from equipose.io.particles import read_particles
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.devices import claim_device
 from equipose.model.losses import LOSSES
+from equipose.poses import search, search_stages
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or CUDA_VISIBLE_DEVICES hides it")
 
@@ -93,12 +94,12 @@ def searching(small_run, simulated_dataset):
 def test_a_step_of_the_fit_never_waits_for_the_gpu(searching, particles):
     model = Autoencoder(searching, image_scale=1.0).to(GPU).train()
     optimizers = train.make_optimizers(model, searching.model.optimizer)
-    state, fetch = initialise.start_search(model), train.batch_source(particles, GPU)
-    first = next(step for step in range(100) if initialise.stage(step, 0.1, searching.model.search)[0] == "fit")
-    initialise.initial_step(state, first, 0.1, model, optimizers, fetch)
+    state, fetch = search_stages.start_search(model), train.batch_source(particles, GPU)
+    first = next(step for step in range(100) if search_stages.stage(step, 0.1, searching.model.search)[0] == "fit")
+    search_stages.initial_step(state, first, 0.1, model, optimizers, fetch)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        loss = initialise.initial_step(state, first + 1, 0.1, model, optimizers, fetch)
+        loss = search_stages.initial_step(state, first + 1, 0.1, model, optimizers, fetch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert loss.isfinite()

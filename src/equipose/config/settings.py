@@ -377,7 +377,7 @@ class Training(Config):
     turns: Count = Field(
         1,
         description="angles in between quarter turns by which an image is turned where its pose is asked for; the"
-        " answer counts that lies nearest to the best pose, once all are refined (answers.py); 1: as it is",
+        " answer counts that lies nearest to the best pose, once all are refined (pose_choice.py); 1: as it is",
     )
     average: Share = Field(
         0.0,

@@ -4,12 +4,12 @@ import dataclasses
 
 import torch
 
-from equipose.answers import pose_finder
 from equipose.core.fourier import from_half_disc
 from equipose.core.groups import motions, move_images
 from equipose.model import rotation_tensors
 from equipose.model.autoencoder import Autoencoder
-from equipose.search import _generators, random_rotations
+from equipose.poses.pose_choice import pose_finder
+from equipose.poses.search import _generators, random_rotations
 
 
 def asking(small_run, turns: int, hypotheses: int = 1) -> Autoencoder:

@@ -21,7 +21,6 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from equipose import search
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import (
@@ -39,6 +38,7 @@ from equipose.core.pose_metrics import CONSISTENT, squared_distances
 from equipose.io.files import whole_file
 from equipose.io.particles import Particles
 from equipose.model.autoencoder import Autoencoder
+from equipose.poses import search
 
 BATCH = 200
 """Images refined at once."""

@@ -20,7 +20,7 @@ from equipose.core.fourier_grid import sampled, with_slopes
 from equipose.core.groups import turn_images
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.encoders import training_precision
-from equipose.search import refine_poses
+from equipose.poses.search import refine_poses
 
 Poses = tuple[Tensor, Tensor]
 """Rotations (b, 3, 3) and shifts (b, 2) in Å about the array's centre."""

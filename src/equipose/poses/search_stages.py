@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from equipose import search
 from equipose.config.settings import OptimizerConfig, SearchConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
@@ -23,6 +22,7 @@ from equipose.core.fourier_grid import FourierGrid, empty_grid, enlarged, grid_s
 from equipose.core.mask import masked_volume
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.optimizers import descend, set_rates
+from equipose.poses import search
 
 Fetch = Callable[[np.ndarray], tuple[Tensor, Tensor]]
 
