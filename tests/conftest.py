@@ -24,10 +24,10 @@ from equipose.config.settings import (
 from equipose.core.rotations import other_hand, random_rotations, to_relion_angles
 from equipose.data.simulate import simulate
 from equipose.data.structures import density, write_map
-from equipose.evaluate import Poses
 from equipose.io.particles import read_particles, read_tables, write_star
 from equipose.model.autoencoder import Autoencoder
 from equipose.resolve import dataset_config, run_config
+from equipose.training.evaluate import Poses
 
 ROOT = Path(__file__).parents[1]
 

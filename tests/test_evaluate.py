@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equipose import evaluate as module
 from equipose.core.groups import move_images
 from equipose.core.pose_metrics import Alignment
 from equipose.core.rotations import random_rotations, to_relion_angles
@@ -25,6 +24,7 @@ from equipose.io.particles import Particles, read_particles, write_star
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.losses import PATHS
 from equipose.model.rotation_tensors import pose_action
+from equipose.training import evaluate as module
 
 BOX, VOXEL, SIGMA = 32, 4.0, 1.5  # pixels, Å, pixels
 TRAINING, HELD_OUT = 60, 40

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from equipose.config.settings import Budget
-from equipose.forecast import forecast, peak_bytes, saved_bytes
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.losses import LOSSES
+from equipose.training.forecast import forecast, peak_bytes, saved_bytes
 
 
 @pytest.fixture

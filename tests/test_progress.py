@@ -89,8 +89,12 @@ def test_a_pipe_that_nobody_reads_ends_a_command_without_a_traceback(tmp_path, p
     ("module", "words", "wanted"),
     [
         ("equipose.plan", ["config.yaml", "--gpus", "0"], "argument --gpus: 0 is no whole number of 1 or more"),
-        ("equipose.train", ["--threads", "0"], "argument --threads: 0 is no whole number of 1 or more"),
-        ("equipose.evaluate", ["--jobs-per-gpu", "0"], "argument --jobs-per-gpu: 0 is no whole number of 1 or more"),
+        ("equipose.training.train", ["--threads", "0"], "argument --threads: 0 is no whole number of 1 or more"),
+        (
+            "equipose.training.evaluate",
+            ["--jobs-per-gpu", "0"],
+            "argument --jobs-per-gpu: 0 is no whole number of 1 or more",
+        ),
         ("equipose.data.structures", ["density", "--box", "-1"], "argument --box: -1 is no whole number of 1 or more"),
         (
             "equipose.data.structures",

@@ -7,7 +7,6 @@ import pytest
 import torch
 from test_fourier_grid import BOX, filled, slices_of
 
-from equipose import train
 from equipose.config.settings import Budget, EvaluationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import half_disc, shift_phase, to_half_disc
@@ -17,6 +16,7 @@ from equipose.io.particles import read_particles
 from equipose.model.autoencoder import Autoencoder
 from equipose.poses import search
 from equipose.poses.search_stages import fitting_rates, stage, start_search
+from equipose.training import train
 
 
 @pytest.fixture

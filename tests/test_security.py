@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from equipose import train
 from equipose.data.structures import read_atoms
 from equipose.errors import ConfigError
 from equipose.model.autoencoder import Autoencoder, load_model
+from equipose.training import train
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,7 @@ from equipose import commands
 from equipose.errors import ConfigError
 from equipose.resolve import run_config
 from equipose.status import STATES, run_status, status
-from equipose.train import Progress, progress_line
+from equipose.training.train import Progress, progress_line
 
 NOW = 1_800_000_000.0
 

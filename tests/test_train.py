@@ -17,7 +17,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from equipose import train
 from equipose.config.settings import Budget, EvaluationConfig, ModelConfig
 from equipose.core.rotations import random_rotations
 from equipose.errors import ConfigError
@@ -26,6 +25,7 @@ from equipose.model import autoencoder
 from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.model.encoders import ENCODERS, GaussianPyramid
 from equipose.model.rotation_tensors import gram_schmidt
+from equipose.training import train
 
 META = torch.library.Library("aten", "IMPL")
 """PyTorch lacks the meta kernel of one operator that a step uses."""
@@ -422,7 +422,7 @@ def test_kill_9_at_any_moment_and_the_same_command_continues(simulated_dataset, 
     def command(folder: Path) -> list[str]:
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(run.to_json())
-        module = [sys.executable, "-m", "equipose.train", "--threads", "1", "--jobs-per-gpu", "1"]
+        module = [sys.executable, "-m", "equipose.training.train", "--threads", "1", "--jobs-per-gpu", "1"]
         paths = ["--config", str(folder / "config.json"), "--dataset", str(simulated_dataset.folder)]
         return [*module, *paths, "--output", str(folder)]
 

@@ -17,11 +17,11 @@ from equipose.core.mask import masked_volume
 from equipose.core.noise import on_disc
 from equipose.core.pose_metrics import Alignment, align, squared_distances
 from equipose.core.rotations import degrees_from_squared_frobenius
-from equipose.evaluate import Poses, predict
 from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import reporter
 from equipose.model.autoencoder import load_model
 from equipose.poses.refinement import poses_against
+from equipose.training.evaluate import Poses, predict
 
 BATCH = 500
 """Images read at once."""

@@ -31,19 +31,19 @@ import torch
 import yaml
 from torch.nn import functional
 
-from equipose import train
 from equipose.config.settings import RunConfig, simulation_config
 from equipose.core.pose_metrics import paper_scores
 from equipose.core.rotations import random_rotations
 from equipose.data.simulate import simulate
 from equipose.data.structures import density, write_map
-from equipose.forecast import measure, peak_bytes
 from equipose.io.files import whole_file
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.devices import keep_freed_memory, usable_precision
 from equipose.model.encoders import ENCODERS, GroupConv
 from equipose.model.optimizers import make_optimizers
 from equipose.resolve import run_config
+from equipose.training import train
+from equipose.training.forecast import measure, peak_bytes
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())

@@ -168,7 +168,7 @@ def lost_one_evaluation_at_most(project: Project, reported: int = 2 * EVERY) -> 
 def test_kill_9_of_a_training_job(project: Project, whole: Project, note: Callable[..., None]) -> None:
     process = project.start()
     project.wait_for_step(2 * EVERY)
-    for trainer in project.processes("equipose.train"):
+    for trainer in project.processes("equipose.training.train"):
         os.kill(trainer, signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode != 0 and not (project.run / "model.pt").exists()
@@ -186,8 +186,8 @@ def test_kill_9_of_snakemake(project: Project, whole: Project, job: str, note: C
     project.wait_for_step(2 * EVERY)
     process.kill()  # alone: its job goes on without it
     process.wait()
-    assert project.processes("equipose.train")
-    while job == "has ended" and project.processes("equipose.train"):
+    assert project.processes("equipose.training.train")
+    while job == "has ended" and project.processes("equipose.training.train"):
         time.sleep(0.1)
     project.finish()
     assert_equal(project, whole)

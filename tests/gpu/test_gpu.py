@@ -8,18 +8,18 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from equipose import train
 from equipose.config.settings import Budget, EvaluationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import to_half_disc
 from equipose.core.fourier_grid import empty_grid, grid_volume, insert_images, with_slopes
 from equipose.core.pose_metrics import squared_distances
-from equipose.evaluate import evaluate
 from equipose.io.particles import read_particles
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.devices import claim_device
 from equipose.model.losses import LOSSES
 from equipose.poses import search, search_stages
+from equipose.training import train
+from equipose.training.evaluate import evaluate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or CUDA_VISIBLE_DEVICES hides it")
 

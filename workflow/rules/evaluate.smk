@@ -35,6 +35,6 @@ rule evaluate:
         killed=KILLED,
         label=lambda wildcards: model_label(config, wildcards.model),
     shell:
-        "python -u -m equipose.evaluate --run {params.run:q} --dataset {params.dataset:q} --label {params.label:q}"
+        "python -u -m equipose.training.evaluate --run {params.run:q} --dataset {params.dataset:q} --label {params.label:q}"
         " --threads {threads} --jobs-per-gpu {resources.jobs_per_gpu} 2>&1 | tee {log:q}"
         " || {{ code=$?; [ $code != 137 ] || echo {params.killed:q} | tee -a {log:q}; exit $code; }}"

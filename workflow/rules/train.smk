@@ -52,7 +52,7 @@ rule train:
         run=subpath(input.config, parent=True),
         killed=KILLED,
     shell:
-        "trap : INT TERM; python -u -m equipose.train --config {input.config:q} --dataset {params.dataset:q}"
+        "trap : INT TERM; python -u -m equipose.training.train --config {input.config:q} --dataset {params.dataset:q}"
         " --output {params.run:q} --threads {threads} --jobs-per-gpu {resources.jobs_per_gpu} 2>&1"
         " | (trap '' INT TERM; exec tee {log:q})"
         " || {{ code=$?; [ $code != 137 ] || echo {params.killed:q} | tee -a {log:q}; exit $code; }}"

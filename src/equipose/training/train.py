@@ -1,4 +1,4 @@
-"""Train one run: `python -m equipose.train --config config.json --dataset DIR --output DIR`.
+"""Train one run: `python -m equipose.training.train --config config.json --dataset DIR --output DIR`.
 
 Writes model.pt, history.csv, trace.npz and provenance.json. Until the run is evaluated, checkpoint.pt stands beside
 them with all that the loop knows, and checkpoint.former.pt with what it knew at the evaluation before, so that the same
@@ -32,7 +32,6 @@ from equipose.core.fourier_grid import FourierGrid
 from equipose.core.pose_metrics import hand_shares, paper_scores
 from equipose.core.volumes import decoder_volume
 from equipose.errors import ConfigError
-from equipose.forecast import forecast
 from equipose.io.files import CHECKPOINTS, whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
@@ -46,6 +45,7 @@ from equipose.model.losses import LOSSES
 from equipose.model.optimizers import descend, make_optimizers, set_rates, training_rates
 from equipose.poses.pose_choice import pose_finder
 from equipose.poses.search_stages import Fetch, SearchState, initial_step, stage, start_search
+from equipose.training.forecast import forecast
 
 IN_CHECKPOINT = [SearchState, FourierGrid, np.zeros(0).__reduce__()[0], np.float64().__reduce__()[0], np.ndarray]
 IN_CHECKPOINT += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int64, bool))]

@@ -1,4 +1,4 @@
-"""Scores of a finished run: `python -m equipose.evaluate --run DIR --dataset DIR --threads N`.
+"""Scores of a finished run: `python -m equipose.training.evaluate --run DIR --dataset DIR --threads N`.
 
 Reads the run's config.json, model.pt and history.csv and the dataset's particles.star and volume.mrc. Writes, in the
 run folder, poses.star and volume.mrc (in the run's own frame, consistent with each other), volume_aligned.mrc (in the
@@ -204,7 +204,7 @@ def pose_table(particles: Particles, poses: Poses, dataset: Path, run: Path) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m equipose.evaluate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m equipose.training.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="run folder, with config.json, model.pt, history.csv")
     parser.add_argument("--dataset", type=Path, required=True, help="dataset folder, with particles.star, volume.mrc")
     parser.add_argument("--label", required=True, help="the model's name in tables and figures")

@@ -1,0 +1,1 @@
+"""One training run, its checkpoint, its forecast and its scores."""
