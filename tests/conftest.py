@@ -13,7 +13,6 @@ import torch
 import yaml
 from scipy.spatial.transform import Rotation
 
-from equipose import reconstruct
 from equipose.config.settings import (
     DatasetConfig,
     PreparationConfig,
@@ -26,6 +25,7 @@ from equipose.data.simulate import simulate
 from equipose.data.structures import density, write_map
 from equipose.io.particles import read_particles, read_tables, write_star
 from equipose.model.autoencoder import Autoencoder
+from equipose.reconstruction import join
 from equipose.resolve import dataset_config, run_config
 from equipose.training.evaluate import Poses
 
@@ -144,8 +144,8 @@ def asking(halves: Path, small_run: Callable[..., RunConfig]) -> Callable[[], Ab
     @contextmanager
     def patched() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("equipose.halves.load_model", lambda path: models[path.parent.name])
-            patch.setattr("equipose.halves.predict", lambda model, *_: (answers[model], None))
+            patch.setattr("equipose.reconstruction.halves.load_model", lambda path: models[path.parent.name])
+            patch.setattr("equipose.reconstruction.halves.predict", lambda model, *_: (answers[model], None))
             yield
 
     return patched
@@ -156,5 +156,5 @@ def joined(halves: Path, asking: Callable[[], AbstractContextManager]) -> Path:
     """What `reconstruct` makes of them."""
     with asking():
         runs, datasets = [halves / "run1", halves / "run2"], [halves / "half1", halves / "half2"]
-        reconstruct.reconstruct(runs, datasets, halves / "out", lambda _: None)
+        join.reconstruct(runs, datasets, halves / "out", lambda _: None)
     return halves / "out"

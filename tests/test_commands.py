@@ -335,7 +335,7 @@ def test_a_flip_that_is_interrupted_leaves_nothing_and_one_that_is_done_is_not_o
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("equipose.handback.in_other_hand", interrupted)
+        patch.setattr("equipose.reconstruction.handback.in_other_hand", interrupted)
         with pytest.raises(KeyboardInterrupt):
             equipose(monkeypatch, "flip-hand", joined, "--out", tmp_path / "flipped")
     assert list(tmp_path.iterdir()) == []

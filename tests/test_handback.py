@@ -8,9 +8,9 @@ import pytest
 
 from equipose.config.settings import PreparationConfig
 from equipose.core.rotations import from_relion_angles, random_rotations
-from equipose.handback import write_poses
 from equipose.io.particles import ANGLES, ORIGINS, half_of, read_particles, read_tables
 from equipose.io.starfiles import read_star
+from equipose.reconstruction.handback import write_poses
 
 NUMBER, BOX = 8, 16
 

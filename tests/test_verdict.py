@@ -2,7 +2,7 @@
 
 import pytest
 
-from equipose.verdict import share, verdict
+from equipose.reconstruction.verdict import share, verdict
 
 
 def summary(first: float, second: float, images: int = 1000, resolution: float | None = 20.0) -> dict:

@@ -155,8 +155,8 @@ def flip_hand(arguments: argparse.Namespace) -> None:
     """Maps mirrored along z, and the poses that go with them: every projection stays as it was."""
     from equipose.data.structures import read_map, write_map
     from equipose.figures.reconstruction import plot_reconstruction
-    from equipose.handback import in_other_hand
     from equipose.io.particles import ANGLES, read_tables
+    from equipose.reconstruction.handback import in_other_hand
     from equipose.reconstruction_report import build
 
     folder = arguments.folder.resolve()

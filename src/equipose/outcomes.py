@@ -22,8 +22,8 @@ from equipose.figures.runs import load_run
 from equipose.freshness import age, metrics_code, outdated, read_json, trained_with
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
+from equipose.reconstruction.verdict import CONVERGED
 from equipose.tables import load_settings
-from equipose.verdict import CONVERGED
 
 RUN = ["dataset", "model", "seed"]
 """Columns that tell a run from any other."""

@@ -2,7 +2,7 @@
 
     python -m equipose.reconstruction_report --folder DIR --results DIR --template FILE --title NAME --output FILE
 
-`folder` holds what `equipose.reconstruct` wrote, `results` the benchmarks of the rules that led there.
+`folder` holds what `equipose.reconstruction.join` wrote, `results` the benchmarks of the rules that led there.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from equipose.figures.sphere import plot_density
 from equipose.figures.style import paper_style
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
+from equipose.reconstruction.verdict import verdict
 from equipose.report import data_uri, hardware, mesh, package_versions, read_template, wall_times
-from equipose.verdict import verdict
 
 DPI = 200
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m equipose.reconstruction_report", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--folder", type=Path, required=True, help="what equipose.reconstruct wrote")
+    parser.add_argument("--folder", type=Path, required=True, help="what equipose.reconstruction.join wrote")
     parser.add_argument("--results", type=Path, required=True, help="folder with the benchmarks")
     parser.add_argument("--template", type=Path, required=True, help="reconstruction.html.jinja")
     parser.add_argument("--title", required=True, help="of the page")

@@ -15,11 +15,11 @@ import torch
 
 from equipose.core.fourier_grid import grid_map, without
 from equipose.core.mask import masked_volume, solvent_mask
-from equipose.halves import Half, back_project
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main, say
 from equipose.model.autoencoder import load_model
 from equipose.poses.refinement import PARTS, poses_against
+from equipose.reconstruction.halves import Half, back_project
 from equipose.training.evaluate import Poses, score
 
 

@@ -12,8 +12,8 @@ import pytest
 from equipose import commands
 from equipose.core import fsc
 from equipose.data.structures import read_map
-from equipose.handback import SCORE
 from equipose.io.particles import read_particles, read_tables, write_star
+from equipose.reconstruction.handback import SCORE
 
 pytestmark = pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="relion is not installed")
 

@@ -33,7 +33,7 @@ rule join_halves:
         datasets=of_halves("datasets/{half}"),
         folder=subpath(output[0], parent=True),
     shell:
-        "python -u -m equipose.reconstruct --runs {params.runs:q} --datasets {params.datasets:q} --output {params.folder:q}"
+        "python -u -m equipose.reconstruction.join --runs {params.runs:q} --datasets {params.datasets:q} --output {params.folder:q}"
         " 2>&1 | tee {log:q}"
 
 

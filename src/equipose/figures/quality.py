@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from equipose.data.structures import read_map
 from equipose.figures.style import COLUMN, GUIDE, PAGE, PALETTE, degrees_text
-from equipose.handback import SCORE
 from equipose.io.particles import SUBSET, read_tables
+from equipose.reconstruction.handback import SCORE
 
 HALVES = ((1, PALETTE[0]), (2, PALETTE[1]))
 

@@ -17,7 +17,7 @@ from equipose.figures.sphere import draw_density
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
 from equipose.io.particles import ANGLES, read_tables
 from equipose.io.progress import run_main
-from equipose.reconstruct import THRESHOLD
+from equipose.reconstruction.join import THRESHOLD
 
 LINES = (("unmasked", PALETTE[1], 1.0), ("masked", PALETTE[5], 1.0), ("corrected", PALETTE[0], 1.6))
 """Curves of fsc.csv, their colours and widths."""
@@ -47,7 +47,7 @@ def directions_seen(folder: Path) -> np.ndarray:
 
 
 def plot_reconstruction(folder: Path, output: Path) -> None:
-    """What `equipose.reconstruct` wrote in `folder`, as one picture."""
+    """What `equipose.reconstruction.join` wrote in `folder`, as one picture."""
     volume, _ = read_map(folder / "volume.mrc")
     with paper_style():
         figure, (front, side, correlation, directions) = pyplot.subplots(
@@ -69,7 +69,7 @@ def plot_reconstruction(folder: Path, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m equipose.figures.reconstruction", description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="what equipose.reconstruct wrote")
+    parser.add_argument("--folder", type=Path, required=True, help="what equipose.reconstruction.join wrote")
     parser.add_argument("--output", type=Path, required=True, help="picture; written as .pdf and .png")
     arguments = parser.parse_args()
     plot_reconstruction(arguments.folder, arguments.output)

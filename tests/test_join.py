@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import GAUGE, OFFSET, VOXEL, in_other_frame
 
-from equipose import reconstruct
 from equipose.config.settings import PreparationConfig
 from equipose.core.fourier_grid import grid_volume
 from equipose.core.fsc import fourier_shell_correlation
@@ -20,11 +19,12 @@ from equipose.core.noise import filtered, shells
 from equipose.core.pose_metrics import Alignment, paper_scores
 from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
 from equipose.data.structures import read_map
-from equipose.fits import correlations
-from equipose.halves import Half, back_project, bring_together, read_half
-from equipose.handback import SCORE, write_poses
 from equipose.io.particles import ANGLES, ORIGINS, SUBSET, chosen_rows, half_of, read_particles, read_tables, write_star
-from equipose.verdict import verdict
+from equipose.reconstruction import join
+from equipose.reconstruction.halves import Half, back_project, bring_together, read_half
+from equipose.reconstruction.handback import SCORE, write_poses
+from equipose.reconstruction.particle_scores import correlations
+from equipose.reconstruction.verdict import verdict
 
 
 def test_the_second_half_is_moved_into_the_frame_and_hand_of_the_first(halves: Path, joined: Path) -> None:
@@ -111,10 +111,10 @@ def test_halves_whose_poses_are_split_over_both_hands_do_not_agree(halves: Path,
         own[half - 1] = dataclasses.replace(poses, rotations=rotations)
     with asking():
         _, _, degrees = bring_together(own, [halves / "run1", halves / "run2"])
-    agree = [np.mean(apart < reconstruct.AGREES) for apart in degrees]
+    agree = [np.mean(apart < join.AGREES) for apart in degrees]
     assert all(agree[half - 1] < 0.6 for half in split)
     found = {"halves_agree": agree, "halves_compared": [len(apart) for apart in degrees]}
-    resolved = {"agree_within_degrees": reconstruct.AGREES, "resolution_angstrom": {"corrected": 36.0}}
+    resolved = {"agree_within_degrees": join.AGREES, "resolution_angstrom": {"corrected": 36.0}}
     assert verdict(found | resolved).state == "not converged"
 
 
@@ -155,8 +155,8 @@ def test_rows_that_were_left_out_have_no_pose_and_the_others_keep_their_order(ha
 
 
 def test_halves_of_different_star_files_are_refused(halves: Path) -> None:
-    with pytest.raises(reconstruct.ConfigError, match="two datasets of one star file"):
-        reconstruct.reconstruct([halves / "run1"] * 2, [halves / "half1"] * 2, halves / "none", lambda _: None)
+    with pytest.raises(join.ConfigError, match="two datasets of one star file"):
+        join.reconstruct([halves / "run1"] * 2, [halves / "half1"] * 2, halves / "none", lambda _: None)
 
 
 def test_an_alignment_is_as_a_run_in_another_frame_defines_it() -> None:

@@ -27,7 +27,7 @@ from equipose.io.particles import (
 )
 
 SCORE = "rlnParticleFigureOfMerit"
-"""RELION's name of a number for each particle: here its correlation with its projection (fits.py)."""
+"""RELION's name of a number for each particle: here its correlation with its projection (particle_scores.py)."""
 
 
 def write_poses(

@@ -1,6 +1,6 @@
 """Two runs on the two halves of a user's particles → one set of poses, one map, two half-maps and their FSC.
 
-    python -m equipose.reconstruct --runs RUN1 RUN2 --datasets DATASET1 DATASET2 --output DIR
+    python -m equipose.reconstruction.join --runs RUN1 RUN2 --datasets DATASET1 DATASET2 --output DIR
 
 The halves were searched and trained apart, so their agreement is a gold-standard one. The second run is moved into
 the first one's frame by poses: those that it finds for the first half's images, and the rotation, hand and translation
@@ -25,12 +25,12 @@ from equipose.core.local_resolution import local_resolution
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.data.structures import write_map
 from equipose.errors import ConfigError
-from equipose.fits import correlations, examples
-from equipose.halves import back_project, bring_together, read_half
-from equipose.handback import write_poses
 from equipose.io.files import whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
 from equipose.io.progress import run_main
+from equipose.reconstruction.halves import back_project, bring_together, read_half
+from equipose.reconstruction.handback import write_poses
+from equipose.reconstruction.particle_scores import correlations, examples
 
 AGREES = 15.0
 """Degrees within which two runs give an image the same pose. A right pose errs by little, and a wrong one by any angle:
@@ -116,7 +116,7 @@ def _quartiles(values: np.ndarray) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m equipose.reconstruct", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m equipose.reconstruction.join", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, nargs=2, required=True, help="run folders of the two halves")
     parser.add_argument("--datasets", type=Path, nargs=2, required=True, help="their dataset folders")
     parser.add_argument("--output", type=Path, required=True, help="folder")

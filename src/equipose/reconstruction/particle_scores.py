@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equipose.core.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.core.fourier_grid import grid_slices
-from equipose.halves import Half
+from equipose.reconstruction.halves import Half
 
 EXAMPLES = 6
 """Particles shown beside their projections, from the worst to the best."""

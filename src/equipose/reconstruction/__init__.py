@@ -1,0 +1,1 @@
+"""Two half-sets of a user's particles → one map, its poses and a verdict."""
