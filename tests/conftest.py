@@ -26,8 +26,8 @@ from equipose.data.structures import density, write_map
 from equipose.io.particles import read_particles, read_tables, write_star
 from equipose.model.autoencoder import Autoencoder
 from equipose.reconstruction import join
-from equipose.resolve import dataset_config, run_config
 from equipose.training.evaluate import Poses
+from equipose.workflow.resolve import dataset_config, run_config
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
-from equipose import freshness
 from equipose.config.settings import RunConfig, merge, simulation_config
 from equipose.io.fingerprint import fingerprint
 from equipose.model.autoencoder import Autoencoder, save_model
-from equipose.resolve import images_digest, run_config
+from equipose.workflow import freshness
+from equipose.workflow.resolve import images_digest, run_config
 
 ROOT = Path(__file__).parents[1]
 DATASET, MODEL = "smoke_snr1", "d4_l2"

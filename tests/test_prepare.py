@@ -18,7 +18,7 @@ from equipose.data.prepare import fourier_crop, prepare
 from equipose.errors import ConfigError
 from equipose.io import resumable_stack
 from equipose.io.particles import ANGLES, half_of, read_particles, read_tables, summarise, write_star
-from equipose.resolve import dataset_config
+from equipose.workflow.resolve import dataset_config
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,12 +10,12 @@ import jsonschema
 import pytest
 import yaml
 
-from equipose.check import check_config
 from equipose.config.settings import RunConfig, merge, model_config, run_budgets, schema, simulation_config
 from equipose.errors import ConfigError
 from equipose.model.encoders import ENCODERS
 from equipose.model.losses import LOSSES
-from equipose.resolve import run_config
+from equipose.workflow.resolve import run_config
+from equipose.workflow.validate import check_config
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"

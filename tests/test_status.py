@@ -9,9 +9,9 @@ import pytest
 
 from equipose import commands
 from equipose.errors import ConfigError
-from equipose.resolve import run_config
 from equipose.status import STATES, run_status, status
 from equipose.training.train import Progress, progress_line
+from equipose.workflow.resolve import run_config
 
 NOW = 1_800_000_000.0
 

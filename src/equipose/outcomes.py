@@ -19,11 +19,11 @@ from equipose.core.pose_metrics import HANDS, subset_sizes
 from equipose.errors import ConfigError
 from equipose.figures.mixture import MIXED_SHARE, read_mixture
 from equipose.figures.runs import load_run
-from equipose.freshness import age, metrics_code, outdated, read_json, trained_with
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.reconstruction.verdict import CONVERGED
 from equipose.tables import load_settings
+from equipose.workflow.freshness import age, metrics_code, outdated, read_json, trained_with
 
 RUN = ["dataset", "model", "seed"]
 """Columns that tell a run from any other."""

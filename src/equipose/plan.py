@@ -20,10 +20,10 @@ from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings
 
 from equipose.benchmarks import wall_times
 from equipose.config.settings import DatasetConfig, asked_runs, merge
-from equipose.freshness import made_by_other_code
 from equipose.io.progress import duration, number, run_main
-from equipose.resolve import dataset_config
 from equipose.tables import age_notes
+from equipose.workflow.freshness import made_by_other_code
+from equipose.workflow.resolve import dataset_config
 
 GPUS = (1, 8, 64)
 """The plan says how long so many would take."""

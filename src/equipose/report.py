@@ -24,7 +24,6 @@ from equipose.benchmarks import wall_times
 from equipose.config.settings import asked_runs, model_config, simulation_config
 from equipose.figures import EVERY, caption
 from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
-from equipose.freshness import made_by_other_code, run_path
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.io.provenance import hardware, package_versions
@@ -41,6 +40,7 @@ from equipose.tables import (
     to_html,
     why_unfinished,
 )
+from equipose.workflow.freshness import made_by_other_code, run_path
 
 MESH_BOX = 64
 """Voxels a side that a map is brought to before its surface is taken: smooth, and a few hundred kB a map."""

@@ -41,9 +41,9 @@ from equipose.model.autoencoder import Autoencoder
 from equipose.model.devices import keep_freed_memory, usable_precision
 from equipose.model.encoders import ENCODERS, GroupConv
 from equipose.model.optimizers import make_optimizers
-from equipose.resolve import run_config
 from equipose.training import train
 from equipose.training.forecast import measure, peak_bytes
+from equipose.workflow.resolve import run_config
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())

@@ -26,7 +26,7 @@ from equipose.figures import OF_DATASETS, OF_RUNS, caption
 from equipose.io.files import check_writable, leave_the_future
 from equipose.io.locks import drop_stale_locks, remember_locks
 from equipose.plan import plan
-from equipose.resolve import run_config
+from equipose.workflow.resolve import run_config
 
 STARTED = time.time()
 HERE = Path(workflow.basedir)
@@ -42,7 +42,7 @@ def rule_names() -> list[str]:
 
 
 if workflow.is_main_process:  # a job on a cluster trusts the process that sent it
-    from equipose.check import check_config
+    from equipose.workflow.validate import check_config
     from equipose.model.encoders import ENCODERS
     from equipose.model.losses import LOSSES
 
@@ -60,7 +60,7 @@ if workflow.is_main_process:  # a job on a cluster trusts the process that sent 
 
 RESULTS = Path(config["pathvars"]["results"])
 
-# What is out of date: a result that is older than what it is made from, and one that equipose.freshness says was made with
+# What is out of date: a result that is older than what it is made from, and one that equipose.workflow.freshness says was made with
 # other settings or from other data. Snakemake's own records decide nothing, so that results may be moved, and neither
 # code nor a rule's text makes anything again.
 type(workflow).rerun_triggers = frozenset({RerunTrigger.MTIME})  # in place of a property, whatever the profile says
@@ -143,7 +143,7 @@ def here(path: Path) -> str:
 def where(changed: Callable[..., bool]) -> Callable[..., list[str]]:
     """An input function: CHANGED, which makes a job run, where `changed` says that what stands is out of date.
 
-    `changed` is a function of `equipose.freshness`; it gets the configuration and the job's wildcards.
+    `changed` is a function of `equipose.workflow.freshness`; it gets the configuration and the job's wildcards.
     """
 
     def files(wildcards) -> list[str]:

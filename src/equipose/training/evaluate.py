@@ -37,7 +37,6 @@ from equipose.core.rotations import to_relion_angles
 from equipose.core.volumes import real_volume
 from equipose.data.structures import read_map, write_map
 from equipose.errors import ConfigError
-from equipose.freshness import dataset_code, read_json, training_code
 from equipose.io.files import CHECKPOINTS, REFINEMENT, write_json, write_text
 from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
@@ -49,6 +48,7 @@ from equipose.model.losses import PATHS
 from equipose.model.rotation_tensors import pose_action
 from equipose.poses.pose_choice import pose_finder
 from equipose.poses.refinement import confirmed_share, refine
+from equipose.workflow.freshness import dataset_code, read_json, training_code
 
 FSC_RULE = (
     "volume aligned by the poses' rotation, hand and translation; unmasked; frequencies rounded to whole shells 1 to"

@@ -30,7 +30,7 @@ from equipose.errors import ConfigError
 from equipose.io.files import sampled_digest
 from equipose.io.fingerprint import Stage, fingerprint
 from equipose.io.particles import Summary, summarise
-from equipose.resolve import images_digest, run_config
+from equipose.workflow.resolve import images_digest, run_config
 
 Run = tuple[str, str, int]
 

@@ -19,7 +19,7 @@ from equipose.config.settings import (
 )
 from equipose.errors import ConfigError
 from equipose.io.particles import check_symmetry
-from equipose.resolve import dataset_config
+from equipose.workflow.resolve import dataset_config
 
 
 def check_config(
