@@ -62,7 +62,7 @@ test-gpu: .venv/installed
 	CUDA_VISIBLE_DEVICES=0 $(BIN)/pytest tests/gpu
 
 plan: .venv/installed
-	$(BIN)/python -m equipose.plan config.yaml $(CONFIG) $(if $(GPUS),--gpus $(GPUS))
+	$(BIN)/python -m equipose.study.plan config.yaml $(CONFIG) $(if $(GPUS),--gpus $(GPUS))
 
 bench: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench.py $(BENCH)

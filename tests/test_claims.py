@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from equipose.claims import (
+from equipose.errors import ConfigError
+from equipose.study.claims import (
     Run,
     as_markdown,
     asked_or_found,
@@ -16,8 +17,7 @@ from equipose.claims import (
     judge,
     rate_interval,
 )
-from equipose.errors import ConfigError
-from equipose.outcomes import NUMBERS
+from equipose.study.run_table import NUMBERS
 
 CLAIMS = yaml.safe_load((Path(__file__).parents[1] / "workflow/report/claims.yaml").read_text())
 

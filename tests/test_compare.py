@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from equipose.compare import compare, rates_differ, told_apart
 from equipose.errors import ConfigError
+from equipose.study.compare import compare, rates_differ, told_apart
 
 
 def write(results: Path, mses: list[float], seconds: float = 100.0, verdict: str = "reproduced") -> Path:
@@ -29,7 +29,7 @@ def reference(tmp_path) -> Path:
 
 def command(results: Path, reference: Path) -> subprocess.CompletedProcess:
     arguments = ["--results", str(results), "--reference", str(reference)]
-    return subprocess.run([sys.executable, "-m", "equipose.compare", *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "equipose.study.compare", *arguments], capture_output=True, text=True)
 
 
 def test_the_same_but_for_the_spread_of_seeds_agrees(reference, tmp_path):

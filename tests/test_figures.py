@@ -13,11 +13,12 @@ import pytest
 
 from equipose.data.structures import write_map
 from equipose.errors import ConfigError
-from equipose.figures import maps, runs, style
+from equipose.figures import maps, style
 from equipose.figures.convergence import FLOOR, draw_errors, plot_convergence
 from equipose.figures.fsc_curves import plot_fsc
 from equipose.figures.overview import map_label, plot_overview
 from equipose.io.particles import write_star
+from equipose.study import runs
 
 ROOT = Path(__file__).parents[1]
 BOX = 32

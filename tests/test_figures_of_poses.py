@@ -20,19 +20,20 @@ from equipose.core.pose_metrics import hand_shares
 from equipose.core.rotations import random_rotations, viewing_directions
 from equipose.data.structures import write_map
 from equipose.errors import ConfigError
-from equipose.figures import EVERY, OF_DATASETS, caption, chimerax, runs, style
+from equipose.figures import EVERY, OF_DATASETS, caption, chimerax, style
 from equipose.figures.convergence import plot_convergence
 from equipose.figures.directions import direction_colours, folded, plot_directions
 from equipose.figures.encoders import layers_of, plot_encoders
 from equipose.figures.examples import plot_examples
 from equipose.figures.mirror import edge_on_view, plot_mirror
-from equipose.figures.mixture import Mixture, most_mixed, read_mixture
 from equipose.figures.orbit import orbit, orbit_poses, plot_orbit
 from equipose.figures.sphere import draw_density, equal_area, plot_sphere
 from equipose.figures.style import degrees_text
 from equipose.figures.subsets import plot_subsets
 from equipose.figures.twins import plot_twins
 from equipose.model.autoencoder import Autoencoder, save_model
+from equipose.study import runs
+from equipose.study.mixture import Mixture, most_mixed, read_mixture
 
 ROOT = Path(__file__).parents[1]
 POINTS = np.random.default_rng(3).uniform(-6, 6, (7, 3))

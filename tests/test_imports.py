@@ -22,7 +22,7 @@ def test_settings_particles_tables_and_claims_load_no_torch(module: str) -> None
 
 
 def test_the_command_line_its_settings_and_the_status_load_nothing_numerical() -> None:
-    packages = loaded("equipose.commands", "equipose.config.settings", "equipose.status")
+    packages = loaded("equipose.commands", "equipose.config.settings", "equipose.study.status")
     assert "equipose" in packages
     assert not packages & {"torch", "numpy", "pandas", "scipy", "starfile", "yaml", "snakemake"}
 

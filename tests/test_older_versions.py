@@ -13,14 +13,15 @@ import pytest
 import torch
 import yaml
 
-from equipose import claims, commands, outcomes, tables
+from equipose import commands
 from equipose.config.settings import EvaluationConfig, MarchingConfig, ModelConfig, RunConfig, SearchConfig
 from equipose.core.rotations import from_relion_angles, other_hand
 from equipose.data.structures import read_map
 from equipose.errors import ConfigError
-from equipose.figures.runs import load_run
 from equipose.io.particles import ANGLES, read_tables
 from equipose.model.autoencoder import load_model
+from equipose.study import claims, run_table, tables
+from equipose.study.runs import load_run
 
 ROOT = Path(__file__).parents[1]
 RUN = "results/runs/tiny/d4_search/seed0"
@@ -92,7 +93,7 @@ def test_status_tables_claims_and_figures_read_a_run(
     call(tables.main, *arguments, "--experiment", "tiny", "--paper", old, "--output-dir", old / "shown")
     mse = metrics["training"]["direct"]["paper"]["mse"]
     assert pd.read_csv(old / "shown/tiny.csv")["mse"].tolist() == [pytest.approx(mse)]
-    call(outcomes.main, "--results", old / "results", "--output", old / "runs.csv")
+    call(run_table.main, "--results", old / "results", "--output", old / "runs.csv")
     (old / "claims.yaml").write_text(yaml.safe_dump(CLAIM))
     options = "--claims", old / "claims.yaml", "--runs", old / "runs.csv", "--output", old / "verdicts"
     call(claims.main, *arguments, *options, "--experiments", "tiny")

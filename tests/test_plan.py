@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from equipose.config.settings import asked_runs, merge
-from equipose.plan import EVALUATE_MINUTES, SIMULATE_MINUTES, TRAIN_FACTOR, makespan, plan
+from equipose.study.plan import EVALUATE_MINUTES, SIMULATE_MINUTES, TRAIN_FACTOR, makespan, plan
 
 
 @pytest.fixture

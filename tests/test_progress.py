@@ -70,7 +70,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture) ->
 
 @pytest.mark.parametrize(
     "command",
-    [["equipose.plan", "CONFIG"], ["equipose.plan", "--help"], ["equipose.commands", "--help"]],
+    [["equipose.study.plan", "CONFIG"], ["equipose.study.plan", "--help"], ["equipose.commands", "--help"]],
     ids=["plan", "plan --help", "equipose --help"],
 )
 def test_a_pipe_that_nobody_reads_ends_a_command_without_a_traceback(tmp_path, paper_config, command) -> None:
@@ -88,7 +88,7 @@ def test_a_pipe_that_nobody_reads_ends_a_command_without_a_traceback(tmp_path, p
 @pytest.mark.parametrize(
     ("module", "words", "wanted"),
     [
-        ("equipose.plan", ["config.yaml", "--gpus", "0"], "argument --gpus: 0 is no whole number of 1 or more"),
+        ("equipose.study.plan", ["config.yaml", "--gpus", "0"], "argument --gpus: 0 is no whole number of 1 or more"),
         ("equipose.training.train", ["--threads", "0"], "argument --threads: 0 is no whole number of 1 or more"),
         (
             "equipose.training.evaluate",

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from test_tables import PAPER, write_run
 
-from equipose import tables
 from equipose.errors import ConfigError
-from equipose.joined_tables import join_tables
-from equipose.outcomes import read_outcomes
-from equipose.publish import publish
+from equipose.study import tables
+from equipose.study.joined_tables import join_tables
+from equipose.study.publish import publish
+from equipose.study.run_table import read_outcomes
 
 CLAIMS = yaml.safe_load((Path(__file__).parents[1] / "workflow/report/claims.yaml").read_text())
 CONVERGES = {"confidence": 0.95, "seeds": 3, "claims": {"d4": CLAIMS["claims"]["d4_converges_noiseless"]}}

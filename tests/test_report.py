@@ -13,10 +13,10 @@ import yaml
 from matplotlib import pyplot
 from test_tables import write_run
 
-from equipose.claims import claims_table
 from equipose.config.settings import merge
 from equipose.figures.style import COLUMN, PAGE, save
 from equipose.report import build, differences, figures_of, mesh
+from equipose.study.claims import claims_table
 
 ROOT = Path(__file__).parents[1]
 PAPER = yaml.safe_load((ROOT / "config.yaml").read_text())

@@ -9,7 +9,7 @@ import pytest
 
 from equipose import commands
 from equipose.errors import ConfigError
-from equipose.status import STATES, run_status, status
+from equipose.study.status import STATES, run_status, status
 from equipose.training.train import Progress, progress_line
 from equipose.workflow.resolve import run_config
 

@@ -16,11 +16,11 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from equipose import tables
 from equipose.config.settings import merge
 from equipose.core.rotations import random_rotations, to_relion_angles
 from equipose.io.fingerprint import fingerprint
 from equipose.io.particles import ANGLES, write_star
+from equipose.study import tables
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "workflow/resources/paper"
@@ -331,7 +331,16 @@ def test_the_exact_table_is_on_held_out_images_and_of_the_same_runs(config, tmp_
 
 
 def write_tables(folder: Path) -> None:
-    call = [sys.executable, "-m", "equipose.tables", "--config", "config.json", "--experiment", "table1", "--results"]
+    call = [
+        sys.executable,
+        "-m",
+        "equipose.study.tables",
+        "--config",
+        "config.json",
+        "--experiment",
+        "table1",
+        "--results",
+    ]
     call += [".", "--paper", str(PAPER), "--notes", "80S: 4V6X stands in & says so.", "--output-dir", "tables"]
     subprocess.run(call, cwd=folder, check=True, env={"PYTHONPATH": str(ROOT / "src")})
 
@@ -354,7 +363,7 @@ def test_the_command_writes_csv_latex_and_markdown_with_the_notes(config, tmp_pa
 
 def test_an_unknown_experiment_is_one_line_and_no_traceback(config, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    call = [sys.executable, "-m", "equipose.tables", "--config", "config.json", "--experiment", "table9"]
+    call = [sys.executable, "-m", "equipose.study.tables", "--config", "config.json", "--experiment", "table9"]
     call += ["--results", ".", "--paper", str(PAPER), "--summary"]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")})
     assert done.returncode == 2

@@ -28,7 +28,7 @@ from equipose.errors import ConfigError
 from equipose.io.files import check_can_be_made, whole_file, whole_folder, write_text
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable
 from equipose.io.progress import number, run_main
-from equipose.status import SETTINGS, WORK
+from equipose.study.status import SETTINGS, WORK
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,7 +187,7 @@ def flip_hand(arguments: argparse.Namespace) -> None:
 
 def status(arguments: argparse.Namespace) -> None:
     """How the runs of a results folder, or a reconstruction, are doing, from its files alone."""
-    from equipose.status import status as status_of
+    from equipose.study.status import status as status_of
 
     print(status_of(arguments.results, arguments.silent_minutes, time.time()))
 

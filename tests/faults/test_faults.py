@@ -19,7 +19,7 @@ import pytest
 import yaml
 from broken_runs import assert_equal_runs, starts
 
-from equipose.status import status
+from equipose.study.status import status
 
 ROOT = Path(__file__).parents[2]
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))

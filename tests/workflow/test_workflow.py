@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from equipose.io.locks import drop_stale_locks
-from equipose.status import status
+from equipose.study.status import status
 
 ROOT = Path(__file__).parents[2]
 SMOKE = "workflow/presets/smoke.yaml"
@@ -195,7 +195,7 @@ def agreed(repository: Path, *overlays: Path) -> tuple[dict[str, int], str]:
     files = ("workflow/presets/smoke.yaml", *map(str, overlays))
     jobs = planned(repository, "--configfile", *files)
     environment = os.environ | {"PYTHONPATH": str(repository / "src"), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "equipose.plan", "config.yaml", *files]
+    command = [sys.executable, "-m", "equipose.study.plan", "config.yaml", *files]
     shown = subprocess.run(command, cwd=repository, env=environment, text=True, capture_output=True)
     assert shown.returncode == 0, shown.stderr
     training, datasets = (

@@ -25,7 +25,7 @@ from equipose.errors import ConfigError
 from equipose.figures import OF_DATASETS, OF_RUNS, caption
 from equipose.io.files import check_writable, leave_the_future
 from equipose.io.locks import drop_stale_locks, remember_locks
-from equipose.plan import plan
+from equipose.study.plan import plan
 from equipose.workflow.resolve import run_config
 
 STARTED = time.time()
@@ -249,7 +249,7 @@ def has_tables(experiment: str) -> bool:
 
 def table_command(experiment: str) -> str:
     """What sums up the results of an experiment that there are, quoted for a shell."""
-    command = ["python", "-m", "equipose.tables", "--config", f"{RESULTS}/tables/config.json"]
+    command = ["python", "-m", "equipose.study.tables", "--config", f"{RESULTS}/tables/config.json"]
     command += ["--experiment", experiment, "--results", str(RESULTS), "--paper", here(PAPER)]
     return shlex.join([*command, "--notes", *stand_ins(experiment)])
 

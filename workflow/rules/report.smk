@@ -28,7 +28,7 @@ rule outcomes:
         results=RESULTS,
         experiments=config["run"],
     shell:
-        "python -u -m equipose.outcomes --results {params.results:q} --config {input.config:q}"
+        "python -u -m equipose.study.run_table --results {params.results:q} --config {input.config:q}"
         " --experiments {params.experiments:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -50,7 +50,7 @@ rule claims:
         results=RESULTS,
         experiments=config["run"],
     shell:
-        "python -u -m equipose.claims --claims {input.claims:q} --runs {input.runs:q} --results {params.results:q}"
+        "python -u -m equipose.study.claims --claims {input.claims:q} --runs {input.runs:q} --results {params.results:q}"
         " --config {input.config:q} --experiments {params.experiments:q} --output {output.csv:q} 2>&1 | tee {log:q}"
 
 
@@ -102,7 +102,7 @@ rule publish:
         command=rerun_command(),
         experiments=config["run"],
     shell:
-        "python -u -m equipose.publish --results {params.results:q} --command {params.command:q} --config {input.config:q}"
+        "python -u -m equipose.study.publish --results {params.results:q} --command {params.command:q} --config {input.config:q}"
         " --experiments {params.experiments:q} --claims {input.claims:q} --output {params.folder:q} 2>&1 | tee {log:q}"
 
 
@@ -118,4 +118,4 @@ rule compare_reference:
         results=RESULTS,
         reference=f"results/reference/{RESULTS.name}",
     shell:
-        "python -u -m equipose.compare --results {params.results:q} --reference {params.reference:q} 2>&1 | tee {log:q}"
+        "python -u -m equipose.study.compare --results {params.results:q} --reference {params.reference:q} 2>&1 | tee {log:q}"

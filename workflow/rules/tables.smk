@@ -57,6 +57,6 @@ rule table:
         paper=here(PAPER),
         notes=lambda wildcards: stand_ins(wildcards.experiment),
     shell:
-        "python -u -m equipose.tables --config {input.config:q} --experiment {wildcards.experiment}"
+        "python -u -m equipose.study.tables --config {input.config:q} --experiment {wildcards.experiment}"
         " --results {params.results:q} --paper {params.paper:q} --output-dir {params.folder:q}"
         " --notes {params.notes:q} 2>&1 | tee {log:q}"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from equipose.data.structures import read_map
 from equipose.figures.maps import enclosing_level, molecule_fraction
-from equipose.figures.runs import Run, best_runs, dataset_command_line, load_runs
 from equipose.figures.style import TRUTH, model_colours
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
-from equipose.labels import chimerax, plain_label
+from equipose.study.labels import chimerax, plain_label
+from equipose.study.runs import Run, best_runs, dataset_command_line, load_runs
 
 
 def commands(dataset: Path, runs: list[Run], folder: Path) -> list[str]:

@@ -14,10 +14,10 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from equipose.figures.runs import Run, command_line, load_run
 from equipose.figures.style import GUIDE, PAGE, model_colours, paper_style, save
 from equipose.io.progress import run_main
-from equipose.tables import dataset_title
+from equipose.study.runs import Run, command_line, load_run
+from equipose.study.tables import dataset_title
 
 PLATEAU = 8 / 3
 """MSE of half of the images in either hand: the plateau of spurious mirror symmetry."""

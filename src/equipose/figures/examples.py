@@ -14,7 +14,7 @@ from equipose.figures.maps import draw_maps
 from equipose.figures.style import PAGE, TRUTH, paper_style, save
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
-from equipose.tables import dataset_title
+from equipose.study.tables import dataset_title
 
 PARTICLES = 6
 """The first so many of each dataset."""

@@ -1,4 +1,4 @@
-"""Do results agree with published ones? `python -m equipose.compare --results DIR --reference DIR`.
+"""Do results agree with published ones? `python -m equipose.study.compare --results DIR --reference DIR`.
 
 Of every dataset and model that both have run: how many seeds converged, the final MSE and the time until convergence;
 and the verdicts of the claims that both could judge. Exit code 0 where the conclusions agree, 1 where one differs:
@@ -23,7 +23,7 @@ from scipy.stats import fisher_exact, ttest_ind
 
 from equipose.errors import ConfigError
 from equipose.io.progress import run_main
-from equipose.outcomes import load_outcomes
+from equipose.study.run_table import load_outcomes
 
 TOLD_APART = 0.01
 

@@ -1,4 +1,4 @@
-"""Keep the small results of a preset in the repository: `python -m equipose.publish --results DIR --output DIR …`.
+"""Keep the small results of a preset in the repository: `python -m equipose.study.publish --results DIR --output DIR …`.
 
 Tables and figures as pictures are copied, and each run has a line in runs.csv; particles, models and maps stay where
 they are. What was published before of other runs stays: a long preset can be run in parts, on several machines. Claims
@@ -14,15 +14,15 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from equipose.benchmarks import job_times
-from equipose.claims import asked_or_found, write_claims
 from equipose.errors import ConfigError
 from equipose.io.files import write_json, write_text
 from equipose.io.progress import run_main
 from equipose.io.provenance import hardware, package_versions
-from equipose.joined_tables import join_tables
-from equipose.outcomes import RUN, load_outcomes
-from equipose.tables import load_settings
+from equipose.study.claims import asked_or_found, write_claims
+from equipose.study.job_times import job_times
+from equipose.study.joined_tables import join_tables
+from equipose.study.run_table import RUN, load_outcomes
+from equipose.study.tables import load_settings
 
 KEPT = ("tables/*.csv", "tables/*.md", "figures/*/*.png")
 
@@ -83,7 +83,7 @@ def _add_lines(source: Path, target: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m equipose.publish", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m equipose.study.publish", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
     parser.add_argument("--output", type=Path, required=True, help="folder for the copies")
     parser.add_argument("--command", required=True, help="what makes all of the results")

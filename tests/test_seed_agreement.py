@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_tables import write_poses
 
-from equipose.agreement import agreeing_share, best_agreement
 from equipose.core.rotations import other_hand, random_rotations
+from equipose.study.seed_agreement import agreeing_share, best_agreement
 
 RNG = np.random.default_rng(0)
 POSES = random_rotations(1000, RNG)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from equipose.errors import ConfigError
 from equipose.figures.style import drawable
-from equipose.tables import final_mse
+from equipose.study.tables import final_mse
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from equipose.io.files import write_text
-from equipose.labels import from_markdown
-from equipose.tables import MODES, SUFFIXES, format_cells, to_markdown
+from equipose.study.labels import from_markdown
+from equipose.study.tables import MODES, SUFFIXES, format_cells, to_markdown
 
 ALIKE = ("seeds", "budget", "table", "compare")
 """What an experiment and its parts have in common."""

@@ -1,4 +1,4 @@
-"""What came of each run: `python -m equipose.outcomes --results DIR --output runs.csv`.
+"""What came of each run: `python -m equipose.study.run_table --results DIR --output runs.csv`.
 
 A line for each run that has been evaluated and whose images have true poses, with every number that claims.yaml may
 ask for: nothing else of a run is needed to judge the paper's statements, or to compare two machines.
@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from equipose.agreement import best_agreement
 from equipose.core.mirror_plane import degrees_between
 from equipose.core.pose_metrics import HANDS, subset_sizes
 from equipose.errors import ConfigError
-from equipose.figures.mixture import MIXED_SHARE, read_mixture
-from equipose.figures.runs import load_run
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.reconstruction.verdict import CONVERGED
-from equipose.tables import load_settings
+from equipose.study.mixture import MIXED_SHARE, read_mixture
+from equipose.study.runs import load_run
+from equipose.study.seed_agreement import best_agreement
+from equipose.study.tables import load_settings
 from equipose.workflow.freshness import age, metrics_code, outdated, read_json, trained_with
 
 RUN = ["dataset", "model", "seed"]
@@ -178,7 +178,7 @@ NUMBERS = [name for name in COLUMNS if name not in (*RUN, "encoder", "loss", "sn
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m equipose.outcomes", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m equipose.study.run_table", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
     parser.add_argument("--config", type=Path, required=True, help="tables/config.json of the preset")
     parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")

@@ -10,7 +10,7 @@ from test_tables import write_poses, write_run
 
 from equipose.core.rotations import other_hand, random_rotations
 from equipose.errors import ConfigError
-from equipose.outcomes import COLUMNS, load_outcomes, read_outcomes
+from equipose.study.run_table import COLUMNS, load_outcomes, read_outcomes
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""An experiment's table: `python -m equipose.tables --config … --experiment … --results … --output-dir …`.
+"""An experiment's table: `python -m equipose.study.tables --config … --experiment … --results … --output-dir …`.
 
 Built from the runs' metrics.json alone, as CSV (numbers), LaTeX and Markdown, twice: NAME.* as the paper defines its
 numbers (`paper` mode on training images), and NAME_exact.* (one alignment, on held-out images). Both take the encoder's
@@ -27,8 +27,8 @@ from equipose.config.settings import model_config, model_label, simulation_confi
 from equipose.errors import ConfigError
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
-from equipose.labels import latex, markdown, plain_label
-from equipose.status import ERROR
+from equipose.study.labels import latex, markdown, plain_label
+from equipose.study.status import ERROR
 from equipose.workflow.freshness import OLDER, UNKNOWN, Run, age, metrics_code, outdated, read_json, run_path
 
 
@@ -360,7 +360,7 @@ def run_names(runs: list[tuple[str, str, int]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m equipose.tables", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m equipose.study.tables", description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, help="the workflow's whole configuration, JSON")
     parser.add_argument("--experiment", required=True, help="its name in the configuration")
     parser.add_argument("--results", type=Path, required=True, help="folder that holds runs/")

@@ -1,6 +1,6 @@
-"""A verdict on each of the paper's statements: `python -m equipose.claims --claims YAML --runs CSV …`.
+"""A verdict on each of the paper's statements: `python -m equipose.study.claims --claims YAML --runs CSV …`.
 
-Reads what came of whatever runs have been evaluated (`equipose.outcomes`), and writes a table as .csv and .md.
+Reads what came of whatever runs have been evaluated (`equipose.study.run_table`), and writes a table as .csv and .md.
 claims.yaml says what is tested and what would count; here are the tests, and their intervals: Clopper and Pearson's for
 a share of runs, the bootstrap's over runs for all else. A verdict is `reproduced`, `not reproduced`, `inconclusive`,
 `no such run` (there are runs, but none that the statement is about, such as a converged one) or `not run`. Of the runs
@@ -26,8 +26,8 @@ from equipose.config.settings import asked_runs, is_simulated, model_config, sim
 from equipose.errors import ConfigError
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
-from equipose.outcomes import NUMBERS, RUN, load_outcomes
-from equipose.tables import OUTDATED, age_notes, has_failed, load_settings, run_names, why_unfinished
+from equipose.study.run_table import NUMBERS, RUN, load_outcomes
+from equipose.study.tables import OUTDATED, age_notes, has_failed, load_settings, run_names, why_unfinished
 
 RESAMPLES = 10_000
 
@@ -277,7 +277,7 @@ def write_claims(specification: dict[str, Any], runs: list[Run], output: Path) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--claims", type=Path, required=True, help="claims.yaml")
-    parser.add_argument("--runs", type=Path, required=True, help="runs.csv, of equipose.outcomes")
+    parser.add_argument("--runs", type=Path, required=True, help="runs.csv, of equipose.study.run_table")
     parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
     parser.add_argument("--config", type=Path, required=True, help="tables/config.json of the preset")
     parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")

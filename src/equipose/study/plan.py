@@ -1,6 +1,6 @@
 """What a workflow is about to do, in a few lines of text.
 
-`python -m equipose.plan config.yaml [preset.yaml …] [--gpus N …]` prints the plan. Rates are those of the runs that the
+`python -m equipose.study.plan config.yaml [preset.yaml …] [--gpus N …]` prints the plan. Rates are those of the runs that the
 results folder holds already; what none of them has shown is assumed, and the plan says which is which.
 """
 
@@ -18,10 +18,10 @@ import yaml
 from snakemake.api import SnakemakeApi
 from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
 
-from equipose.benchmarks import wall_times
 from equipose.config.settings import DatasetConfig, asked_runs, merge
 from equipose.io.progress import duration, number, run_main
-from equipose.tables import age_notes
+from equipose.study.job_times import wall_times
+from equipose.study.tables import age_notes
 from equipose.workflow.freshness import made_by_other_code
 from equipose.workflow.resolve import dataset_config
 

@@ -1,0 +1,1 @@
+"""Many runs: tables, claims, the plan, the status, what is published."""
