@@ -18,8 +18,8 @@ from equipose.data.structures import read_map, write_map
 from equipose.figures.maps import molecule_fraction
 from equipose.figures.reconstruction import plot_reconstruction
 from equipose.io.particles import ANGLES, read_tables, write_star
-from equipose.reconstruction_report import build
-from equipose.report import mesh
+from equipose.pages.reconstruction_report import build
+from equipose.pages.study_report import mesh
 
 
 def equipose(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from equipose.reconstruction_report import build
+from equipose.pages.reconstruction_report import build
 
 TEMPLATE = Path(__file__).parents[1] / "workflow/report/reconstruction.html.jinja"
 

@@ -156,8 +156,8 @@ def flip_hand(arguments: argparse.Namespace) -> None:
     from equipose.data.structures import read_map, write_map
     from equipose.figures.reconstruction import plot_reconstruction
     from equipose.io.particles import ANGLES, read_tables
+    from equipose.pages.reconstruction_report import build
     from equipose.reconstruction.handback import in_other_hand
-    from equipose.reconstruction_report import build
 
     folder = arguments.folder.resolve()
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():

@@ -76,5 +76,5 @@ rule reconstruction_report:
         folder=subpath(input.volume, parent=True),
         results=RESULTS,
     shell:
-        "python -u -m equipose.reconstruction_report --folder {params.folder:q} --results {params.results:q}"
+        "python -u -m equipose.pages.reconstruction_report --folder {params.folder:q} --results {params.results:q}"
         " --template {input.template:q} --title {wildcards.reconstruction:q} --output {output:q} 2>&1 | tee {log:q}"

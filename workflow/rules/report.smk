@@ -77,7 +77,7 @@ rule report:
         notes=json.dumps({experiment: stand_ins(experiment) for experiment in config["run"]}),
         command=rerun_command(),
     shell:
-        "python -u -m equipose.report --config {input.config:q} --paper {params.paper:q} --experiments {params.experiments:q}"
+        "python -u -m equipose.pages.study_report --config {input.config:q} --paper {params.paper:q} --experiments {params.experiments:q}"
         " --results {params.results:q} --template {input.template:q} --command {params.command:q}"
         " --paper-tables {params.paper_tables:q} --notes {params.notes:q} --output {output:q} 2>&1 | tee {log:q}"
 

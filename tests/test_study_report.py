@@ -15,7 +15,7 @@ from test_tables import write_run
 
 from equipose.config.settings import merge
 from equipose.figures.style import COLUMN, PAGE, save
-from equipose.report import build, differences, figures_of, mesh
+from equipose.pages.study_report import build, differences, figures_of, mesh
 from equipose.study.claims import claims_table
 
 ROOT = Path(__file__).parents[1]

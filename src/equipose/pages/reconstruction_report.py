@@ -1,6 +1,6 @@
 """The page of a reconstruction of a user's particles, of which no truth is known; it needs nothing else.
 
-    python -m equipose.reconstruction_report --folder DIR --results DIR --template FILE --title NAME --output FILE
+    python -m equipose.pages.reconstruction_report --folder DIR --results DIR --template FILE --title NAME --output FILE
 
 `folder` holds what `equipose.reconstruction.join` wrote, `results` the benchmarks of the rules that led there.
 """
@@ -21,8 +21,8 @@ from equipose.figures.sphere import plot_density
 from equipose.figures.style import paper_style
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
+from equipose.pages.study_report import data_uri, hardware, mesh, package_versions, read_template, wall_times
 from equipose.reconstruction.verdict import verdict
-from equipose.report import data_uri, hardware, mesh, package_versions, read_template, wall_times
 
 DPI = 200
 
@@ -68,7 +68,7 @@ def _picture(figure: Figure) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m equipose.reconstruction_report", description=__doc__.splitlines()[0]
+        prog="python -m equipose.pages.reconstruction_report", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--folder", type=Path, required=True, help="what equipose.reconstruction.join wrote")
     parser.add_argument("--results", type=Path, required=True, help="folder with the benchmarks")
