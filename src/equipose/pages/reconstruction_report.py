@@ -15,8 +15,14 @@ from matplotlib.figure import Figure
 
 from equipose.data.structures import read_map
 from equipose.figures.maps import molecule_fraction
-from equipose.figures.quality import draw_agreement, draw_scores, plot_examples, plot_local_resolution, single
 from equipose.figures.reconstruction import directions_seen, draw_fsc
+from equipose.figures.reconstruction_quality import (
+    draw_agreement,
+    draw_scores,
+    plot_examples,
+    plot_local_resolution,
+    single,
+)
 from equipose.figures.sphere import plot_density
 from equipose.figures.style import paper_style
 from equipose.io.files import write_text
