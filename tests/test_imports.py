@@ -22,14 +22,14 @@ def test_settings_particles_tables_and_claims_load_no_torch(module: str) -> None
 
 
 def test_the_command_line_its_settings_and_the_status_load_nothing_numerical() -> None:
-    packages = loaded("equipose.commands", "equipose.config.settings", "equipose.study.status")
+    packages = loaded("equipose.cli", "equipose.config.settings", "equipose.study.status")
     assert "equipose" in packages
     assert not packages & {"torch", "numpy", "pandas", "scipy", "starfile", "yaml", "snakemake"}
 
 
 def test_help_takes_less_than_a_second_of_processor_time() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    shown = subprocess.run([sys.executable, "-m", "equipose.commands", "--help"], capture_output=True, text=True)
+    shown = subprocess.run([sys.executable, "-m", "equipose.cli", "--help"], capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert shown.returncode == 0 and "reconstruct" in shown.stdout
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1

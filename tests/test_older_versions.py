@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from equipose import commands
+from equipose import cli
 from equipose.config.settings import EvaluationConfig, MarchingConfig, ModelConfig, RunConfig, SearchConfig
 from equipose.core.rotations import from_relion_angles, other_hand
 from equipose.data.structures import read_map
@@ -81,7 +81,7 @@ def test_a_stored_configuration_is_written_again_byte_for_byte(old: Path) -> Non
 def test_status_tables_claims_and_figures_read_a_run(
     old: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands.status(commands.parser().parse_args(["status", str(old / "results")]))
+    cli.status(cli.parser().parse_args(["status", str(old / "results")]))
     assert "1 runs: 1 done" in capsys.readouterr().out
     metrics = json.loads((old / RUN / "metrics.json").read_text())
     arguments = ["--config", old / "results/tables/config.json", "--results", old / "results"]
@@ -103,10 +103,10 @@ def test_status_tables_claims_and_figures_read_a_run(
 
 
 def test_flip_hand_works_on_a_reconstruction(old: Path) -> None:
-    commands.flip_hand(commands.parser().parse_args(["flip-hand", str(old / "reconstruction")]))
+    cli.flip_hand(cli.parser().parse_args(["flip-hand", str(old / "reconstruction")]))
     flipped = old / "reconstruction_flipped"
     before, after = read_map(old / "reconstruction/volume.mrc"), read_map(flipped / "volume.mrc")
-    np.testing.assert_array_equal(after[0], commands.mirrored(before[0]))
+    np.testing.assert_array_equal(after[0], cli.mirrored(before[0]))
     poses = [read_tables(folder / "poses.star")[1][list(ANGLES)] for folder in (old / "reconstruction", flipped)]
     before, after = (from_relion_angles(table.to_numpy(float)) for table in poses)
     np.testing.assert_allclose(after, other_hand(before), atol=1e-4)

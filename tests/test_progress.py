@@ -70,7 +70,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture) ->
 
 @pytest.mark.parametrize(
     "command",
-    [["equipose.study.plan", "CONFIG"], ["equipose.study.plan", "--help"], ["equipose.commands", "--help"]],
+    [["equipose.study.plan", "CONFIG"], ["equipose.study.plan", "--help"], ["equipose.cli", "--help"]],
     ids=["plan", "plan --help", "equipose --help"],
 )
 def test_a_pipe_that_nobody_reads_ends_a_command_without_a_traceback(tmp_path, paper_config, command) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from equipose import commands
+from equipose import cli
 from equipose.errors import ConfigError
 from equipose.study.status import STATES, run_status, status
 from equipose.training.train import Progress, progress_line
@@ -159,5 +159,5 @@ def test_a_folder_without_runs_is_one_message(tmp_path: Path, monkeypatch, capsy
         status(tmp_path, 30.0, NOW)
     monkeypatch.setattr(sys, "argv", ["equipose", "status", str(tmp_path)])
     with pytest.raises(SystemExit, match="2"):
-        commands.main()
+        cli.main()
     assert capsys.readouterr().err.count("\n") == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipose import commands
+from equipose import cli
 from equipose.core import fsc
 from equipose.data.structures import read_map
 from equipose.io.particles import read_particles, read_tables, write_star
@@ -35,7 +35,7 @@ def test_relion_reconstructs_our_map_from_our_poses(halves: Path, joined: Path) 
 
 def test_the_other_hand_in_relion_is_the_mirrored_map(halves: Path, joined: Path, monkeypatch) -> None:
     monkeypatch.setattr("sys.argv", ["equipose", "flip-hand", str(joined), "--out", str(halves / "flipped")])
-    commands.main()
+    cli.main()
     shutil.copy2(halves / "flipped/poses.star", halves / "flipped.star")
     relion("reconstruct", "--i", "flipped.star", "--ctf", "--o", "flipped.mrc", cwd=halves)
     theirs = read_map(halves / "flipped.mrc")[0]

@@ -393,7 +393,7 @@ def quick(halves: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
         shutil.copy2(halves / name, tmp_path / "my project/Extract 1")
 
     def start(minutes: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "equipose.commands", "reconstruct", "Extract 1/particles.star"]
+        command = [sys.executable, "-m", "equipose.cli", "reconstruct", "Extract 1/particles.star"]
         command += ["--out", "ab initio", "--minutes", minutes, "--cores", "2"]
         return subprocess.Popen(
             command,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipose import __version__, commands
+from equipose import __version__, cli
 from equipose.core.rotations import from_relion_angles, other_hand, random_rotations, to_relion_angles
 from equipose.data.structures import read_map, write_map
 from equipose.figures.maps import molecule_fraction
@@ -26,7 +26,7 @@ def equipose(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """The exit code of `equipose ARGUMENTS`."""
     monkeypatch.setattr(sys, "argv", ["equipose", *map(str, arguments)])
     try:
-        commands.main()
+        cli.main()
     except SystemExit as stopped:
         return int(stopped.code or 0)
     return 0
@@ -212,7 +212,7 @@ def test_each_option_is_checked_by_name_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("gone")
-    monkeypatch.setattr(commands, "FEWEST", 5)
+    monkeypatch.setattr(cli, "FEWEST", 5)
     before = sorted(tmp_path.iterdir())
     words = [word for option, values in ({"--out": "abinitio"} | options).items() for word in (option, *_words(values))]
     assert equipose(monkeypatch, "reconstruct", simulated_dataset.folder / "particles.star", *words) == 2
@@ -290,11 +290,11 @@ def test_flipping_twice_gives_the_same_files_and_nothing_that_has_a_hand_is_left
     assert equipose(monkeypatch, "flip-hand", joined, "--out", tmp_path / "once") == 0
     assert equipose(monkeypatch, "flip-hand", tmp_path / "once", "--out", tmp_path / "twice") == 0
     assert {path.name for path in (tmp_path / "once").iterdir()} == {path.name for path in joined.iterdir()}
-    for name in commands.MAPS:
+    for name in cli.MAPS:
         once, twice, before = (read_map(folder / name)[0] for folder in (tmp_path / "once", tmp_path / "twice", joined))
         assert not np.array_equal(once, before)
         np.testing.assert_array_equal(twice, before)
-    for name in commands.EITHER_HAND:
+    for name in cli.EITHER_HAND:
         assert (tmp_path / "twice" / name).read_bytes() == (joined / name).read_bytes()
     (_, twice), (_, before) = (read_tables(folder / "poses.star") for folder in (tmp_path / "twice", joined))
     poses = [from_relion_angles(table[list(ANGLES)].to_numpy(float)) for table in (twice, before)]
@@ -305,7 +305,7 @@ def test_flipping_twice_gives_the_same_files_and_nothing_that_has_a_hand_is_left
 def test_a_flipped_report_shows_the_flipped_map(monkeypatch, joined: Path, tmp_path: Path) -> None:
     shown = shutil.copytree(joined, tmp_path / "shown")
     plot_reconstruction(shown, shown / "reconstruction.png")
-    (shown / "report.html").write_text(build(shown, shown / commands.WORK, commands.REPORT, "shown"))
+    (shown / "report.html").write_text(build(shown, shown / cli.WORK, cli.REPORT, "shown"))
     assert equipose(monkeypatch, "flip-hand", shown) == 0
     flipped = tmp_path / "shown_flipped"
     assert {path.name for path in flipped.iterdir()} == {path.name for path in shown.iterdir()}
@@ -353,11 +353,11 @@ def test_every_command_helps_with_examples(monkeypatch, capsys, name: str) -> No
     shown = capsys.readouterr().out
     assert f"examples:\n  equipose {name} " in shown
     for example in re.findall(r"^  equipose (.*)$", shown, re.MULTILINE):
-        commands.parser().parse_args(example.split())  # as it stands there, it is understood
+        cli.parser().parse_args(example.split())  # as it stands there, it is understood
 
 
 def test_help_runs_and_shows_examples() -> None:
-    done = subprocess.run([sys.executable, "-m", "equipose.commands", "--help"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "equipose.cli", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "equipose reconstruct particles.star --out DIR" in done.stdout
 
 
