@@ -22,7 +22,8 @@ from equipose.config.settings import (
 )
 from equipose.core.rotations import other_hand, random_rotations, to_relion_angles
 from equipose.data.simulate import simulate
-from equipose.data.structures import density, write_map
+from equipose.data.structures import density
+from equipose.io.maps import write_map
 from equipose.io.particles import read_particles, read_tables, write_star
 from equipose.model.autoencoder import Autoencoder
 from equipose.reconstruction import join

@@ -11,8 +11,8 @@ from equipose.core.ctf import ctf, electron_wavelength
 from equipose.core.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.data.aberrations import Aberrations, read_aberrations
 from equipose.data.simulate import padded_transform, slices
-from equipose.data.structures import read_map
 from equipose.errors import ConfigError
+from equipose.io.maps import read_map
 from equipose.io.particles import read_particles
 
 TILT, MATRIX = (20.0, -30.0), np.array([[1.03, 0.02], [0.01, 0.96]])

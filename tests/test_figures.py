@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipose.data.structures import write_map
 from equipose.errors import ConfigError
 from equipose.figures import maps, style
 from equipose.figures.convergence import FLOOR, draw_errors, plot_convergence
 from equipose.figures.fsc_curves import plot_fsc
 from equipose.figures.overview import map_label, plot_overview
+from equipose.io.maps import write_map
 from equipose.io.particles import write_star
 from equipose.study import runs
 

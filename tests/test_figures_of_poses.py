@@ -18,7 +18,6 @@ from test_mirror_plane import NORMAL, blobs, symmetric
 from equipose.core.mirror_plane import degrees_between, projection, twin
 from equipose.core.pose_metrics import hand_shares
 from equipose.core.rotations import random_rotations, viewing_directions
-from equipose.data.structures import write_map
 from equipose.errors import ConfigError
 from equipose.figures import EVERY, OF_DATASETS, caption, chimerax, style
 from equipose.figures.convergence import plot_convergence
@@ -31,6 +30,7 @@ from equipose.figures.sphere import draw_density, equal_area, plot_sphere
 from equipose.figures.style import degrees_text
 from equipose.figures.subsets import plot_subsets
 from equipose.figures.twins import plot_twins
+from equipose.io.maps import write_map
 from equipose.model.autoencoder import Autoencoder, save_model
 from equipose.study import runs
 from equipose.study.mixture import Mixture, most_mixed, read_mixture

@@ -23,8 +23,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from equipose.data.structures import density, read_atoms, read_map
+from equipose.data.structures import density, read_atoms
 from equipose.errors import ConfigError
+from equipose.io.maps import read_map
 from equipose.io.particles import check_inside, read_particles, read_tables, summarise
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))

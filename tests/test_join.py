@@ -18,7 +18,7 @@ from equipose.core.fsc import fourier_shell_correlation
 from equipose.core.noise import filtered, shells
 from equipose.core.pose_metrics import Alignment, paper_scores
 from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
-from equipose.data.structures import read_map
+from equipose.io.maps import read_map
 from equipose.io.particles import ANGLES, ORIGINS, SUBSET, chosen_rows, half_of, read_particles, read_tables, write_star
 from equipose.reconstruction import join
 from equipose.reconstruction.halves import Half, back_project, bring_together, read_half

@@ -9,7 +9,7 @@ from equipose.core.fourier import half_disc, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, grid_slices, grid_volume, insert_slices
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.data.simulate import padded_transform, slices
-from equipose.data.structures import read_map
+from equipose.io.maps import read_map
 from equipose.poses.search import random_rotations
 
 BOX = 32

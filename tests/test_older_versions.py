@@ -16,8 +16,8 @@ import yaml
 from equipose import cli
 from equipose.config.settings import EvaluationConfig, MarchingConfig, ModelConfig, RunConfig, SearchConfig
 from equipose.core.rotations import from_relion_angles, other_hand
-from equipose.data.structures import read_map
 from equipose.errors import ConfigError
+from equipose.io.maps import read_map
 from equipose.io.particles import ANGLES, read_tables
 from equipose.model.autoencoder import load_model
 from equipose.study import claims, run_table, tables

@@ -16,8 +16,8 @@ from equipose.core.ctf import CTF_COLUMNS, ctf
 from equipose.core.fourier import from_half_disc, half_disc, shift_phase
 from equipose.core.rotations import from_relion_angles
 from equipose.data.simulate import padded_transform, slices
-from equipose.data.structures import read_map
 from equipose.errors import ConfigError, FileWarning
+from equipose.io.maps import read_map
 from equipose.io.particles import (
     CTF_LABELS,
     Told,

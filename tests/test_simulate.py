@@ -23,9 +23,9 @@ from equipose.core.fourier import from_half_disc, half_disc, shift_phase, to_hal
 from equipose.core.rotations import from_relion_angles, random_rotations
 from equipose.data import simulate as module
 from equipose.data.simulate import draw_ctf, padded_transform, simulate, slices
-from equipose.data.structures import write_map
 from equipose.errors import ConfigError
 from equipose.io import progress
+from equipose.io.maps import write_map
 from equipose.io.particles import Particles, read_particles, write_star
 
 RELION = Path(__file__).parents[2] / "shared" / "data" / "relion_projections"

@@ -26,11 +26,10 @@ from equipose.data.structures import (
     pack_atoms,
     particle_radius,
     read_atoms,
-    read_map,
     resample,
-    write_map,
 )
 from equipose.errors import ConfigError
+from equipose.io.maps import read_map, write_map
 
 EMBEDDED = Path(__file__).parents[1] / "workflow" / "resources" / "structures"
 

@@ -153,8 +153,8 @@ def info(arguments: argparse.Namespace) -> None:
 
 def flip_hand(arguments: argparse.Namespace) -> None:
     """Maps mirrored along z, and the poses that go with them: every projection stays as it was."""
-    from equipose.data.structures import read_map, write_map
     from equipose.figures.reconstruction import plot_reconstruction
+    from equipose.io.maps import read_map, write_map
     from equipose.io.particles import ANGLES, read_tables
     from equipose.pages.reconstruction_report import build
     from equipose.reconstruction.handback import in_other_hand

@@ -35,8 +35,9 @@ from equipose.config.settings import RunConfig, simulation_config
 from equipose.core.pose_metrics import paper_scores
 from equipose.core.rotations import random_rotations
 from equipose.data.simulate import simulate
-from equipose.data.structures import density, write_map
+from equipose.data.structures import density
 from equipose.io.files import whole_file
+from equipose.io.maps import write_map
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.devices import keep_freed_memory, usable_precision
 from equipose.model.encoders import ENCODERS, GroupConv

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from equipose.core import fsc
-from equipose.data.structures import read_map
+from equipose.io.maps import read_map
 from equipose.io.particles import read_tables, write_star
 
 CRYODRGN = Path(os.environ.get("CRYODRGN", Path(__file__).parents[2] / ".venv-interop/bin/cryodrgn"))

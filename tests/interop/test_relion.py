@@ -11,7 +11,7 @@ import pytest
 
 from equipose import cli
 from equipose.core import fsc
-from equipose.data.structures import read_map
+from equipose.io.maps import read_map
 from equipose.io.particles import read_particles, read_tables, write_star
 from equipose.reconstruction.handback import SCORE
 

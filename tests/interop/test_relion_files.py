@@ -14,7 +14,7 @@ import torch
 from equipose.core import fsc
 from equipose.core.ctf import ctf
 from equipose.core.fourier import from_half_disc, half_disc, to_half_disc
-from equipose.data.structures import read_map
+from equipose.io.maps import read_map
 from equipose.io.particles import read_particles, read_tables, write_star
 from equipose.io.starfiles import read_star
 

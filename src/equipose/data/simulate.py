@@ -39,11 +39,12 @@ from equipose.config.settings import SimulationConfig
 from equipose.core.ctf import CTF_COLUMNS, ctf
 from equipose.core.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.core.rotations import random_rotations, to_relion_angles
-from equipose.data.structures import particle_radius, read_map
+from equipose.data.structures import particle_radius
 from equipose.errors import ConfigError
 from equipose.io.files import whole_file, write_json
 from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
+from equipose.io.maps import read_map
 from equipose.io.particles import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
 from equipose.io.progress import Progress, number, reporter, run_main, say
 

@@ -20,7 +20,6 @@ import hashlib
 import http.client
 import itertools
 import json
-import math
 import tempfile
 import urllib.error
 import urllib.parse
@@ -29,14 +28,13 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 
 from equipose.data.atoms import PACKED_ANGSTROM, read_atoms
 from equipose.errors import ConfigError
 from equipose.io.files import whole_file, write_json
+from equipose.io.maps import read_map, write_map
 from equipose.io.progress import number, run_main, say
-from equipose.io.stacks import HEADER, KINDS, read_header
 
 PDB_URL = "https://files.rcsb.org/download"
 
@@ -57,15 +55,6 @@ AT_ONCE = 2**18
 
 POWER_IN_PARTICLE = 0.99
 """A map's particle is the sphere that holds this share of its squared density."""
-
-LARGEST_VALUE = 1e15
-"""Of a map: float32 holds the sum of the squares of so large voxels."""
-
-VOXEL_SIZES = 1e-3, 1e4
-"""Å, between which a map's voxel size is believed."""
-
-LAST_SPACE_GROUP = 230
-"""A larger number in a map's header says that the file holds several volumes."""
 
 
 def fetch_entries(
@@ -168,56 +157,6 @@ def particle_radius(volume: np.ndarray, centre: np.ndarray) -> float:
     power = np.bincount(np.ceil(radius).astype(np.int64).ravel(), (volume.astype(np.float64) ** 2).ravel())
     share = np.cumsum(power) / power.sum()
     return float(np.searchsorted(share, POWER_IN_PARTICLE))
-
-
-def read_map(path: Path) -> tuple[np.ndarray, float]:
-    """A map (z, y, x), float32, and its voxel size in Å. Raises ConfigError where either is missing or senseless.
-
-    No memory is taken for what the header claims and the file does not hold.
-    """
-    if not path.is_file():
-        raise ConfigError(f"map {path} {'is a folder' if path.is_dir() else 'does not exist'}: correct the path")
-    try:
-        with path.open("rb") as file:
-            header = read_header(file.read(HEADER.itemsize))
-    except OSError as error:
-        raise ConfigError(f"map {path} cannot be read ({error.strerror}): make it readable") from error
-    if header is None:
-        raise ConfigError(
-            f"map {path} is not an MRC file of real numbers: give a .mrc volume of mode {', '.join(map(str, KINDS))},"
-            " not packed"
-        )
-    shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
-    kind = np.dtype(KINDS[int(header["mode"])]).newbyteorder(header.dtype["mode"].byteorder)
-    offset, found = HEADER.itemsize + int(header["nsymbt"]), path.stat().st_size
-    if min(shape) < 2 or int(header["ispg"]) > LAST_SPACE_GROUP:
-        raise ConfigError(f"map {path} must be one 3D volume, found {shape[0]} × {shape[1]} × {shape[2]}: give one")
-    if offset < HEADER.itemsize or found < offset + math.prod(shape) * kind.itemsize:
-        raise ConfigError(
-            f"map {path} is cut short: its header says {shape[0]} × {shape[1]} × {shape[2]} voxels from byte {offset}"
-            f" on, and it has {found} bytes. Copy or make it again"
-        )
-    volume = np.array(np.memmap(path, kind, "r", offset, shape), dtype=np.float32)
-    if not np.abs(volume).max() <= LARGEST_VALUE:
-        raise ConfigError(f"map {path} must have finite values up to {LARGEST_VALUE:.0e}: make it again, or scale it")
-    sampling = np.array([header[name] for name in ("mx", "my", "mz")], dtype=np.float64)
-    sizes = np.array([header["cella"][axis] for axis in "xyz"], dtype=np.float64) / np.maximum(sampling, 1)
-    if not (min(VOXEL_SIZES) <= sizes.min() <= sizes.max() <= max(VOXEL_SIZES)) or np.ptp(sizes) > 1e-3 * sizes[0]:
-        raise ConfigError(
-            f"map {path} has voxel size {sizes.tolist()} Å in its header: set one positive size for all axes"
-        )
-    # mapc, mapr, maps name the axis (1 = x, 2 = y, 3 = z) that columns, rows and sections run along.
-    axes = [int(header[name]) for name in ("maps", "mapr", "mapc")]
-    order = np.argsort(axes)[::-1] if sorted(axes) == [1, 2, 3] else [0, 1, 2]
-    return np.ascontiguousarray(volume.transpose(order)), float(sizes[0])
-
-
-def write_map(path: Path, volume: np.ndarray, voxel_size: float) -> None:
-    """Write a volume (z, y, x) as .mrc with its voxel size in Å and origin 0, whole or not at all."""
-    with whole_file(path) as partial, mrcfile.new(partial, overwrite=True) as mrc:
-        mrc.set_data(np.asarray(volume, dtype=np.float32))
-        mrc.voxel_size = voxel_size
-        mrc.header.label[0] = "Written by equipose"  # in place of mrcfile's, which holds the time of day
 
 
 def density(

@@ -6,10 +6,10 @@
 import os
 from pathlib import Path
 
-from equipose.data.structures import read_map
 from equipose.figures.maps import enclosing_level, molecule_fraction
 from equipose.figures.style import TRUTH, model_colours
 from equipose.io.files import write_text
+from equipose.io.maps import read_map
 from equipose.io.progress import run_main
 from equipose.study.labels import chimerax, plain_label
 from equipose.study.runs import Run, best_runs, dataset_command_line, load_runs

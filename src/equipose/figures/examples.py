@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot
 
-from equipose.data.structures import read_map
 from equipose.figures.maps import draw_maps
 from equipose.figures.style import PAGE, TRUTH, paper_style, save
+from equipose.io.maps import read_map
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
 from equipose.study.tables import dataset_title

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from equipose.data.structures import read_map
 from equipose.errors import ConfigError
 from equipose.figures.style import PAGE, SHADES, TRUTH, paper_style, save
+from equipose.io.maps import read_map
 from equipose.io.progress import run_main
 
 PIXELS = 320

@@ -12,11 +12,11 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from equipose.data.structures import read_map
 from equipose.figures.convergence import draw_errors
 from equipose.figures.fsc_curves import draw_fsc
 from equipose.figures.maps import draw_maps
 from equipose.figures.style import PAGE, TRUTH, degrees_text, model_colours, paper_style, save
+from equipose.io.maps import read_map
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
 from equipose.study.runs import Run, best_runs, dataset_command_line, load_runs

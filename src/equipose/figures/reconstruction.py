@@ -11,10 +11,10 @@ import scipy.spatial.transform
 from matplotlib.axes import Axes
 
 from equipose.core.rotations import from_relion_angles, viewing_directions
-from equipose.data.structures import read_map
 from equipose.figures.maps import VIEW, enclosing_level, molecule_extent, molecule_fraction, render
 from equipose.figures.sphere import draw_density
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
+from equipose.io.maps import read_map
 from equipose.io.particles import ANGLES, read_tables
 from equipose.io.progress import run_main
 from equipose.reconstruction.join import THRESHOLD

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from equipose.data.structures import read_map
 from equipose.figures.style import COLUMN, GUIDE, PAGE, PALETTE, degrees_text
+from equipose.io.maps import read_map
 from equipose.io.particles import SUBSET, read_tables
 from equipose.reconstruction.handback import SCORE
 

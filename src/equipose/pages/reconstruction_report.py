@@ -13,7 +13,6 @@ from pathlib import Path
 import matplotlib.pyplot as pyplot
 from matplotlib.figure import Figure
 
-from equipose.data.structures import read_map
 from equipose.figures.maps import molecule_fraction
 from equipose.figures.reconstruction import directions_seen, draw_fsc
 from equipose.figures.reconstruction_quality import (
@@ -26,6 +25,7 @@ from equipose.figures.reconstruction_quality import (
 from equipose.figures.sphere import plot_density
 from equipose.figures.style import paper_style
 from equipose.io.files import write_text
+from equipose.io.maps import read_map
 from equipose.io.progress import run_main
 from equipose.pages.study_report import data_uri, hardware, mesh, package_versions, read_template, wall_times
 from equipose.reconstruction.verdict import verdict

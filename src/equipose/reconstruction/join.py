@@ -23,10 +23,10 @@ from equipose.core import fsc
 from equipose.core.fourier_grid import FourierGrid, grid_map
 from equipose.core.local_resolution import local_resolution
 from equipose.core.mask import masked_volume, solvent_mask
-from equipose.data.structures import write_map
 from equipose.errors import ConfigError
 from equipose.io.files import whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
+from equipose.io.maps import write_map
 from equipose.io.progress import run_main
 from equipose.reconstruction.halves import back_project, bring_together, read_half
 from equipose.reconstruction.handback import write_poses

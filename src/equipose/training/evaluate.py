@@ -35,11 +35,11 @@ from equipose.core.groups import move_images
 from equipose.core.pose_metrics import IDENTITY, Alignment, exact_scores, paper_scores
 from equipose.core.rotations import to_relion_angles
 from equipose.core.volumes import real_volume
-from equipose.data.structures import read_map, write_map
 from equipose.errors import ConfigError
 from equipose.io.files import CHECKPOINTS, REFINEMENT, write_json, write_text
 from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
+from equipose.io.maps import read_map, write_map
 from equipose.io.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
 from equipose.io.progress import Progress, number, reporter, run_main, say
 from equipose.model.autoencoder import Autoencoder, load_model
