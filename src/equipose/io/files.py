@@ -143,3 +143,8 @@ def leave_the_future(folder: Path, produced: Callable[[Path], bool]) -> None:
         with suppress(FileNotFoundError):  # a job that is at work moves its files
             if path.lstat().st_mtime > now + 1 and produced(path):  # file systems and clocks may round
                 os.utime(path, (now, now), follow_symlinks=False)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None where there is none."""
+    return json.loads(path.read_text()) if path.exists() else None

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from equipose.io.files import read_json
+
 SOURCES = Path(__file__).parent
 
 Stage = Literal["simulate", "prepare", "train", "evaluate", "reconstruct"]
@@ -112,3 +114,17 @@ def _imports(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def dataset_code(folder: Path) -> dict[Stage, str | None]:
+    """Fingerprints of the code that made the dataset in `folder`; None where it does not say."""
+    kinds: dict[str, Stage] = {"simulation.json": "simulate", "preparation.json": "prepare"}
+    found = {stage: read_json(folder / name) for name, stage in kinds.items()}
+    return {stage: record.get("code") for stage, record in found.items() if record is not None}
+
+
+def training_code(folder: Path) -> dict[Stage, str | None]:
+    """Fingerprints of the code that trained the run in `folder`; those of all its starts, if they differ."""
+    starts = read_json(folder / "provenance.json") or [{}]
+    made = sorted({start.get("fingerprint") or "" for start in starts})
+    return {"train": None if "" in made else " ".join(made)}

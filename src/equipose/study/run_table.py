@@ -16,14 +16,14 @@ import pandas as pd
 from equipose.core.mirror_plane import degrees_between
 from equipose.core.pose_metrics import HANDS, subset_sizes
 from equipose.errors import ConfigError
-from equipose.io.files import write_text
+from equipose.io.files import read_json, write_text
 from equipose.io.progress import run_main
 from equipose.reconstruction.verdict import CONVERGED
 from equipose.study.mixture import MIXED_SHARE, read_mixture
 from equipose.study.runs import load_run
 from equipose.study.seed_agreement import best_agreement
 from equipose.study.tables import load_settings
-from equipose.workflow.freshness import age, metrics_code, outdated, read_json, trained_with
+from equipose.workflow.freshness import age, metrics_code, outdated, trained_with
 
 RUN = ["dataset", "model", "seed"]
 """Columns that tell a run from any other."""

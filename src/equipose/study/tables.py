@@ -25,11 +25,11 @@ from rich.text import Text
 
 from equipose.config.settings import model_config, model_label, simulation_config
 from equipose.errors import ConfigError
-from equipose.io.files import write_text
+from equipose.io.files import read_json, write_text
 from equipose.io.progress import run_main
 from equipose.study.labels import latex, markdown, plain_label
 from equipose.study.status import ERROR
-from equipose.workflow.freshness import OLDER, UNKNOWN, Run, age, metrics_code, outdated, read_json, run_path
+from equipose.workflow.freshness import OLDER, UNKNOWN, Run, age, metrics_code, outdated, run_path
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ from equipose.core.pose_metrics import IDENTITY, Alignment, exact_scores, paper_
 from equipose.core.rotations import to_relion_angles
 from equipose.core.volumes import real_volume
 from equipose.errors import ConfigError
-from equipose.io.files import CHECKPOINTS, REFINEMENT, write_json, write_text
-from equipose.io.fingerprint import fingerprint
+from equipose.io.files import CHECKPOINTS, REFINEMENT, read_json, write_json, write_text
+from equipose.io.fingerprint import dataset_code, fingerprint, training_code
 from equipose.io.locks import one_at_a_time
 from equipose.io.maps import read_map, write_map
 from equipose.io.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
@@ -48,7 +48,6 @@ from equipose.model.losses import PATHS
 from equipose.model.rotation_tensors import pose_action
 from equipose.poses.pose_choice import pose_finder
 from equipose.poses.refinement import confirmed_share, refine
-from equipose.workflow.freshness import dataset_code, read_json, training_code
 
 FSC_RULE = (
     "volume aligned by the poses' rotation, hand and translation; unmasked; frequencies rounded to whole shells 1 to"

@@ -27,8 +27,8 @@ from equipose.config.settings import (
     structure_source,
 )
 from equipose.errors import ConfigError
-from equipose.io.files import sampled_digest
-from equipose.io.fingerprint import Stage, fingerprint
+from equipose.io.files import read_json, sampled_digest
+from equipose.io.fingerprint import Stage, dataset_code, fingerprint, training_code
 from equipose.io.particles import Summary, summarise
 from equipose.workflow.resolve import images_digest, run_config
 
@@ -200,20 +200,6 @@ def age(code: dict[Stage, str | None]) -> str:
     return UNKNOWN if None in code.values() else ""
 
 
-def dataset_code(folder: Path) -> dict[Stage, str | None]:
-    """Fingerprints of the code that made the dataset in `folder`; None where it does not say."""
-    kinds: dict[str, Stage] = {"simulation.json": "simulate", "preparation.json": "prepare"}
-    found = {stage: read_json(folder / name) for name, stage in kinds.items()}
-    return {stage: record.get("code") for stage, record in found.items() if record is not None}
-
-
-def training_code(folder: Path) -> dict[Stage, str | None]:
-    """Fingerprints of the code that trained the run in `folder`; those of all its starts, if they differ."""
-    starts = read_json(folder / "provenance.json") or [{}]
-    made = sorted({start.get("fingerprint") or "" for start in starts})
-    return {"train": None if "" in made else " ".join(made)}
-
-
 def metrics_code(metrics: dict[str, Any]) -> dict[Stage, str | None]:
     return metrics.get("code", {"evaluate": None})
 
@@ -249,11 +235,6 @@ def structure_digest(source: dict[str, Any]) -> dict[str, Any]:
         return source
     file = {"file": sampled_digest([Path(source["path"])])}
     return file | {key: source[key] for key in ("assembly",) if key in source}
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; None where there is none."""
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def run_path(dataset: str, model: str, seed: str | int) -> Path:
