@@ -6,8 +6,7 @@ import torch
 
 from equipose.config.settings import DecoderLayers, DecoderOmega
 from equipose.core.fourier import from_half_disc, shift_phase
-from equipose.core.volumes import decoder_volume
-from equipose.model.autoencoder import Autoencoder
+from equipose.model.autoencoder import Autoencoder, decoder_volume
 from equipose.model.decoders import TILE, FourierNet
 
 

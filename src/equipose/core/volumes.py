@@ -6,14 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipose.model.autoencoder import Autoencoder
-
-
-def decoder_volume(model: Autoencoder, motion: np.ndarray | None = None) -> np.ndarray:
-    """The decoder's volume: `real_volume` of a continuous function, so nothing is interpolated."""
-    device = next(model.parameters()).device
-    return real_volume(lambda k: model.decoder(k.to(device)).cpu(), model.box, motion)
-
 
 @torch.no_grad()
 def real_volume(

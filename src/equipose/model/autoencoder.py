@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from equipose.config.settings import Precision, RunConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
+from equipose.core.volumes import real_volume
 from equipose.io.files import whole_file
 from equipose.model.decoders import FourierNet
 from equipose.model.devices import usable_precision
@@ -219,3 +221,9 @@ def load_model(path: Path) -> Autoencoder:
     model = Autoencoder(config, content["image_scale"], precision)
     load_state(model, content["weights"])
     return model.eval()
+
+
+def decoder_volume(model: Autoencoder, motion: np.ndarray | None = None) -> np.ndarray:
+    """The decoder's volume: `real_volume` of a continuous function, so nothing is interpolated."""
+    device = next(model.parameters()).device
+    return real_volume(lambda k: model.decoder(k.to(device)).cpu(), model.box, motion)

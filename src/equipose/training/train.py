@@ -30,7 +30,6 @@ from torch.optim import Optimizer
 from equipose.config.settings import Precision, RunConfig
 from equipose.core.fourier_grid import FourierGrid
 from equipose.core.pose_metrics import hand_shares, paper_scores
-from equipose.core.volumes import decoder_volume
 from equipose.errors import ConfigError
 from equipose.io.files import CHECKPOINTS, whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
@@ -39,7 +38,7 @@ from equipose.io.particles import Particles, check_training_box, read_particles
 from equipose.io.processes import stop_on_signals
 from equipose.io.progress import number, run_main, say
 from equipose.io.provenance import provenance
-from equipose.model.autoencoder import Autoencoder, load_state, mode, save_model, state
+from equipose.model.autoencoder import Autoencoder, decoder_volume, load_state, mode, save_model, state
 from equipose.model.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.model.losses import LOSSES
 from equipose.model.optimizers import descend, make_optimizers, set_rates, training_rates
