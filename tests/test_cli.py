@@ -14,7 +14,7 @@ import pytest
 
 from equipose import __version__, cli
 from equipose.core.rotations import from_relion_angles, other_hand, random_rotations, to_relion_angles
-from equipose.figures.maps import molecule_fraction
+from equipose.core.surface import molecule_fraction
 from equipose.figures.reconstruction import plot_reconstruction
 from equipose.io.maps import read_map, write_map
 from equipose.io.particles import ANGLES, read_tables, write_star

@@ -6,7 +6,7 @@
 import os
 from pathlib import Path
 
-from equipose.figures.maps import enclosing_level, molecule_fraction
+from equipose.core.surface import enclosing_level, molecule_fraction
 from equipose.figures.style import TRUTH, model_colours
 from equipose.io.files import write_text
 from equipose.io.maps import read_map

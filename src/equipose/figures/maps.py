@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from equipose.core.surface import enclosing_level, fourier_upsample, molecule_fraction
 from equipose.errors import ConfigError
 from equipose.figures.style import PAGE, SHADES, TRUTH, paper_style, save
 from equipose.io.maps import read_map
@@ -30,26 +31,6 @@ FINE_BOX = 128
 VIEW = Rotation.from_euler("zx", [30, -60], degrees=True).as_matrix()
 LIGHT = np.array([-0.45, -0.55, -0.7])
 """From the surface to the lamp: left, up (rows run down), and towards the viewer at z = -∞."""
-
-
-def enclosing_level(volume: np.ndarray, fraction: float) -> float:
-    """The density that a `fraction` of the box is above."""
-    return float(np.quantile(volume, 1 - fraction))
-
-
-def molecule_fraction(volume: np.ndarray) -> float:
-    """The part of the box that a molecule's map shows: above a fifth of its high densities."""
-    return float((volume > 0.2 * np.quantile(volume, 0.999)).mean())
-
-
-def fourier_upsample(volume: np.ndarray, box: int) -> np.ndarray:
-    """A volume (L, L, L) on a finer grid (box, box, box) of the same extent, by zeros in Fourier space."""
-    if box <= len(volume):
-        return volume
-    spectrum = np.fft.fftshift(np.fft.fftn(volume))
-    before = box // 2 - len(volume) // 2
-    padded = np.pad(spectrum, [(before, box - len(volume) - before)] * 3)
-    return np.fft.ifftn(np.fft.ifftshift(padded)).real * (box / len(volume)) ** 3
 
 
 def molecule_extent(volume: np.ndarray, level: float) -> float:

@@ -11,7 +11,8 @@ import scipy.spatial.transform
 from matplotlib.axes import Axes
 
 from equipose.core.rotations import from_relion_angles, viewing_directions
-from equipose.figures.maps import VIEW, enclosing_level, molecule_extent, molecule_fraction, render
+from equipose.core.surface import enclosing_level, molecule_fraction
+from equipose.figures.maps import VIEW, molecule_extent, render
 from equipose.figures.sphere import draw_density
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
 from equipose.io.maps import read_map

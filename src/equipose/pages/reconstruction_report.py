@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as pyplot
 from matplotlib.figure import Figure
 
-from equipose.figures.maps import molecule_fraction
+from equipose.core.surface import molecule_fraction
 from equipose.figures.reconstruction import directions_seen, draw_fsc
 from equipose.figures.reconstruction_quality import (
     draw_agreement,

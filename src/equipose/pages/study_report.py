@@ -21,8 +21,8 @@ from PIL import Image
 from skimage.measure import marching_cubes
 
 from equipose.config.settings import asked_runs, model_config, simulation_config
+from equipose.core.surface import enclosing_level, fourier_upsample, molecule_fraction
 from equipose.figures import EVERY, caption
-from equipose.figures.maps import enclosing_level, fourier_upsample, molecule_fraction
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.io.provenance import hardware, package_versions
