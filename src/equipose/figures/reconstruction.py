@@ -18,7 +18,7 @@ from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
 from equipose.io.maps import read_map
 from equipose.io.particles import ANGLES, read_tables
 from equipose.io.progress import run_main
-from equipose.reconstruction.join import THRESHOLD
+from equipose.reconstruction.names import THRESHOLD
 
 LINES = (("unmasked", PALETTE[1], 1.0), ("masked", PALETTE[5], 1.0), ("corrected", PALETTE[0], 1.6))
 """Curves of fsc.csv, their colours and widths."""

@@ -30,16 +30,8 @@ from equipose.io.maps import write_map
 from equipose.io.progress import run_main
 from equipose.reconstruction.halves import back_project, bring_together, read_half
 from equipose.reconstruction.handback import write_poses
+from equipose.reconstruction.names import AGREES, THRESHOLD
 from equipose.reconstruction.particle_scores import correlations, examples
-
-AGREES = 15.0
-"""Degrees within which two runs give an image the same pose. A right pose errs by little, and a wrong one by any angle:
-at SNR 0.06 of 64 px, the strongest noise tried, 97 % of the images of one half were within 15°, 96 % within 10°, 97 %
-within 30°.
-"""
-
-THRESHOLD = 0.143
-"""Of the FSC of two half-maps (Rosenthal and Henderson 2003)."""
 
 
 def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Callable[[str], None]) -> None:
