@@ -18,8 +18,8 @@ from equipose.core.surface import molecule_fraction
 from equipose.figures.reconstruction import plot_reconstruction
 from equipose.io.maps import read_map, write_map
 from equipose.io.particles import ANGLES, read_tables, write_star
+from equipose.pages.page import mesh
 from equipose.pages.reconstruction_report import build
-from equipose.pages.study_report import mesh
 
 
 def equipose(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -15,7 +15,8 @@ from test_tables import write_run
 
 from equipose.config.settings import merge
 from equipose.figures.style import COLUMN, PAGE, save
-from equipose.pages.study_report import build, differences, figures_of, mesh
+from equipose.pages.page import mesh
+from equipose.pages.study_report import build, differences, figures_of
 from equipose.study.claims import claims_table
 
 ROOT = Path(__file__).parents[1]

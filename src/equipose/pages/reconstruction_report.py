@@ -27,7 +27,8 @@ from equipose.figures.style import paper_style
 from equipose.io.files import write_text
 from equipose.io.maps import read_map
 from equipose.io.progress import run_main
-from equipose.pages.study_report import data_uri, hardware, mesh, package_versions, read_template, wall_times
+from equipose.pages.page import data_uri, mesh, read_template
+from equipose.pages.study_report import hardware, package_versions, wall_times
 from equipose.reconstruction.verdict import verdict
 
 DPI = 200

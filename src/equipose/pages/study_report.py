@@ -5,27 +5,25 @@ viewer's code lie in the page itself (workflow/report/report.html.jinja), which 
 """
 
 import argparse
-import base64
 import dataclasses
 import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import mrcfile
 import numpy as np
 import pandas as pd
 import yaml
 from PIL import Image
-from skimage.measure import marching_cubes
 
 from equipose.config.settings import asked_runs, model_config, simulation_config
-from equipose.core.surface import enclosing_level, fourier_upsample, molecule_fraction
+from equipose.core.surface import molecule_fraction
 from equipose.figures import EVERY, caption
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.io.provenance import hardware, package_versions
+from equipose.pages.page import data_uri, mesh, read_template
 from equipose.study.job_times import wall_times
 from equipose.study.tables import (
     MODES,
@@ -41,9 +39,6 @@ from equipose.study.tables import (
     why_unfinished,
 )
 from equipose.workflow.freshness import made_by_other_code, run_path
-
-MESH_BOX = 64
-"""Voxels a side that a map is brought to before its surface is taken: smooth, and a few hundred kB a map."""
 
 PIXELS_AN_INCH = 125
 """Of a figure on the page: one that is as wide as a journal's page is as wide as this one's text and pictures, 900."""
@@ -86,14 +81,6 @@ def build(
         versions=package_versions(),
         hardware=hardware(),
         times=wall_times(results),
-    )
-
-
-def read_template(path: Path) -> jinja2.Template:
-    """A page's template; the one that it extends lies beside it."""
-    loader = jinja2.FileSystemLoader(path.parent)
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(
-        path.name
     )
 
 
@@ -189,19 +176,6 @@ def meshes(
     return groups
 
 
-def mesh(volume: np.ndarray, fraction: float) -> dict[str, str]:
-    """The surface that encloses a `fraction` of the box: corners as int16 in ±32767, triangles as uint32, base64."""
-    fine = fourier_upsample(volume, MESH_BOX)
-    corners, triangles, _, _ = marching_cubes(
-        fine, enclosing_level(fine, fraction), step_size=max(1, len(fine) // MESH_BOX)
-    )
-    centred = corners[:, ::-1] / (len(fine) / 2) - 1  # (x, y, z) in ±1
-    return {
-        "corners": base64.b64encode((32767 * centred.clip(-1, 1)).astype("<i2").tobytes()).decode(),
-        "triangles": base64.b64encode(triangles.astype("<u4").tobytes()).decode(),
-    }
-
-
 def differences(
     config: dict[str, Any], paper: dict[str, Any], runs: list[tuple[str, str, int]]
 ) -> list[dict[str, str]]:
@@ -239,10 +213,6 @@ def _read(path: Path) -> pd.DataFrame | None:
 def _read_map(path: Path) -> np.ndarray:
     with mrcfile.open(path) as file:
         return np.array(file.data, np.float32)
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def main() -> None:
