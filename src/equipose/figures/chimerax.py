@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 from equipose.core.surface import enclosing_level, molecule_fraction
+from equipose.figures.command_line import dataset_command_line
 from equipose.figures.style import TRUTH, model_colours
 from equipose.io.files import write_text
 from equipose.io.maps import read_map
 from equipose.io.progress import run_main
 from equipose.study.labels import chimerax, plain_label
-from equipose.study.runs import Run, best_runs, dataset_command_line, load_runs
+from equipose.study.runs import Run, best_runs, load_runs
 
 
 def commands(dataset: Path, runs: list[Run], folder: Path) -> list[str]:

@@ -14,9 +14,10 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
+from equipose.figures.command_line import command_line
 from equipose.figures.style import GUIDE, PAGE, model_colours, paper_style, save
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, command_line, load_run
+from equipose.study.runs import Run, load_run
 from equipose.study.tables import dataset_title
 
 PLATEAU = 8 / 3

@@ -16,10 +16,11 @@ from matplotlib.patches import Circle
 
 from equipose.core.mirror_plane import frame_with_first_axis
 from equipose.core.rotations import viewing_directions
+from equipose.figures.command_line import dataset_command_line
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
 from equipose.io.progress import run_main
 from equipose.study.mixture import Mixture, read_mixture
-from equipose.study.runs import dataset_command_line, load_runs
+from equipose.study.runs import load_runs
 
 WHEEL = ("#56B4E9", "#F0C020", "#D55E00", "#10326B")
 """Colours of the disc's rim from 0° to 135°, blended: light against dark and yellow against blue, for all eyes."""

@@ -17,11 +17,11 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from equipose.config.settings import RunConfig
+from equipose.figures.command_line import command_line
 from equipose.figures.style import PAGE, PALETTE, paper_style, save
 from equipose.io.progress import run_main
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.encoders import GroupConv, InnerBatchNorm, VectorHead
-from equipose.study.runs import command_line
 
 LAYERS = (GroupConv, InnerBatchNorm, VectorHead)
 """Modules that are one layer, though they may hold others."""

@@ -13,9 +13,10 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from equipose.core.fsc import THRESHOLDS
+from equipose.figures.command_line import command_line
 from equipose.figures.style import COLUMN, GUIDE, PAGE, model_colours, paper_style, save
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, best_runs, command_line, load_run
+from equipose.study.runs import Run, best_runs, load_run
 from equipose.study.tables import dataset_title
 
 

@@ -13,12 +13,13 @@ from matplotlib import pyplot
 from scipy.spatial.transform import Rotation
 
 from equipose.core.mirror_plane import degrees_between, frame_with_first_axis, mirror_plane, projection
+from equipose.figures.command_line import dataset_command_line
 from equipose.figures.maps import PIXELS, draw_maps
 from equipose.figures.style import PAGE, PALETTE, TRUTH, paper_style, save
 from equipose.io.maps import read_map
 from equipose.io.progress import run_main
 from equipose.study.mixture import Mixture, read_mixture
-from equipose.study.runs import dataset_command_line, load_runs
+from equipose.study.runs import load_runs
 
 
 def edge_on_view(truth: np.ndarray, normal: np.ndarray) -> np.ndarray:

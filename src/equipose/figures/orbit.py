@@ -19,12 +19,13 @@ from torch import Tensor
 from equipose.core.groups import motions, move_images
 from equipose.core.pose_metrics import squared_distances
 from equipose.core.rotations import degrees_from_squared_frobenius
+from equipose.figures.command_line import dataset_command_line
 from equipose.figures.style import PAGE, PALETTE, degrees_text, paper_style, save
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
 from equipose.model.autoencoder import load_model
 from equipose.model.rotation_tensors import pose_action
-from equipose.study.runs import Run, best_runs, dataset_command_line, load_runs
+from equipose.study.runs import Run, best_runs, load_runs
 from equipose.study.tables import dataset_title
 
 AXES = (PALETTE[1], PALETTE[2], PALETTE[5])

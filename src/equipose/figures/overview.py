@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
+from equipose.figures.command_line import dataset_command_line
 from equipose.figures.convergence import draw_errors
 from equipose.figures.fsc_curves import draw_fsc
 from equipose.figures.maps import draw_maps
@@ -19,7 +20,7 @@ from equipose.figures.style import PAGE, TRUTH, degrees_text, model_colours, pap
 from equipose.io.maps import read_map
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, best_runs, dataset_command_line, load_runs
+from equipose.study.runs import Run, best_runs, load_runs
 from equipose.study.tables import dataset_title
 
 EXAMPLES = (3, 3)

@@ -18,9 +18,10 @@ from matplotlib.patches import Circle, Wedge
 from equipose.core.mirror_plane import alignment_of_most
 from equipose.core.pose_metrics import squared_distances
 from equipose.core.rotations import degrees_from_squared_frobenius, viewing_directions
+from equipose.figures.command_line import dataset_command_line
 from equipose.figures.style import COLUMN, PAGE, degrees_text, paper_style, save
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, best_runs, dataset_command_line, load_runs
+from equipose.study.runs import Run, best_runs, load_runs
 from equipose.study.tables import dataset_title
 
 RANGE = (0.3, 180.0)

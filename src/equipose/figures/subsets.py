@@ -16,10 +16,11 @@ from scipy import ndimage
 
 from equipose.core.pose_metrics import HANDS, subset_sizes
 from equipose.core.rotations import degrees_from_squared_frobenius
+from equipose.figures.command_line import dataset_command_line
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
 from equipose.io.progress import number, run_main
 from equipose.study.mixture import most_mixed
-from equipose.study.runs import Run, dataset_command_line, load_runs
+from equipose.study.runs import Run, load_runs
 from equipose.study.tables import dataset_title
 
 IMAGES = 300

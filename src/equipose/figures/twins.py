@@ -14,12 +14,13 @@ from matplotlib.axes import Axes
 
 from equipose.core.mirror_plane import moved_volume, projection, twin
 from equipose.core.rotations import random_rotations, viewing_directions
+from equipose.figures.command_line import dataset_command_line
 from equipose.figures.maps import PIXELS, draw_maps
 from equipose.figures.style import PAGE, PALETTE, TRUTH, paper_style, save
 from equipose.io.maps import read_map
 from equipose.io.progress import run_main
 from equipose.study.mixture import Mixture, read_mixture
-from equipose.study.runs import dataset_command_line, load_runs
+from equipose.study.runs import load_runs
 
 TRIED = 200
 """Random poses among which A is chosen."""

@@ -1,6 +1,5 @@
 """What figures read of a finished run."""
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,21 +55,6 @@ def best_runs(runs: list[Run]) -> list[Run]:
         if key not in best or run.mse < best[key].mse:
             best[key] = run
     return list(best.values())
-
-
-def command_line(module: str, description: str) -> argparse.ArgumentParser:
-    """Arguments that every figure of runs takes."""
-    parser = argparse.ArgumentParser(prog=f"python -m equipose.figures.{module}", description=description)
-    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders")
-    parser.add_argument("--output", type=Path, required=True, help="picture; written as .pdf and .png")
-    return parser
-
-
-def dataset_command_line(module: str, description: str) -> argparse.ArgumentParser:
-    """Arguments that every figure of the runs of one dataset takes."""
-    parser = command_line(module, description)
-    parser.add_argument("--dataset", type=Path, required=True, help="dataset folder, with particles.star, volume.mrc")
-    return parser
 
 
 def load_runs(folders: list[Path], dataset: Path) -> list[Run]:
