@@ -6,8 +6,8 @@ import re
 import pytest
 from matplotlib.figure import Figure
 
-from equipose.figures.style import drawable
 from equipose.study import labels
+from equipose.study.labels import drawable
 
 LABELS = [
     "D4 [search]",

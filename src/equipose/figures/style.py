@@ -1,6 +1,5 @@
 """How all figures look, and how they are saved."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -14,7 +13,6 @@ matplotlib.use("Agg")
 
 from matplotlib import colors, pyplot
 from matplotlib.figure import Figure
-from matplotlib.mathtext import MathTextParser
 from PIL import Image
 
 from equipose.io.files import whole_file
@@ -63,15 +61,6 @@ def paper_style() -> Iterator[None]:
 def model_colours(labels: list[str]) -> dict[str, str]:
     """One colour a model, in the order in which the models appear."""
     return dict(zip(dict.fromkeys(labels), cycle(SHADES), strict=False))
-
-
-def drawable(label: str) -> str:
-    r"""A label for pictures: its dollars are plain ones (`\$`) where matplotlib finds no mathematics between them."""
-    try:
-        MathTextParser("path").parse(label)
-    except ValueError:
-        return re.sub(r"(?<!\\)\$", r"\\$", label)
-    return label
 
 
 def degrees_text(value: float) -> str:
