@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from equipose.core import surface
 from equipose.errors import ConfigError
 from equipose.figures import maps, style
 from equipose.figures.convergence import FLOOR, draw_errors, plot_convergence
@@ -109,7 +110,7 @@ def test_the_nearer_of_two_balls_hides_the_other():
 
 def test_levels_enclose_the_asked_fraction_of_the_box():
     volume = np.random.default_rng(1).normal(size=(20, 20, 20))
-    assert (volume > maps.enclosing_level(volume, 0.1)).mean() == pytest.approx(0.1, abs=1e-3)
+    assert (volume > surface.enclosing_level(volume, 0.1)).mean() == pytest.approx(0.1, abs=1e-3)
 
 
 def test_fourier_upsampling_keeps_every_voxel_of_a_band_limited_map():
@@ -118,7 +119,7 @@ def test_fourier_upsampling_keeps_every_voxel_of_a_band_limited_map():
     nyquist = np.fft.fftfreq(BOX) == -0.5
     spectrum[nyquist], spectrum[:, nyquist], spectrum[:, :, nyquist] = 0, 0, 0
     volume = np.fft.ifftn(spectrum).real
-    fine = maps.fourier_upsample(volume, 2 * BOX)
+    fine = surface.fourier_upsample(volume, 2 * BOX)
     assert fine.shape == (2 * BOX,) * 3
     assert np.allclose(fine[::2, ::2, ::2], volume)
 

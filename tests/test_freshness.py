@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from equipose.config.settings import RunConfig, merge, simulation_config
-from equipose.io.fingerprint import fingerprint
+from equipose.io.files import read_json
+from equipose.io.fingerprint import dataset_code, fingerprint, training_code
 from equipose.model.autoencoder import Autoencoder, save_model
 from equipose.workflow import freshness
 from equipose.workflow.resolve import images_digest, run_config
@@ -47,7 +48,7 @@ def finished(config: dict, tmp_path: Path) -> dict:
     write(folder / "config.json", run.to_json())
     write(folder / "provenance.json", [{"fingerprint": fingerprint("train")}])
     save_model(Autoencoder(run, 1.0), folder / "model.pt")
-    code = freshness.dataset_code(dataset) | freshness.training_code(folder) | {"evaluate": fingerprint("evaluate")}
+    code = dataset_code(dataset) | training_code(folder) | {"evaluate": fingerprint("evaluate")}
     label = config["models"][MODEL]["label"]
     write(folder / "metrics.json", {"config": json.loads(run.to_json()), "code": code, "label": label})
     return config
@@ -95,7 +96,7 @@ def test_what_the_model_was_trained_with_counts_once_config_json_has_been_writte
     folder = freshness.run_folder(finished, *RUN)
     write(folder / "config.json", run_config(asked, *RUN).to_json())
     assert verdicts(asked) == {"dataset": False, "settings": False, "model": True, "scores": True}
-    metrics = freshness.read_json(folder / "metrics.json")
+    metrics = read_json(folder / "metrics.json")
     assert freshness.outdated(asked, RUN, folder, metrics)
     assert freshness.outdated(asked, RUN, folder, {"label": "of an older version"})
     assert not freshness.outdated(finished, RUN, folder, metrics)

@@ -14,7 +14,18 @@ def loaded(*modules: str) -> set[str]:
     return set(shown.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["check", "claims", "compare", "particles", "plan", "resolve", "tables"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "io.particles",
+        "study.claims",
+        "study.compare",
+        "study.plan",
+        "study.tables",
+        "workflow.resolve",
+        "workflow.validate",
+    ],
+)
 def test_settings_particles_tables_and_claims_load_no_torch(module: str) -> None:
     packages = loaded(f"equipose.{module}")
     assert "numpy" in packages

@@ -23,6 +23,7 @@ from equipose.io.particles import ANGLES, ORIGINS, SUBSET, chosen_rows, half_of,
 from equipose.reconstruction import join
 from equipose.reconstruction.halves import Half, back_project, bring_together, read_half
 from equipose.reconstruction.handback import SCORE, write_poses
+from equipose.reconstruction.names import AGREES
 from equipose.reconstruction.particle_scores import correlations
 from equipose.reconstruction.verdict import verdict
 
@@ -111,10 +112,10 @@ def test_halves_whose_poses_are_split_over_both_hands_do_not_agree(halves: Path,
         own[half - 1] = dataclasses.replace(poses, rotations=rotations)
     with asking():
         _, _, degrees = bring_together(own, [halves / "run1", halves / "run2"])
-    agree = [np.mean(apart < join.AGREES) for apart in degrees]
+    agree = [np.mean(apart < AGREES) for apart in degrees]
     assert all(agree[half - 1] < 0.6 for half in split)
     found = {"halves_agree": agree, "halves_compared": [len(apart) for apart in degrees]}
-    resolved = {"agree_within_degrees": join.AGREES, "resolution_angstrom": {"corrected": 36.0}}
+    resolved = {"agree_within_degrees": AGREES, "resolution_angstrom": {"corrected": 36.0}}
     assert verdict(found | resolved).state == "not converged"
 
 

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from equipose.study import labels
-from equipose.study.labels import drawable
+from equipose.study.mathtext import drawable
 
 LABELS = [
     "D4 [search]",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from snakemake.settings.enums import RerunTrigger
 
-from equipose import freshness
+from equipose.workflow import freshness
 from equipose.config.settings import (
     asked_runs,
     is_simulated,

@@ -28,7 +28,7 @@ from equipose.config.settings import (
     Training,
 )
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 CONFIG, SCHEMA = CHECKOUT / "config.yaml", CHECKOUT / "workflow/schemas/config.schema.yaml"
 
 SECTIONS = {

@@ -1,8 +1,8 @@
 """What a dataset, a model and a run are made of: frozen dataclasses, the only source of keys, limits and defaults.
 
-`Configuration` is config.yaml with presets laid over it; workflow/schemas/config.schema.yaml and the commented defaults
-in config.yaml are written from here (`python -m equipose.config.schema`). The other classes are stored as a `config.json`
-beside the outputs of a dataset or a run, and the command-line modules read that file and nothing else.
+`Configuration` is config.yaml with presets laid over it. `python -m equipose.config.schema` writes the schema file and
+the commented defaults of config.yaml from these classes. The other classes are stored as a `config.json` beside the
+outputs of a dataset or a run. The command-line modules read that file and nothing else.
 
 Defaults are the paper's. A stored file that lacks a key was written by a version without that key, and gets the
 default: the default of an added key must be what versions without it did. The order of keys must stay, too: a run's

@@ -2,7 +2,7 @@
 
     python -m equipose.data.structures fetch --pdb 3J79 3J7A --output atoms.npz
     python -m equipose.data.structures assemble --source 1abc.cif --assembly 1 --output atoms.npz
-    python -m equipose.data.structures density --source atoms.npz --box 128 --voxel-size 3.77 --resolution 2 --output map.mrc
+    python -m equipose.data.structures density --source a.npz --box 128 --voxel-size 3.77 --resolution 2 --output v.mrc
     python -m equipose.data.structures pack --source atoms.npz --output 4v6x.npz
 
 The density is ChimeraX `molmap`'s: Σ atomic number × normalised Gaussian of σ = 0.225 × resolution, sampled at the

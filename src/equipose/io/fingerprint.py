@@ -13,34 +13,35 @@ from typing import Literal
 
 from equipose.io.files import read_json
 
-SOURCES = Path(__file__).parent
+SOURCES = Path(__file__).parents[1]
 
 Stage = Literal["simulate", "prepare", "train", "evaluate", "reconstruct"]
 
 STAGES: dict[Stage, tuple[str, ...]] = {
-    "simulate": ("structures", "simulate"),
-    "prepare": ("prepare",),
-    "train": ("train",),
-    "evaluate": ("evaluate",),
-    "reconstruct": ("reconstruct",),
+    "simulate": ("data.structures", "data.simulate"),
+    "prepare": ("data.prepare",),
+    "train": ("training.train",),
+    "evaluate": ("training.evaluate",),
+    "reconstruct": ("reconstruction.join",),
 }
 """The modules that each stage begins with; what they import belongs to it."""
 
 NO_NUMBERS = (
-    "cache",
-    "check",
-    "cli",
-    "config",
-    "cryosparc",
-    "devices",
+    "config.complaints",
+    "config.settings",
     "errors",
-    "files",
-    "fingerprint",
-    "forecast",
-    "freshness",
-    "locks",
-    "provenance",
-    "stacks",
+    "io.cryosparc",
+    "io.files",
+    "io.fingerprint",
+    "io.locks",
+    "io.processes",
+    "io.progress",
+    "io.provenance",
+    "io.resumable_stack",
+    "io.stacks",
+    "io.starfiles",
+    "model.devices",
+    "training.forecast",
 )
 """Modules that the stages import and that decide no number: they check, read and write files, and talk to people."""
 
@@ -62,11 +63,16 @@ def modules(stage: Stage, sources: Path = SOURCES) -> list[Path]:
     while waiting:
         name = waiting.pop()
         path = sources.parent.joinpath(*name.split(".")).with_suffix(".py")
-        if path in found or path.stem in NO_NUMBERS or not path.is_file():
+        if path in found or _module(path, sources) in NO_NUMBERS or not path.is_file():
             continue
         found.add(path)
         waiting |= {name for name in _read(path)[1] if name.startswith(f"{sources.name}.")}
     return sorted(found)
+
+
+def _module(path: Path, sources: Path) -> str:
+    """A module's name below the package."""
+    return ".".join(path.relative_to(sources).with_suffix("").parts)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "escnn", "snakemake", "mrcfile", "matplotlib", "seaborn")
-SOURCES = Path(__file__).parent
+SOURCES = Path(__file__).parents[1]
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -27,9 +27,10 @@ from equipose.figures.style import paper_style
 from equipose.io.files import write_text
 from equipose.io.maps import read_map
 from equipose.io.progress import run_main
+from equipose.io.provenance import hardware, package_versions
 from equipose.pages.page import data_uri, mesh, read_template
-from equipose.pages.study_report import hardware, package_versions, wall_times
 from equipose.reconstruction.verdict import verdict
+from equipose.study.job_times import wall_times
 
 DPI = 200
 

@@ -1,4 +1,6 @@
-"""The report of a preset's results, one HTML page that needs nothing else: `python -m equipose.pages.study_report --config …`.
+"""The report of a preset's results, one HTML page that needs nothing else.
+
+`python -m equipose.pages.study_report --config …`
 
 Whatever has been made is shown, and what has not is named, with the command that would make it. Pictures, maps and the
 viewer's code lie in the page itself (workflow/report/report.html.jinja), which loads nothing from elsewhere.

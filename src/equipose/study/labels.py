@@ -5,8 +5,6 @@ As in matplotlib, an odd number of dollars begins no mathematics, and `\$` is a 
 
 import re
 
-from matplotlib.mathtext import MathTextParser
-
 LATEX = {"\\": r"$\backslash$", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "[": "{[}", "]": "{]}"}
 LATEX |= {sign: f"\\{sign}" for sign in "_%&#{}$"} | {sign: f"${sign}$" for sign in "<>|"}
 LATEX |= {"Å": r"\AA{}", "°": r"$^\circ$", "≥": r"$\ge$", "±": r"$\pm$"}
@@ -54,12 +52,3 @@ def from_markdown(text: str) -> str:
 def chimerax(text: str) -> str:
     r"""A quoted word of a ChimeraX command, which ends a word at a quote and a space, also where a \ precedes them."""
     return '"{}"'.format(text.replace("\\", r"\x5c").replace('"', r"\x22"))
-
-
-def drawable(label: str) -> str:
-    r"""A label for pictures: its dollars are plain ones (`\$`) where matplotlib finds no mathematics between them."""
-    try:
-        MathTextParser("path").parse(label)
-    except ValueError:
-        return re.sub(r"(?<!\\)\$", r"\\$", label)
-    return label

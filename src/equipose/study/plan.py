@@ -1,7 +1,7 @@
 """What a workflow is about to do, in a few lines of text.
 
-`python -m equipose.study.plan config.yaml [preset.yaml …] [--gpus N …]` prints the plan. Rates are those of the runs that the
-results folder holds already; what none of them has shown is assumed, and the plan says which is which.
+`python -m equipose.study.plan config.yaml [preset.yaml …] [--gpus N …]` prints the plan. Rates come from runs that the
+results folder holds. What no run has shown is assumed. The plan says which is which.
 """
 
 import argparse

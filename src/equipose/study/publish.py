@@ -1,4 +1,6 @@
-"""Keep the small results of a preset in the repository: `python -m equipose.study.publish --results DIR --output DIR …`.
+"""Keep the small results of a preset in the repository.
+
+`python -m equipose.study.publish --results DIR --output DIR …`
 
 Tables and figures as pictures are copied, and each run has a line in runs.csv; particles, models and maps stay where
 they are. What was published before of other runs stays: a long preset can be run in parts, on several machines. Claims

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from equipose.errors import ConfigError
-from equipose.study.labels import drawable
+from equipose.study.mathtext import drawable
 from equipose.study.tables import final_mse
 
 
