@@ -2,11 +2,11 @@
 
 import re
 
-from matplotlib.mathtext import MathTextParser
-
 
 def drawable(label: str) -> str:
     r"""A label for pictures: its dollars are plain ones (`\$`) where matplotlib finds no mathematics between them."""
+    from matplotlib.mathtext import MathTextParser  # takes a second to load, and most who read runs draw nothing
+
     try:
         MathTextParser("path").parse(label)
     except ValueError:
