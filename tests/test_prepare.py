@@ -220,16 +220,16 @@ def test_noise_alone_does_not_tell_the_contrast(settings, user: Path, tmp_path: 
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_phases_that_were_flipped_without_a_trace_are_noticed(simulated_dataset, flipped: bool) -> None:
-    """At 4 Å a pixel, where the CTF changes its sign within the shells that are looked at, and SNR 0.1."""
+    """At 4 Å a pixel, where the CTF changes its sign within the shells that are looked at, and SNR 1."""
     particles = read_particles(simulated_dataset.folder / "particles.star")
-    rng, count = np.random.default_rng(0), 400
+    rng, count = np.random.default_rng(0), 3000
     clean, parameters = np.asarray(particles.images)[rng.integers(0, 40, count)], particles.ctf[:1].repeat(count, 0)
     parameters[:, 0] = parameters[:, 1] = rng.uniform(8e3, 25e3, count)
     row, column = np.meshgrid(np.fft.fftfreq(32, 1 / 32), np.arange(17), indexing="ij")
     k = torch.from_numpy(np.stack([column.ravel(), row.ravel()], -1)).float()
     transfer = ctf(torch.from_numpy(parameters), k, 128.0).numpy().reshape(-1, 32, 17)
     images = filtered(clean, np.abs(transfer) if flipped else transfer)
-    images += rng.normal(0, 3 * images.std(), images.shape)
+    images += rng.normal(0, images.std(), images.shape)
     seen = dataclasses.replace(particles, images=images.astype(np.float32), ctf=parameters, voxel_size=4.0)
     assert preparation.looks_flipped(seen, np.arange(count), 4.0, 32) is flipped
 
