@@ -12,7 +12,7 @@ import pytest
 
 PARENT = """if True:
     import sys
-    from equipose import processes
+    from equipose.io import processes
     from equipose.io.processes import exit_after, run_stoppable
     processes.GRACE_SECONDS = 1.0  # for the deaf one
     code, stopped_by = run_stoppable(["bash", "workflow.sh"])
