@@ -2,6 +2,7 @@
 
 import os
 import resource
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from equipose.io.particles import (
     CTF_LABELS,
     Told,
     check_training_box,
+    find_datadir,
     half_of,
+    of_groups,
     read_particles,
     read_tables,
     summarise,
@@ -557,3 +560,192 @@ def test_a_cryosparc_file_that_claims_a_header_longer_than_itself_is_refused_unr
     (tmp_path / "particles.cs").write_bytes(b"\x93NUMPY\x03\x00" + (600_000_000).to_bytes(4, "little") + b"{}")
     with pytest.raises(ConfigError, match="header is longer than the file"):
         read_particles(tmp_path / "particles.cs")
+
+
+@pytest.mark.parametrize(
+    ("stamp", "flags", "extremes", "unsigned"),
+    [
+        (1146047817, 0, (0, 0), True),
+        (1146047817, 1, (0, 255), False),
+        (0, 0, (3, 240), True),
+        (0, 0, (-128, 127), False),
+        (0, 0, (0, 0), False),  # unset
+        (0, 0, (0, -1), False),  # unset, as MRC2014 has it
+        (0, 0, (0, 100), False),
+    ],
+)
+def test_bytes_have_a_sign_by_imods_stamp_or_the_extremes_or_else(
+    tmp_path: Path, star: Callable, stamp: int, flags: int, extremes: tuple, unsigned: bool
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, BOX, BOX)).astype(np.uint8)
+    write_stack(tmp_path / "stack.mrcs", pixels.view(np.int8))
+    whole = bytearray((tmp_path / "stack.mrcs").read_bytes())
+    struct.pack_into("<fff", whole, 76, *extremes, 0)
+    struct.pack_into("<ii", whole, 152, stamp, flags)
+    (tmp_path / "stack.mrcs").write_bytes(whole)
+    np.testing.assert_array_equal(read_particles(star()).images, pixels if unsigned else pixels.view(np.int8))
+
+
+def test_the_pixel_size_of_a_header_is_its_cell_by_its_intervals(tmp_path: Path, star: Callable, recwarn) -> None:
+    path = star()
+    with mrcfile.open(tmp_path / "stack.mrcs", "r+") as mrc:
+        mrc.header.mx, mrc.header.cella.x = 100, 100 * PIXEL
+    read_particles(path)
+    assert not [str(warning.message) for warning in recwarn if warning.category is FileWarning]
+
+
+OTHERS = {
+    "gzip": (b"\x1f\x8b\x08", "gunzip"),
+    "bzip2": (b"BZh9", "bunzip2"),
+    "HDF5": (b"\x89HDF\r\n", "e2proc2d.py"),
+    "a pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    "TIFF": (b"II*\0", "tif2mrc"),
+    "complex": (struct.pack("<4i", 8, 8, 5, 4), "Fourier transforms"),
+    "four bits": (struct.pack("<4i", 8, 8, 5, 101), "four bits"),
+    "a short file": (b"abc", "has 3 bytes, less than a header"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_files_that_are_no_stacks_are_named_with_what_to_do(tmp_path: Path, star: Callable, name: str) -> None:
+    start, message = OTHERS[name]
+    path = star()
+    (tmp_path / "stack.mrcs").write_bytes(start + bytes(2000 * (name != "a short file")))
+    with pytest.raises(ConfigError, match=message):
+        read_particles(path)
+
+
+def test_only_rows_that_are_asked_for_need_be_sound(tmp_path: Path, star: Callable, images: np.ndarray) -> None:
+    images[4] = 0
+    write_stack(tmp_path / "stack.mrcs", images)
+    names = ["000001@stack.mrcs", "2@gone.mrcs", "3@stack.mrcs", "4@stack.mrcs", "5@stack.mrcs"]
+    path = star(
+        rlnImageName=names,
+        rlnDefocusU=[1e4, 1e4, -5.0, 1e4, 1e4],
+        rlnAngleRot=["x"] * 5,
+        rlnOpticsGroup=[1, 1, 1, 1, 7],
+    )
+    particles = read_particles(path, rows=np.array([0, 3]), poses=False)
+    np.testing.assert_array_equal(particles.images, images[[0, 3]])
+    assert particles.rotations is None and list(particles.optics_table["rlnOpticsGroup"]) == [1]
+    for row, message in ((1, "row 2: image stack .*gone.mrcs"), (2, "particle 3 has a neg"), (4, "optics group 7")):
+        with pytest.raises(ConfigError, match=message):
+            read_particles(path, rows=np.array([0, row]), poses=False)
+    with pytest.raises(ConfigError, match="rlnAngleRot of row 1 is x, not a number .2 of 2 rows are like this: 1, 4"):
+        read_particles(path, rows=np.array([0, 3]))
+
+
+def test_a_message_counts_bad_rows_and_names_the_first(tmp_path: Path, star: Callable, images: np.ndarray) -> None:
+    with pytest.raises(ConfigError, match=r"particle 2 has a negative .*\(3 of 5 rows are like this: 2, 4, 5\)"):
+        read_particles(star(rlnDefocusU=[1e4, -1e4, 1e4, -1e4, -1e4]))
+    with pytest.raises(ConfigError, match=r"row 3: image stack .*a.mrcs does not exist.*2 of 3 stacks .*: 3, 4, 5\)"):
+        read_particles(star(rlnImageName=["1@stack.mrcs"] * 2 + ["1@a.mrcs", "2@a.mrcs", "1@b.mrcs"]))
+
+
+def test_optics_groups_that_no_particle_is_in_do_not_count(star: Callable) -> None:
+    optics = {"rlnImagePixelSize": [PIXEL, 9.0], "rlnImageSize": [BOX, 36], "rlnVoltage": [300.0, "lost"]}
+    path = star(optics=optics, rlnOpticsGroup=[1] * COUNT)
+    particles = read_particles(path)
+    assert particles.voxel_size == PIXEL and particles.images.shape == (COUNT, BOX, BOX)
+    assert (summarise(path).box, summarise(path).voxel_size) == (BOX, PIXEL)
+
+
+def test_images_that_are_counted_from_0_are_told(star: Callable) -> None:
+    with pytest.raises(ConfigError, match="images are counted from 1; if the file counts them from 0, add 1"):
+        read_particles(star(rlnImageName=[f"{number}@stack.mrcs" for number in range(COUNT)]))
+
+
+def test_without_a_second_defocus_it_is_the_first_as_in_relion(star: Callable) -> None:
+    particles = read_particles(star(rlnDefocusV=None, rlnDefocusAngle=None))
+    np.testing.assert_array_equal(particles.ctf[:, 1], particles.ctf[:, 0])
+    np.testing.assert_array_equal(particles.ctf[:, 2], 0)
+
+
+def test_images_without_a_ctf_have_one_of_1_at_all_frequencies(star: Callable) -> None:
+    path = star(optics={"rlnSphericalAberration": None}, rlnDefocusU=None, rlnDefocusV=None, rlnPhaseShift=None)
+    with pytest.raises(ConfigError, match="--no-ctf"):
+        read_particles(star(rlnDefocusU=None))
+    particles = read_particles(path, told=Told(no_ctf=True))
+    transfer = ctf(torch.from_numpy(particles.ctf), half_disc(BOX).k, BOX * PIXEL)
+    torch.testing.assert_close(transfer, torch.ones_like(transfer))
+
+
+def test_b_and_scale_factors_are_two_more_columns_where_there_are_any(star: Callable) -> None:
+    assert read_particles(star(rlnCtfBfactor=0.0, rlnCtfScalefactor=1.0)).ctf.shape == (COUNT, 7)
+    particles = read_particles(star(rlnCtfBfactor=[0.0, 10.0, 20.0, 30.0, 40.0]))
+    np.testing.assert_array_equal(particles.ctf[:, 7:], [[0, 1], [10, 1], [20, 1], [30, 1], [40, 1]])
+
+
+@pytest.mark.parametrize(
+    ("label", "value"), [("rlnEvenZernike", "[0,0.5,0]"), ("rlnOddZernike", "[0.1]"), ("rlnMtfFileName", "k3.star")]
+)
+def test_what_is_not_taken_into_account_is_named(star: Callable, label: str, value: str) -> None:
+    with pytest.warns(FileWarning, match=f"{label} .* is not taken into account"):
+        read_particles(star(optics={label: [value, value]}))
+
+
+def test_what_relion_does_not_look_for_among_particles_is_named_and_does_not_count(star: Callable) -> None:
+    with pytest.warns(FileWarning, match="rlnCtfDataArePhaseFlipped stands in data_particles.*--phase-flipped"):
+        particles = read_particles(star(rlnCtfDataArePhaseFlipped=1))
+    flipped = (Path("a.star"), "rlnCtfDataArePhaseFlipped", particles.optics_table, particles.particle_table)
+    np.testing.assert_array_equal(of_groups(*flipped), 0)
+    optics, table = read_tables(star(), told=Told(phase_flipped=True))
+    np.testing.assert_array_equal(of_groups(*flipped[:2], optics, table), 1)
+
+
+def test_the_project_that_a_job_is_in_is_found(tmp_path: Path, star: Callable, monkeypatch) -> None:
+    job = tmp_path / "Refine3D/job012"
+    job.mkdir(parents=True)
+    path = star().rename(job / "run_data.star")
+    monkeypatch.chdir("/")
+    assert find_datadir(path, read_tables(path)[1]) == tmp_path
+    (tmp_path / "stack.mrcs").unlink()
+    assert find_datadir(path, read_tables(path)[1]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csg", "results:\n  blob:\n    metafile: '>J5_particles.cs'\n", "group file: give .*names, J5_particles.cs"),
+        ("a.star", "data_\n\nloop_\n_cisTEMPositionInStack #1\n1\n", "is cisTEM's"),
+        ("a.star", "data_particles\n\nloop_\n_rlnTomoName #1\n_rlnTomoParticleId #2\na 1\n", "lists subtomograms"),
+        ("a.star", "data_micrographs\n\nloop_\n_rlnMicrographName #1\na.mrc\n", "star file of another job"),
+        ("a.mrcs", "", "is an image stack"),
+        ("a.star", "<!DOCTYPE html><html>", "is a web page"),
+        ("a.star", "data_images\nloop_\n_rlnMicrographName\n_rlnCoordinateX\na 1\n", "star file of another job"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_tables(tmp_path / name)
+
+
+def test_a_single_table_of_any_name_is_one_of_relion_3_0(tmp_path: Path, star: Callable, tables: tuple) -> None:
+    """RELION before 2 called it data_images, pyem does still."""
+    star()
+    old_star(tmp_path / "old.star", tables)
+    (tmp_path / "old.star").write_text((tmp_path / "old.star").read_text().replace("data_", "data_images"))
+    assert read_particles(tmp_path / "old.star").images.shape == (COUNT, BOX, BOX)
+
+
+def test_an_optics_group_that_is_there_twice_is_refused(star: Callable) -> None:
+    with pytest.raises(ConfigError, match="data_optics has optics group 1 twice"):
+        read_particles(star(optics={"rlnOpticsGroup": [1, 1]}, rlnOpticsGroup=1))
+
+
+def test_subtomograms_are_refused_by_their_dimensionality(star: Callable) -> None:
+    with pytest.raises(ConfigError, match="subtomograms"):
+        read_particles(star(optics={"rlnImageDimensionality": 3}))
+
+
+def test_a_folder_is_named_with_the_files_in_it(tmp_path: Path) -> None:
+    (tmp_path / "J5_particles.cs").touch()
+    with pytest.raises(ConfigError, match="is a folder: name one of its files, such as J5_particles.cs"):
+        read_tables(tmp_path)
+
+
+def test_the_micrographs_pixel_size_is_taken_where_the_images_is_not_there(star: Callable) -> None:
+    path = star(optics={"rlnImagePixelSize": None, "rlnMicrographOriginalPixelSize": [1.5, 1.5]})
+    with pytest.warns(FileWarning, match="rlnMicrographOriginalPixelSize is taken, as by RELION"):
+        assert read_tables(path)[0]["rlnImagePixelSize"].tolist() == [1.5, 1.5]

@@ -222,3 +222,50 @@ def test_noise_alone_does_not_tell_the_contrast(settings, user: Path, tmp_path: 
         mrc.data[:] = np.random.default_rng(0).standard_normal(mrc.data.shape)
     with pytest.raises(ConfigError, match="say contrast: bright .* or dark"):
         prepare(settings, tmp_path / "out", quiet)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_phases_that_were_flipped_without_a_trace_are_noticed(simulated_dataset, flipped: bool) -> None:
+    """At 4 Å a pixel, where the CTF changes its sign within the shells that are looked at, and SNR 1."""
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    rng, count = np.random.default_rng(0), 3000
+    clean, parameters = np.asarray(particles.images)[rng.integers(0, 40, count)], particles.ctf[:1].repeat(count, 0)
+    parameters[:, 0] = parameters[:, 1] = rng.uniform(8e3, 25e3, count)
+    row, column = np.meshgrid(np.fft.fftfreq(32, 1 / 32), np.arange(17), indexing="ij")
+    k = torch.from_numpy(np.stack([column.ravel(), row.ravel()], -1)).float()
+    transfer = ctf(torch.from_numpy(parameters), k, 128.0).numpy().reshape(-1, 32, 17)
+    images = filtered(clean, np.abs(transfer) if flipped else transfer)
+    images += rng.normal(0, images.std(), images.shape)
+    seen = dataclasses.replace(particles, images=images.astype(np.float32), ctf=parameters, voxel_size=4.0)
+    assert preparation.looks_flipped(seen, np.arange(count), 4.0, 32) is flipped
+
+
+def test_what_the_user_says_of_phases_is_what_the_file_would_say(settings, user: Path, tmp_path: Path) -> None:
+    optics, table = read_tables(user)
+    prepare(dataclasses.replace(settings, phase_flipped=True), tmp_path / "told", quiet)
+    write_star(user, optics.assign(rlnCtfDataArePhaseFlipped=1), table)
+    prepare(settings, tmp_path / "written", quiet)
+    told, written = (read_particles(tmp_path / name / "particles.star") for name in ("told", "written"))
+    np.testing.assert_array_equal(told.images, written.images)
+    assert list(told.optics_table["rlnCtfDataArePhaseFlipped"]) == [0]
+
+
+def test_aberrations_are_out_of_prepared_images_and_their_star_file(settings, user: Path, tmp_path: Path) -> None:
+    optics, table = read_tables(user)
+    matrix = {"rlnMagMat00": 1.05, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
+    write_star(user, optics.assign(rlnBeamTiltX=0.5, **matrix), table)
+    prepare(dataclasses.replace(settings, truth=True), tmp_path / "out", quiet)
+    prepared, given = read_particles(tmp_path / "out/particles.star"), read_particles(user)
+    assert not set(prepared.optics_table) & {"rlnBeamTiltX", *matrix}
+    np.testing.assert_allclose(prepared.shifts * [1.05, 1], given.shifts, rtol=1e-5)
+    assert np.corrcoef(-prepared.images[0].ravel(), np.asarray(given.images[0]).ravel())[0, 1] < 0.999
+
+
+def test_rows_that_select_leaves_out_need_not_be_sound(settings, user: Path, tmp_path: Path) -> None:
+    optics, table = read_tables(user)
+    table.loc[3, ["rlnDefocusU", "rlnImageName"]] = [-50.0, "9@gone.mrcs"]
+    write_star(user, optics, table.assign(rlnScore=np.arange(len(table)) != 3))
+    prepare(dataclasses.replace(settings, select={"rlnScore": [1, None]}), tmp_path / "out", quiet)
+    assert len(read_particles(tmp_path / "out/particles.star").images) == 49
+    with pytest.raises(ConfigError, match="particle 4 has a negative defocus"):
+        prepare(settings, tmp_path / "all", quiet)

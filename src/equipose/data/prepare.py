@@ -71,6 +71,14 @@ CONSTANT = 1e-4
 SOFT = 1.5
 """Pixels over which the window onto the background is softened, lest one shell's power leak into others."""
 
+FLIP_SHELLS = (4.0, 12.0)
+"""Shells by which flipped phases are looked for: beyond the first, whose CTF has one sign in nearly all images."""
+
+FLIPPED_WARNING = (
+    "phases seem to be flipped already (the contrast has one sign at all shells, whatever the CTF's): if they were"
+    " (RELION's extraction with --phase_flip, for one), say --phase-flipped"
+)
+
 NEAR_ZERO = 1e-3
 """A squared CTF so small that multiplying by it is not undone."""
 
@@ -130,6 +138,8 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
         + (f" ({certainty:.0f} standard errors)" if certainty else "")
         + "".join(f", CTF {what}: undone" for what in APPLIED.values() if (how.applied[rows] == what).any())
     )
+    if not (how.applied != "").any() and looks_flipped(particles, rows, voxel_size, config.box):
+        say(f"warning: {star}: {FLIPPED_WARNING}")
     prepared_tables = _tables(particles, config, voxel_size, how.aberrations)
     _write_stack(output / "particles.mrcs", particles, rows, how, config, say)
     write_star(output / "particles.star", *prepared_tables)
@@ -208,6 +218,34 @@ def contrast(
             " neither): say contrast: bright (RELION's and cryoSPARC's inverted particles) or dark"
         )
     return (1 if values.mean() > 0 else -1), certainty
+
+
+def looks_flipped(particles: Particles, rows: np.ndarray, voxel_size: float, box: int) -> bool:
+    """Whether phases seem to be flipped, by whether images of one shell change their sign with their CTF's.
+
+    Over all views and turns the transforms of a shell have a mean, whose product with the CTF's sign is what an image
+    shows of it. The mean is looked for with that sign and without it, in standard errors of all shells together.
+    """
+    disc = half_disc(box, FLIP_SHELLS[1])
+    shell = disc.k.norm(dim=-1).round().long()
+    with_sign, without = [], []
+    sample = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
+    by_shell = torch.nn.functional.one_hot(shell).float() * disc.weights[:, None]
+    for part in np.array_split(sample, max(1, len(sample) // CHUNK)):
+        images = torch.from_numpy(fourier_crop(np.asarray(particles.images[part], np.float32), box))
+        transfer = ctf(torch.from_numpy(particles.ctf[part]), disc.k, box * voxel_size)
+        coefficients = to_half_disc(images / images.std(dim=(1, 2), keepdim=True).clamp_min(1e-12), disc).real
+        with_sign.append((coefficients * transfer) @ by_shell)
+        without.append((coefficients * transfer.abs()) @ by_shell)
+    first = int(FLIP_SHELLS[0])
+    seen = [_certainty(torch.cat(values)[:, first:]) for values in (with_sign, without)]
+    return seen[1] > seen[0] + CERTAIN**2
+
+
+def _certainty(values: torch.Tensor) -> float:
+    """Sum over columns of the squared mean of values (n, columns), in standard errors."""
+    error = values.std(dim=0).clamp_min(1e-12) / len(values) ** 0.5
+    return float(((values.mean(dim=0) / error) ** 2).sum())
 
 
 def prepared(images: np.ndarray, ctf_parameters: np.ndarray, applied: np.ndarray, how: Preparation) -> np.ndarray:

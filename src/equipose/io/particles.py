@@ -259,12 +259,6 @@ def chosen_rows(star: Path, particle_table: pd.DataFrame, subset: int | None, se
     return np.flatnonzero(chosen)
 
 
-def check_symmetry(symmetry: str) -> None:
-    """Raises ConfigError for any point group but C1."""
-    if symmetry.upper() != "C1":
-        raise ConfigError(f"symmetry {symmetry} is not modelled: every particle is taken as C1. Leave it out")
-
-
 def check_training_box(box: int) -> None:
     """Raises ConfigError unless `box` is one that the encoders' pooling halves evenly down to 2 pixels."""
     if box not in TRAINING_BOXES:
@@ -376,6 +370,8 @@ def _kind_of_file(star: Path) -> str:
     for magic, what in OTHER_FORMATS.items():
         if start.startswith(magic):
             raise ConfigError(f"star file {star} {what}")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise ConfigError(f"star file {star} is a web page: download the file itself, not the page that shows it")
     if star.suffix == ".csg" or b"metafile:" in start:
         files = re.findall(r"metafile:\s*['\"]?>?([^'\"\s]+)", star.read_text(errors="replace"))
         named = f", {', '.join(dict.fromkeys(files))}" if files else ""
@@ -608,26 +604,23 @@ def image_names(star: Path, names: pd.Series) -> ImageNames:
 
     Raises ConfigError, naming the first row, for any other name.
     """
-    codes: dict[str, int] = {}
-    alone: set[str] = set()
-    index, number, wrong = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64), []
-    for row, name in enumerate(map(str, names)):
-        image, at, stack = name.partition("@")
-        if not at:
-            stack, image = image, "1"
-            alone.add(stack)
-        if not (stack and image.isdigit() and image.isascii() and len(image) < 10):
-            wrong.append(row)
-            continue
-        index[row] = int(image) - 1
-        number[row] = codes.setdefault(stack, len(codes))
-    if wrong:
-        bad = np.isin(np.arange(len(names)), wrong)
+    images, at, stacks = zip(*(str(name).partition("@") for name in names), strict=True)
+    if not all(at):
+        stacks = tuple(stack if sign else image for image, sign, stack in zip(images, at, stacks, strict=True))
+        images = tuple(image if sign else "1" for image, sign in zip(images, at, strict=True))
+    if not (
+        all(stacks) and all(map(str.isdigit, images)) and all(map(str.isascii, images)) and max(map(len, images)) < 10
+    ):
+        pairs = zip(images, stacks, strict=True)
+        bad = np.array([not (re.fullmatch("[0-9]{1,9}", image) and stack) for image, stack in pairs])
+        first = int(np.argmax(bad))
         raise ConfigError(
-            f"star file {star}: rlnImageName of particle {names.index[wrong[0]] + 1} is {names.iloc[wrong[0]]}, not"
+            f"star file {star}: rlnImageName of particle {names.index[first] + 1} is {names.iloc[first]}, not"
             " 000001@stack.mrcs" + _rows(names, bad)
         )
-    return ImageNames(index, number, list(codes), [codes[stack] for stack in alone])
+    number, unique = pd.factorize(np.array(stacks, dtype=object))
+    alone = np.unique(number[np.array(at, dtype=object) == ""]).tolist()
+    return ImageNames(np.array(list(map(int, images))) - 1, number, unique.tolist(), alone)
 
 
 def _sizes(star: Path, datadir: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> np.ndarray:
@@ -651,10 +644,9 @@ def _common_size(sizes: np.ndarray) -> tuple[int, float]:
 
     Pixel sizes that are `ALIKE` count as one. Of several of the same field of view it is the one with the most images.
     """
-    kinds, counts = np.unique(sizes, axis=0, return_counts=True)
+    kinds = pd.DataFrame(sizes).value_counts().index.to_frame().to_numpy()  # the most frequent first
     field = kinds[:, 0] * kinds[:, 1]
-    smallest = field <= field.min() * (1 + ALIKE)
-    box, pixel = kinds[smallest][np.argmax(counts[smallest])]
+    box, pixel = kinds[np.argmax(field <= field.min() * (1 + ALIKE))]
     return int(box), float(pixel)
 
 
@@ -753,8 +745,8 @@ def _warn_of_stacks(
     _, first = np.unique(number, return_index=True)
     warn_of_pixel_sizes(stacks, sizes[first, 1], star)
     boxes = np.unique(sizes[:, 0])
-    if len(boxes) > 1 or len(np.unique(sizes[:, 1])) > 1:
-        low, high = sizes[:, 1].min(), sizes[:, 1].max()
+    low, high = sizes[:, 1].min(), sizes[:, 1].max()
+    if len(boxes) > 1 or high > low * (1 + ALIKE):
         pixels = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
         _warn(
             f"{star}: images of {', '.join(f'{box:.0f}' for box in boxes[:NAMED])} pixels of {pixels} Å are brought to"

@@ -29,7 +29,7 @@ SAME_PIXEL = 0.001
 """Part by which pixel sizes of header and star file may differ without a word: headers are often rounded."""
 
 OTHER_FORMATS = {
-    b"\x1f\x8b": "is compressed by gzip: unpack it first (gunzip)",
+    b"\x1f\x8b\x08": "is compressed by gzip: unpack it first (gunzip)",
     b"BZh": "is compressed by bzip2: unpack it first (bunzip2)",
     b"\xfd7zXZ": "is compressed by xz: unpack it first (unxz)",
     b"\x28\xb5\x2f\xfd": "is compressed by zstd: unpack it first (unzstd)",
@@ -179,7 +179,7 @@ def open_stack(path: Path) -> Stack:
             start, found = file.read(HEADER.itemsize), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise ConfigError(f"image stack {path} cannot be read ({error.strerror})") from error
-    header = read_header(start)
+    header = None if start.startswith(tuple(OTHER_FORMATS)) else read_header(start)
     if header is None:
         raise ConfigError(f"image stack {path} {_what_else(start)}")
     mode = int(header["mode"])
