@@ -145,8 +145,8 @@ def test_a_broken_file_is_one_message_with_exit_code_2(
 
 def test_symmetry_is_refused_plainly(monkeypatch, capsys, simulated_dataset, tmp_path: Path) -> None:
     star = simulated_dataset.folder / "particles.star"
-    assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", "--symmetry", "D2") == 2
-    assert "symmetry D2 is not modelled" in capsys.readouterr().err
+    assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", "--symmetry", "X2") == 2
+    assert "symmetry X2 is not known" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -170,8 +170,6 @@ def test_a_selection_that_cannot_be_made_is_refused(
 @pytest.mark.parametrize(
     ("option", "value", "wanted"),
     [
-        ("--minutes", "0", "argument --minutes: 0 is no number above 0"),
-        ("--minutes", "nan", "argument --minutes: nan is no number above 0"),
         ("--mask-radius", "wide", "argument --mask-radius: wide is no number above 0"),
         ("--cores", "0", "argument --cores: 0 is no whole number of 1 or more"),
         ("--cores", "1.5", "argument --cores: 1.5 is no whole number of 1 or more"),
@@ -190,7 +188,7 @@ def test_a_number_that_cannot_be_is_refused_by_the_name_of_its_option(
         ({"--shift-std": -3}, "argument --shift-std: -3 is no number of 0 or more"),
         ({"--shift-std": "nan"}, "argument --shift-std: nan is no number of 0 or more"),
         ({"--shift-std": "inf"}, "argument --shift-std: inf is no number of 0 or more"),
-        ({"--minutes": -1}, "argument --minutes: -1 is no number above 0"),
+        ({"--fit-steps": -1}, "argument --fit-steps: -1 is no whole number of 0 or more"),
         ({"--mask-radius": 272.1}, "--mask-radius 272.1 is more than half of the images' 544 Å: give 272 or less"),
         ({"--contrast": "grey"}, "argument --contrast: invalid choice: 'grey'"),
         ({"--box": 33}, "argument --box: invalid choice: 33"),

@@ -79,6 +79,18 @@ def test_exposure_groups_are_optics_groups(tmp_path: Path) -> None:
     assert list(optics["rlnOpticsGroup"]) == [4, 9] and list(table["rlnOpticsGroup"]) == list(group)
 
 
+def test_exposure_groups_from_0_are_counted_from_1_as_relion_does(tmp_path: Path) -> None:
+    group = np.array([0, 1, 0, 1, 1, 0], np.uint32)
+    optics, table = read_tables(cs(tmp_path / "a.cs", BLOB | CTF | {"ctf/exp_group_id": group}))
+    assert list(optics["rlnOpticsGroup"]) == [1, 2] and list(table["rlnOpticsGroup"]) == list(group + 1)
+
+
+def test_names_may_be_unicode_and_boxes_unknown(tmp_path: Path) -> None:
+    fields = {name: value for name, value in BLOB.items() if name != "blob/shape"} | {"blob/path": np.str_(">J1/é.mrc")}
+    optics, table = read_tables(cs(tmp_path / "a.cs", fields | CTF))
+    assert table["rlnImageName"][0] == "000001@J1/é.mrc" and "rlnImageSize" not in optics
+
+
 def test_a_header_of_any_length_is_read_if_the_file_has_it(tmp_path: Path) -> None:
     more = {f"alignments_class3D_{number}/shift": np.zeros((NUMBER, 2), np.float32) for number in range(300)}
     path = cs(tmp_path / "a.cs", BLOB | CTF | more)

@@ -41,7 +41,9 @@ def filled(disc, generator, images=400, transfer=1.0):
     grid = empty_grid(BOX // 2, CPU)
     rotations = random_rotations(images, generator)
     values = slices_of(rotations, disc.k)
-    insert_slices(grid, rotations, disc, transfer**2 * values, torch.full(values.shape, transfer**2))
+    insert_slices(
+        grid, rotations, disc, transfer**2 * values, torch.full(values.shape, transfer**2), torch.eye(3)[None]
+    )
     return grid
 
 
@@ -86,7 +88,7 @@ def gaussian_map(generator, x):
         k = disc.k @ rotations[:, :2]
         decay = mass * torch.exp(-2 * (torch.pi * 1.5 / BOX) ** 2 * k.square().sum(-1))
         values = torch.polar(decay, -2 * torch.pi / BOX * (k @ centre))
-        insert_slices(grid, rotations, disc, values, torch.ones_like(decay))
+        insert_slices(grid, rotations, disc, values, torch.ones_like(decay), torch.eye(3)[None])
     return grid_map(grid)
 
 

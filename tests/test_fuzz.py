@@ -9,8 +9,10 @@ import gzip
 import io
 import os
 import signal
+import struct
 import time
 import tracemalloc
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,8 +25,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from equipose.config.settings import Told
 from equipose.data.structures import density, read_atoms
-from equipose.errors import ConfigError
+from equipose.errors import ConfigError, FileWarning
 from equipose.io.maps import read_map
 from equipose.io.particles import check_inside, read_particles, read_tables, summarise
 
@@ -98,7 +101,13 @@ _rlnOriginY #11
 000003@stack.mrcs 200.0 2.0 0.1 5.0 20000.0 21000.0 20000.0 20.0 1.5 -2.5
 """
 
+STAR_QUOTED = STAR_31.replace("_rlnRandomSubset #11", "_rlnMicrographName #11 # theirs").replace(
+    " 1\n000003", ' "Bob\'s grid/a#1.mrc"\n000003'
+)
+STAR_QUOTED = STAR_QUOTED.replace(" 2\n000002", " 'b c' # why\n000002").replace("0.0 0.0 1\n", "0.0 0.0 d'e\n")
+
 CS_FIELDS = {
+    "uid": ("<u8", np.arange(40)),
     "blob/path": ("S16", b">stack.mrcs"),
     "blob/idx": ("<u4", 1),
     "blob/psize_A": ("<f4", 2.5),
@@ -198,14 +207,15 @@ def limits() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def is_sound_or_refused(star: Path) -> bool:
+def is_sound_or_refused(star: Path, told: Told = Told()) -> bool:
     """True where the particles are read, and are sound; False where one line says why not."""
     summarise.cache_clear()
+    warnings.simplefilter("ignore", FileWarning)
     with limits():
         try:
-            check_inside(star, None, read_tables(star)[1])
-            particles = read_particles(star)
-            count = summarise(star).subsets[None]
+            check_inside(star, None, read_tables(star, told=told)[1])
+            particles = read_particles(star, told=told)
+            count = summarise(star, told=told).subsets[None]
         except ConfigError as error:
             assert str(star.parent) in str(error)
             assert str(error).isprintable()
@@ -238,7 +248,7 @@ def _edited(whole: bytes, edits: list) -> bytes:
 @st.composite
 def made_up_star(draw: st.DrawFn) -> bytes:
     """A sound star file in which words, whole columns or lines are replaced, left out or doubled."""
-    lines = [line.split(" ") for line in draw(st.sampled_from([STAR_30, STAR_31])).splitlines()]
+    lines = [line.split(" ") for line in draw(st.sampled_from([STAR_30, STAR_31, STAR_QUOTED])).splitlines()]
     table = [line for line in lines if len(line) > 5]
     for _ in range(draw(st.integers(1, 3))):
         change = draw(st.sampled_from(["word", "column", "label", "line"]))
@@ -255,7 +265,8 @@ def made_up_star(draw: st.DrawFn) -> bytes:
         else:
             start = draw(st.integers(0, len(lines) - 1))
             lines[start : start + 1] = draw(st.sampled_from([0, 2])) * [list(lines[start])]
-    return "\n".join(" ".join(line) for line in lines).encode(errors="replace")
+    ends = draw(st.sampled_from(["\n", "\r\n", "\n\n", "\r"]))
+    return ends.join(" ".join(line) for line in lines).encode(errors="replace")
 
 
 @st.composite
@@ -268,7 +279,7 @@ def made_up_cs(draw: st.DrawFn) -> bytes:
         if change == "kind":
             fields[name] = (draw(st.sampled_from(KINDS)), None)
         elif change == "value":
-            values = {"S16": [b"\xff\xfe", b"", b">/dev/zero", b">a\nb"], "<u4": [7, 2**32 - 1]}
+            values = {"S16": [b"\xff\xfe", b"", b">/dev/zero", b">a\nb"], "<u4": [7, 2**32 - 1], "<u8": [7, 2**64 - 1]}
             fields[name] = (kind, draw(st.sampled_from(values.get(kind, [np.nan, -1, 1e38, 0]))))
     whole = cs_bytes(fields)
     if draw(st.booleans()):
@@ -284,12 +295,17 @@ def made_up_stack(draw: st.DrawFn, whole: bytes) -> bytes:
     for name in draw(st.lists(st.sampled_from(["nx", "ny", "nz", "nsymbt"]), max_size=3)):
         header[name] = draw(st.sampled_from([0, 1, 2, 3, 8, -1, -8, 2**15, 2**21, 2**31 - 1, -(2**31)]))
     header["mode"] = draw(st.sampled_from([2, 2, 2, 2, 0, 0, 1, 6, 12, 12, 3, 4, 101, -1, 2**24]))
+    header["dmin"], header["dmax"] = draw(st.sampled_from([(0, 0), (0, 255), (-128, 127), (np.nan, np.inf), (3, 1e38)]))
+    header["mx"] = draw(st.sampled_from([8, 0, 100, -1, 2**31 - 1]))
+    header["extra2"] = draw(
+        st.sampled_from([b"", struct.pack("<ii", 1146047817, 0), struct.pack(">ii", 1146047817, 1)])
+    )
     header["cella"]["x"] = draw(st.sampled_from([20.0, 0.0, 8.0, -20.0, np.nan, np.inf, 1e38]))
     order = draw(st.sampled_from("<>"))
     return header.astype(header.dtype.newbyteorder(order)).tobytes() + whole[1024:]
 
 
-@given(st.sampled_from([STAR_31, STAR_30]).flatmap(lambda text: mutations(text.encode(), ASCII)))
+@given(st.sampled_from([STAR_31, STAR_30, STAR_QUOTED]).flatmap(lambda text: mutations(text.encode(), ASCII)))
 @tried
 def test_star_files_with_bytes_changed(folder: Path, content: bytes) -> None:
     (folder / "mutated.star").write_bytes(content)
@@ -315,6 +331,17 @@ def test_cryosparc_files_with_bytes_changed(folder: Path, content: bytes) -> Non
 def test_cryosparc_files_with_fields_and_claims_of_any_kind(folder: Path, content: bytes) -> None:
     (folder / "made_up.cs").write_bytes(content)
     is_sound_or_refused(folder / "made_up.cs")
+
+
+@given(made_up_cs(), st.booleans())
+@tried
+def test_pass_through_files_with_fields_and_claims_of_any_kind(folder: Path, content: bytes, first: bool) -> None:
+    (folder / "made_up.cs").write_bytes(content)
+    (folder / "sound.cs").write_bytes(
+        cs_bytes({name: CS_FIELDS[name] for name in list(CS_FIELDS)[: 6 if first else 1]})
+    )
+    pair = ("sound.cs", "made_up.cs") if first else ("made_up.cs", "sound.cs")
+    is_sound_or_refused(folder / pair[0], Told(passthrough=(str(folder / pair[1]),)))
 
 
 @given(mutations(stack_bytes(), st.binary(max_size=8)))
@@ -530,14 +557,17 @@ def test_maps_with_bytes_changed(folder: Path, content: bytes) -> None:
 
 
 def test_the_files_that_are_changed_are_sound_before(folder: Path) -> None:
-    for name, content in {"a.star": STAR_31.encode(), "b.star": STAR_30.encode(), "c.cs": cs_bytes(CS_FIELDS)}.items():
-        (folder / name).write_bytes(content)
+    for name, content in {"a.star": STAR_31, "b.star": STAR_30, "q.star": STAR_QUOTED}.items():
+        (folder / name).write_text(content)
         assert is_sound_or_refused(folder / name)
     for name, content in {"a.npz": NPZ, "b.cif": cif_bytes(), "c.pdb": pdb_bytes()}.items():
         (folder / name).write_bytes(content)
         assert atoms_are_sound_or_refused(folder / name)
     (folder / "d.mrc").write_bytes(map_bytes())
     assert map_is_sound_or_refused(folder / "d.mrc")
+    (folder / "c.cs").write_bytes(cs_bytes(CS_FIELDS))
+    assert is_sound_or_refused(folder / "c.cs")
+    assert list(read_tables(folder / "q.star")[1]["rlnMicrographName"]) == ["Bob's grid/a#1.mrc", "b c", "d'e"]
 
 
 def test_what_takes_long_or_asks_for_memory_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_a_star_file_without_halves_gets_them_in_a_fixed_way(halves: Path, tmp_p
     write_star(tmp_path / "particles.star", optics, table.drop(columns=SUBSET))
     number = half_of(read_tables(tmp_path / "particles.star")[1])
     true = read_particles(halves / "particles.star")
-    parts = [Half(true, true.rotations, true.shifts).some(np.flatnonzero(number == half)) for half in (1, 2)]
+    parts = [Half(true, true.rotations, true.shifts, "C1").some(np.flatnonzero(number == half)) for half in (1, 2)]
     scores = [np.full(len(part.shifts), 0.5) for part in parts]
     written = poses_written(tmp_path / "particles.star", halves, parts, scores)
     np.testing.assert_array_equal(written[SUBSET], number)
@@ -79,7 +79,7 @@ def test_each_image_has_the_correlation_that_its_noise_allows(halves: Path, join
     assert scores.median() == pytest.approx(0.5**0.5, abs=0.04) and scores.min() > 0.5
     half = read_half(halves / "run1", halves / "half1")
     volume = grid_volume(back_project(half))
-    lost = Half(half.particles, random_rotations(len(half.shifts), np.random.default_rng(0)), half.shifts)
+    lost = Half(half.particles, random_rotations(len(half.shifts), np.random.default_rng(0)), half.shifts, "C1")
     right, wrong = (correlations(part, volume, 16) for part in (half, lost))
     assert np.median(right) > np.median(wrong) + 0.1
     np.testing.assert_allclose(correlations(half.some(slice(5, 9)), volume, 16), right[5:9], atol=1e-6)
@@ -137,7 +137,9 @@ def test_whitened_images_give_the_map_of_the_images_as_they_were(halves: Path) -
     factors = 1 / (1 + np.arange(24) / 8)
     images = filtered(np.array(plain.particles.images), factors[shells(32)])
     particles = dataclasses.replace(plain.particles, images=images)
-    sums = [back_project(half) for half in (plain, Half(particles, plain.rotations, plain.shifts, tuple(factors)))]
+    sums = [
+        back_project(half) for half in (plain, Half(particles, plain.rotations, plain.shifts, "C1", tuple(factors)))
+    ]
     torch.testing.assert_close(sums[1].signal, sums[0].signal, rtol=0, atol=1e-3 * float(sums[0].signal.abs().max()))
     assert torch.equal(sums[1].power, sums[0].power)
 
@@ -148,7 +150,7 @@ def test_rows_that_were_left_out_have_no_pose_and_the_others_keep_their_order(ha
     write_star(star, optics, table.assign(rlnMaxValueProbDistribution=np.arange(len(table)) % 3 / 2))
     true, kept = read_particles(halves / "particles.star"), np.flatnonzero(np.arange(len(table)) % 3)
     rows = [chosen_rows(star, read_tables(star)[1], number, select) for number in (1, 2)]  # as prepare reads it
-    parts = [Half(true, true.rotations, true.shifts).some(part) for part in rows]
+    parts = [Half(true, true.rotations, true.shifts, "C1").some(part) for part in rows]
     posed = poses_written(star, halves, parts, rows, {"rlnMaxValueProbDistribution": [0.1, None]})
     assert list(posed["rlnImageName"]) == list(table["rlnImageName"].iloc[kept])
     assert list(posed[SCORE]) == list(kept)

@@ -32,7 +32,7 @@ def back_projected(truth: np.ndarray, noise: float, images: int = 2000) -> Fouri
         values = projections(truth, rotations)
         white = torch.randn(len(values), BOX, BOX, generator=generator)
         values = values + noise * values.abs().square().mean().sqrt() * to_half_disc(white, half_disc(BOX))
-        insert_slices(grid, rotations, half_disc(BOX), values, torch.ones(values.shape))
+        insert_slices(grid, rotations, half_disc(BOX), values, torch.ones(values.shape), torch.eye(3)[None])
     return grid
 
 

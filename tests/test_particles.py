@@ -711,12 +711,32 @@ def test_the_project_that_a_job_is_in_is_found(tmp_path: Path, star: Callable, m
         ("a.star", "data_particles\n\nloop_\n_rlnTomoName #1\n_rlnTomoParticleId #2\na 1\n", "lists subtomograms"),
         ("a.star", "data_micrographs\n\nloop_\n_rlnMicrographName #1\na.mrc\n", "star file of another job"),
         ("a.mrcs", "", "is an image stack"),
+        ("a.star", "<!DOCTYPE html><html>", "is a web page"),
+        ("a.star", "data_images\nloop_\n_rlnMicrographName\n_rlnCoordinateX\na 1\n", "star file of another job"),
     ],
 )
 def test_files_of_other_kinds_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_tables(tmp_path / name)
+
+
+def test_a_single_table_of_any_name_is_one_of_relion_3_0(tmp_path: Path, star: Callable, tables: tuple) -> None:
+    """RELION before 2 called it data_images, pyem does still."""
+    star()
+    old_star(tmp_path / "old.star", tables)
+    (tmp_path / "old.star").write_text((tmp_path / "old.star").read_text().replace("data_", "data_images"))
+    assert read_particles(tmp_path / "old.star").images.shape == (COUNT, BOX, BOX)
+
+
+def test_an_optics_group_that_is_there_twice_is_refused(star: Callable) -> None:
+    with pytest.raises(ConfigError, match="data_optics has optics group 1 twice"):
+        read_particles(star(optics={"rlnOpticsGroup": [1, 1]}, rlnOpticsGroup=1))
+
+
+def test_subtomograms_are_refused_by_their_dimensionality(star: Callable) -> None:
+    with pytest.raises(ConfigError, match="subtomograms"):
+        read_particles(star(optics={"rlnImageDimensionality": 3}))
 
 
 def test_a_folder_is_named_with_the_files_in_it(tmp_path: Path) -> None:

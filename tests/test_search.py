@@ -1,6 +1,7 @@
 """The search: it finds poses that it was not told, and its parts share the package's conventions."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from equipose.model.autoencoder import Autoencoder
 from equipose.poses import search
 from equipose.poses.search_stages import fitting_rates, stage, start_search
 from equipose.training import train
+
+ALONE = torch.eye(3)[None]
+"""The group C1."""
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def images_of(grid: FourierGrid, count: int, radius: float, generator: torch.Gen
     return transfer * shift_phase(shifts, disc) * slices, transfer, rotations, shifts, disc
 
 
-@pytest.mark.parametrize("draw", [search.random_rotations, search.spread_rotations])
+@pytest.mark.parametrize("draw", [search.random_rotations, functools.partial(search.spread_rotations, group=ALONE)])
 def test_rotations_are_proper_and_uniform(generator, draw):
     rotations = draw(20_000, generator)
     assert torch.allclose(rotations @ rotations.mT, torch.eye(3).expand(20_000, 3, 3), atol=1e-5)
@@ -56,7 +60,7 @@ def test_spread_rotations_leave_narrower_holes_than_random_ones_and_differ_from_
         nearest = torch.einsum("aij,bij->ab", asked, rotations).amax(1).min()
         return float(torch.rad2deg(((nearest - 1) / 2).arccos()))
 
-    first, second = (search.spread_rotations(4608, generator) for _ in range(2))
+    first, second = (search.spread_rotations(4608, generator, ALONE) for _ in range(2))
     assert widest(first) < 0.8 * widest(search.random_rotations(4608, generator))
     assert not torch.allclose(first, second, atol=0.1)
 
@@ -93,7 +97,7 @@ def test_the_match_s_error_is_the_squared_distance_to_the_best_slice(grid, gener
 
 def test_shells_that_were_never_compared_weigh_nothing(grid, generator):
     target, transfer, _, _, disc = images_of(grid, 30, 5, generator)
-    _, spectrum = search.start_search(grid.radius, target, transfer, disc, generator)
+    _, spectrum = search.start_search(grid.radius, target, transfer, disc, ALONE, generator)
     wide = half_disc(BOX, 8)
     weights = search.whitened(wide, spectrum).weights
     assert torch.equal(weights > 0, wide.k.norm(dim=-1).round() <= disc.k.norm(dim=-1).max().round())
@@ -266,7 +270,7 @@ def search_blobs(generator, steps: int, hypotheses):
     rotations = search.random_rotations(count, generator)
     target, transfer = slices_of(rotations, disc.k), torch.ones(count, len(disc.k))
     shifts, temperature = torch.zeros(1, 2), torch.ones(())
-    grid, spectrum = search.start_search(BOX // 2, target, transfer, disc, generator)
+    grid, spectrum = search.start_search(BOX // 2, target, transfer, disc, ALONE, generator)
     for step in range(steps):
         search.search_step(
             grid,
@@ -280,6 +284,7 @@ def search_blobs(generator, steps: int, hypotheses):
             600,
             hypotheses(step / steps),
             0.3,
+            ALONE,
             generator,
         )
     orientations = search.random_rotations(2000, generator)

@@ -33,6 +33,6 @@ def test_of_several_seeds_the_one_that_agrees_best_counts_and_one_alone_has_none
     for run, poses in zip(runs, [POSES, random_rotations(1000, RNG), POSES @ FRAME], strict=True):
         run.mkdir()
         write_poses(run, poses)
-    first, second, third = best_agreement(runs)
+    first, second, third = best_agreement(runs, "C1")
     assert first == third == 1 and second < 0.05
-    assert np.isnan(best_agreement(runs[:1])).all()
+    assert np.isnan(best_agreement(runs[:1], "C1")).all()

@@ -10,8 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from equipose.config import schema
-from equipose.config.settings import RunConfig, merge, model_config, run_budgets, simulation_config
+from equipose.config.settings import RunConfig, merge, model_config, run_budgets, schema, simulation_config
 from equipose.errors import ConfigError
 from equipose.model.encoders import ENCODERS
 from equipose.model.losses import LOSSES
@@ -146,7 +145,7 @@ MISTAKES = {
     "a number that is none": (experiment(budget={"seconds": math.nan}), "`experiments.mine.budget.seconds` is nan;"),
     "a number without end": ({"simulation": {"snr": math.inf}}, "`simulation.snr` is inf; wanted: a finite number."),
     "a name that is no file name": ({"models": {"a/b": {"encoder": "d4", "loss": "l2"}}}, "holds the name 'a/b'"),
-    "another symmetry": ({"datasets": {"own": {"star": "a.star", "symmetry": "D2"}}}, "symmetry D2 is not modelled"),
+    "another symmetry": ({"datasets": {"own": {"star": "a.star", "symmetry": "D"}}}, "symmetry D is not known"),
     "a limit that is missing": (
         {"datasets": {"own": {"star": "a.star", "select": {"rlnClassNumber": [1]}}}},
         "`datasets.own.select.rlnClassNumber` is [1]; wanted: rows to keep by a column",

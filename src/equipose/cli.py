@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipose import __version__
-from equipose.config.settings import TRAINING_BOXES, Told, merge, preparation_config
+from equipose.config.settings import TRAINING_BOXES, Told, merge, model_config, preparation_config
 from equipose.errors import ConfigError
 from equipose.io.files import check_can_be_made, whole_file, whole_folder, write_text
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable
@@ -59,6 +59,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     import yaml
 
     from equipose.io.particles import summarise
+    from equipose.poses.search_stages import search_length
 
     _check(check_can_be_made, arguments.out.absolute(), "--out")
     (star, _), out = _star(arguments), arguments.out.resolve()
@@ -96,11 +97,15 @@ def reconstruct(arguments: argparse.Namespace) -> None:
             "phase_flipped": arguments.phase_flipped,
             "no_ctf": arguments.no_ctf,
             "passthrough": [str(path.resolve()) for path in arguments.passthrough],
+            "symmetry": arguments.symmetry.upper(),
         },
         "training": {"search": {"images": min(SEARCHED, half)}},
         "datasets": {f"half{number}": {"star": str(star), "subset": number} for number in (1, 2)},
-        "experiments": {"particles": {"budget": {"seconds": arguments.minutes * 60}}},
     }
+    particles = yaml.safe_load((CHECKOUT / "workflow/presets/particles.yaml").read_text())
+    settings = merge(merge(yaml.safe_load((CHECKOUT / "config.yaml").read_text()), particles), own)
+    steps = search_length(model_config(settings, "d4_search").search) + arguments.fit_steps
+    own["experiments"] = {"particles": {"budget": {"steps": steps}}}
     write_text(out / SETTINGS, yaml.safe_dump(own))
     presets = [str(CHECKOUT / "workflow/presets/particles.yaml"), str(out / SETTINGS)]
     command = [sys.executable, "-m", "snakemake", "reconstruct", "--snakefile", str(CHECKOUT / "Snakefile")]
@@ -265,7 +270,8 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
 
     With no --datadir, images are looked for from the star file's folder, the working one, and those above the file.
     """
-    from equipose.io.particles import check_inside, check_symmetry, find_datadir, read_tables
+    from equipose.core.point_groups import check_symmetry
+    from equipose.io.particles import check_inside, find_datadir, read_tables
 
     star = arguments.star.resolve()
     check_symmetry(arguments.symmetry)
@@ -300,7 +306,7 @@ def parser() -> argparse.ArgumentParser:
     readers = {
         reconstruct: (
             "particles.star --out abinitio",
-            "Extract/job007/particles.star --out abinitio --box 64 --minutes 20 --cores 2",
+            "Extract/job007/particles.star --out abinitio --symmetry D7 --box 64 --cores 2",
             "J12_particles.cs --datadir /data/cs --out abinitio --contrast dark",
         ),
         validate: ("particles.star", "Extract/job007/particles.star --datadir /data/project"),
@@ -316,14 +322,14 @@ def parser() -> argparse.ArgumentParser:
             "--phase-flipped", action="store_true", help="phases were flipped, and the file does not say so"
         )
         reader.add_argument("--no-ctf", action="store_true", help="images have no CTF, such as clean projections")
-        reader.add_argument("--symmetry", default="C1", help="C1 is all there is")
+        reader.add_argument("--symmetry", default="C1", help="point group: C1, C4, D7, T, O, I")
         if run is reconstruct:
             reader.add_argument("--out", type=Path, required=True, help="folder of all results")
             reader.add_argument(
-                "--minutes",
-                type=number(float, 0, above=True),
-                default=7.0,
-                help="of training, for each half; default: %(default)g",
+                "--fit-steps",
+                type=number(int, 0),
+                default=0,
+                help="of the networks, after the search: poses and map do not need them; default: %(default)d",
             )
             reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
             reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")

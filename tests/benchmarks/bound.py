@@ -27,7 +27,7 @@ from equipose.training.evaluate import Poses, score
 def main() -> None:
     run, dataset = map(Path, sys.argv[1:3])
     model, particles = load_model(run / "model.pt"), read_particles(dataset / "particles.star")
-    whole, found = Half(particles, particles.rotations, particles.shifts), []
+    whole, found = Half(particles, particles.rotations, particles.shifts, "C1"), []
     grid = back_project(whole)
     mask = solvent_mask(grid_map(grid))
     for number, rows in enumerate(np.array_split(np.arange(len(particles.images)), PARTS), start=1):

@@ -140,7 +140,9 @@ def test_gauss_newton_leads_to_the_cpu_s_poses(small_run, particles):
         transfer = ctf(parameters, model.disc.k, model.box * model.voxel_size).to(device)
         target = to_half_disc(images.to(device), disc)
         grid = empty_grid(radius, device)
-        insert_images(grid, true.to(device), shifts.to(device), disc, target, transfer)
+        insert_images(
+            grid, true.to(device), shifts.to(device), disc, target, transfer, torch.eye(3, device=device)[None]
+        )
         field = with_slopes(grid_volume(grid), radius)
         start = off.to(device), shifts.to(device)
         rotations, _, errors = search.refine_poses(field, radius, target, transfer, disc, *start, iterations=4)

@@ -387,14 +387,15 @@ def quick(halves: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
     smoke = yaml.safe_load((ROOT / SMOKE).read_text())
     training = smoke["training"] | {"widths": [32, 64, 128]}  # of few features all may be dead: no pose then
     short = yaml.safe_load(preset.read_text()) | {"training": training, "evaluation": smoke["evaluation"]}
+    short["models"]["d4_search"]["refine_passes"] = 2
     preset.write_text(yaml.safe_dump(short))
     (tmp_path / "my project/Extract 1").mkdir(parents=True)
     for name in ("particles.star", "particles.mrcs"):
         shutil.copy2(halves / name, tmp_path / "my project/Extract 1")
 
-    def start(minutes: str) -> subprocess.Popen:
+    def start(steps: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "equipose.cli", "reconstruct", "Extract 1/particles.star"]
-        command += ["--out", "ab initio", "--minutes", minutes, "--cores", "2"]
+        command += ["--out", "ab initio", "--fit-steps", steps, "--cores", "2"]
         return subprocess.Popen(
             command,
             cwd=tmp_path / "my project",
@@ -411,7 +412,7 @@ def test_a_users_particles_become_poses_maps_and_a_page_from_any_folder_and_with
     quick: Callable[..., subprocess.Popen], tmp_path: Path
 ) -> None:
     """Called twice."""
-    process, out = quick("0.05"), tmp_path / "my project/ab initio"
+    process, out = quick("0"), tmp_path / "my project/ab initio"
     shown, _ = process.communicate()
     assert process.returncode == 0, shown
     assert f"open {out}/report.html in a browser" in shown
@@ -429,7 +430,7 @@ def test_a_users_particles_become_poses_maps_and_a_page_from_any_folder_and_with
     assert "Has it converged?" in (out / "report.html").read_text()
     stack = tmp_path / "my project/Extract 1/particles.mrcs"
     stack.touch()
-    assert "Nothing to be done" in quick("0.05").communicate()[0]
+    assert "Nothing to be done" in quick("0").communicate()[0]
 
     content = bytearray(stack.read_bytes())
     content[-1] ^= 1
@@ -449,7 +450,7 @@ def test_a_reconstruction_that_is_told_to_stop_ends_with_all_of_its_jobs_and_is_
     logs = [out / f"work/logs/train/half{half}/d4_search/seed0.log" for half in (1, 2)]
     runs = [out / f"work/runs/half{half}/d4_search/seed0" for half in (1, 2)]
     for number, words in ((signal.SIGTERM, "plan: "), (signal.SIGHUP, "continuing from step ")):
-        process = quick("5")
+        process = quick("100000")
         while not all(log.exists() and words in log.read_text() for log in logs) and process.poll() is None:
             time.sleep(0.2)
         time.sleep(2)

@@ -145,6 +145,7 @@ class DatasetConfig(Config):
     held_out: int
     shift_std: Number
     made_from: str  # fingerprint of all that its images depend on: a checkpoint of other images is not continued
+    symmetry: str = "C1"  # the particle's point group, axes as `point_groups` has them
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -180,6 +181,11 @@ class Simulation(Config):
     defocus: Positive = Field(20000.0, description="median defocus in Å, of a log-normal distribution (underfocus)")
     defocus_log_std: NotNegative = Field(0.2, description="standard deviation of the logarithm of the defocus")
     seed: Whole = Field(0, description="seed of poses, shifts, defocus and noise")
+    symmetry: Annotated[str, Field(min_length=1)] = Field(
+        "C1",
+        description="point group of the structure, if it lies on RELION's axes: poses are searched and scored modulo"
+        " the group",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -225,7 +231,7 @@ class Preparation(Config):
         " highest value, null for no limit",
     )
     symmetry: Annotated[str, Field(min_length=1)] = Field(
-        "C1", description="point group; C1 is the only one that is modelled"
+        "C1", description="point group of the particle: Cn, Dn, T, O or I, on RELION's axes"
     )
     truth: bool = Field(False, description="whether the star file's poses are the truth that tables compare with")
     pixel_size: Positive | None = Field(None, description="pixel size in Å; null: the star file's")

@@ -119,20 +119,34 @@ def grid_values(volume: Tensor, radius: int, k: Tensor) -> Tensor:
     return values.squeeze(-1)
 
 
-def insert_slices(grid: FourierGrid, rotations: Tensor, disc: HalfDisc, signal: Tensor, power: Tensor) -> None:
-    """Add slices with values `signal` (b, n), complex, and weights `power` (b, n), at k; `grid_volume` adds -k."""
-    points, weights = _corners(disc.k @ rotations[:, :2], grid.radius)
-    spread = torch.view_as_real(signal.resolve_conj())[..., None, :] * weights[..., None]
-    grid.signal.index_add_(0, points.flatten(), spread.flatten(0, -2))
-    grid.power.index_add_(0, points.flatten(), (power[..., None] * weights).flatten())
+def insert_slices(
+    grid: FourierGrid, rotations: Tensor, disc: HalfDisc, signal: Tensor, power: Tensor, group: Tensor
+) -> None:
+    """Add slices with values `signal` (b, n), complex, and weights `power` (b, n), at k; `grid_volume` adds -k.
+
+    Each is added at all poses R S of its `group` (g, 3, 3), so that the volume has this symmetry.
+    """
+    values, power = torch.view_as_real(signal.resolve_conj())[..., None, :], power[..., None]
+    for mate in group:
+        points, weights = _corners(disc.k @ (rotations @ mate)[:, :2], grid.radius)
+        grid.signal.index_add_(0, points.flatten(), (values * weights[..., None]).flatten(0, -2))
+        grid.power.index_add_(0, points.flatten(), (power * weights).flatten())
 
 
 def insert_images(
-    grid: FourierGrid, rotations: Tensor, shifts: Tensor, disc: HalfDisc, target: Tensor, transfer: Tensor
+    grid: FourierGrid,
+    rotations: Tensor,
+    shifts: Tensor,
+    disc: HalfDisc,
+    target: Tensor,
+    transfer: Tensor,
+    group: Tensor,
 ) -> None:
-    """Back-project images, coefficients `target`, CTFs `transfer` (b, n), at rotations and shifts (b, 2), pixels."""
+    """Back-project images, coefficients `target`, CTFs `transfer` (b, n), at rotations and shifts (b, 2), pixels, and
+    at the mates that `group` (g, 3, 3) gives them.
+    """
     centred = target * shift_phase(-shifts, disc)
-    insert_slices(grid, rotations, disc, transfer * centred, transfer**2)
+    insert_slices(grid, rotations, disc, transfer * centred, transfer**2, group)
 
 
 def without(grid: FourierGrid, part: FourierGrid) -> FourierGrid:

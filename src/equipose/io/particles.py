@@ -259,12 +259,6 @@ def chosen_rows(star: Path, particle_table: pd.DataFrame, subset: int | None, se
     return np.flatnonzero(chosen)
 
 
-def check_symmetry(symmetry: str) -> None:
-    """Raises ConfigError for any point group but C1."""
-    if symmetry.upper() != "C1":
-        raise ConfigError(f"symmetry {symmetry} is not modelled: every particle is taken as C1. Leave it out")
-
-
 def check_training_box(box: int) -> None:
     """Raises ConfigError unless `box` is one that the encoders' pooling halves evenly down to 2 pixels."""
     if box not in TRAINING_BOXES:
@@ -376,6 +370,8 @@ def _kind_of_file(star: Path) -> str:
     for magic, what in OTHER_FORMATS.items():
         if start.startswith(magic):
             raise ConfigError(f"star file {star} {what}")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise ConfigError(f"star file {star} is a web page: download the file itself, not the page that shows it")
     if star.suffix == ".csg" or b"metafile:" in start:
         files = re.findall(r"metafile:\s*['\"]?>?([^'\"\s]+)", star.read_text(errors="replace"))
         named = f", {', '.join(dict.fromkeys(files))}" if files else ""

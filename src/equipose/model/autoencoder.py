@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equipose.config.settings import Precision, RunConfig
+from equipose.core import point_groups
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.core.volumes import real_volume
@@ -33,6 +34,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.image_scale = image_scale
+        self.found: Tensor | None = None  # map (L, L, L), (z, y, x), that the search ended with, in the images' scale
         self.box = config.dataset.box
         self.voxel_size = config.dataset.voxel_size
         model = dataclasses.replace(config.model, precision=precision or config.model.precision)
@@ -42,6 +44,8 @@ class Autoencoder(nn.Module):
         self.decoder = FourierNet(
             self.box, model.decoder_width, model.decoder_layers, model.decoder_omega, model.precision
         )
+        group = torch.from_numpy(point_groups.group(config.dataset.symmetry)).float()
+        self.register_buffer("group", group, persistent=False)  # (g, 3, 3) of the particle
         disc = half_disc(self.box)
         self.register_buffer("frequencies", disc.k, persistent=False)
         self.register_buffer("weights", disc.weights, persistent=False)
@@ -203,9 +207,9 @@ def load_state(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def save_model(model: Autoencoder, path: Path) -> None:
-    """Write weights, configuration, image scale and precision; nothing half-written stays."""
+    """Write weights, configuration, image scale, precision and the search's map; nothing half-written stays."""
     content = {"config": model.config.to_json(), "image_scale": model.image_scale, "weights": state(model)}
-    content["precision"] = model.precision
+    content |= {"precision": model.precision, "found": model.found}
     with whole_file(path) as partial, open(partial, "wb") as file:
         torch.save(content, file)
 
@@ -220,6 +224,7 @@ def load_model(path: Path) -> Autoencoder:
     precision = content.get("precision") or usable_precision(config.model.precision)
     model = Autoencoder(config, content["image_scale"], precision)
     load_state(model, content["weights"])
+    model.found = content.get("found")
     return model.eval()
 
 

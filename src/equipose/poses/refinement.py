@@ -26,6 +26,7 @@ from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import (
     FourierGrid,
     empty_grid,
+    from_real_map,
     grid_map,
     grid_volume,
     insert_images,
@@ -34,6 +35,7 @@ from equipose.core.fourier_grid import (
     without,
 )
 from equipose.core.mask import masked_volume, solvent_mask
+from equipose.core.point_groups import group
 from equipose.core.pose_metrics import CONSISTENT, squared_distances
 from equipose.io.files import whole_file
 from equipose.io.particles import Particles
@@ -50,6 +52,11 @@ passes later, or with the last one, poses are told by all.
 
 SETTLED = 0.001
 """Share of the images that a pass with all shells finds in another place, below which no other pass follows."""
+
+STILL = 0.9995
+"""Correlation of a pass's map with the one before, within the mask, above which no other pass follows. Of a symmetric
+molecule that is refined as C1, images go from mate to mate for ever, and the map stays.
+"""
 
 FAR = 4.0
 """Standard deviations within which shifts are tried. An image further out is lost: of 10,000 in three deviations 1.1 %,
@@ -82,17 +89,20 @@ def refine(
     device, radius = model.frequencies.device, model.box // 2
     generator, passes = torch.Generator(device).manual_seed(model.config.seed), model.config.model.refine_passes
     turned, moved = _on_device(model, rotations, shifts)
-    volume, grid, first, settled, start = sampled(model.decoder, radius, device), None, 0, False, turned.clone()
+    volume, grid, first, settled, start = None, None, 0, False, turned.clone()
     if known := _known(kept, start):
         first, settled, turned, moved = known["passes"], known["settled"], known["rotations"], known["shifts"]
         grid = FourierGrid(radius, known["signal"], known["power"])
         generator.set_state(known["generator"].cpu())
         say(f"refinement: continuing after pass {first} ({kept})")
+    else:
+        volume = _first_volume(model, particles, turned, moved)
     for refine_pass in range(first, first if settled else passes):
         started, following = time.perf_counter(), empty_grid(radius, device)
         part = min(1.0, refine_pass / min(passes - 1, RISING)) if passes > 1 else 1.0
         resolution, elsewhere = FIRST_PASS + part * (1 - FIRST_PASS), 0
-        mask = None if grid is None else solvent_mask(grid_map(grid))
+        before = None if grid is None else grid_map(grid)
+        mask = None if before is None else solvent_mask(before)
         for some in torch.arange(len(turned), device=device).chunk(PARTS):
             if grid is not None:
                 volume = masked_volume(without(grid, _back_projected(model, particles, some, turned, moved)), mask)
@@ -100,13 +110,16 @@ def refine(
             for rows in some.split(BATCH):
                 batch = _read(model, particles, rows)
                 poses = _best_pose(model, field, resolution, batch, turned[rows], moved[rows], generator)
-                elsewhere += int(((poses[0] - turned[rows]).square().sum((1, 2)) > CONSISTENT).sum())
+                mates = turned[rows, None] @ model.group
+                elsewhere += int(((poses[0][:, None] - mates).square().sum((2, 3)).amin(1) > CONSISTENT).sum())
                 turned[rows], moved[rows] = poses
-                insert_images(following, *poses, *_coefficients(batch, model.disc))
+                insert_images(following, *poses, *_coefficients(batch, model.disc), model.group)
             done = int(some[-1]) + 1
             left = (time.perf_counter() - started) * (len(turned) / done - 1)
             say(f"refinement {refine_pass + 1}/{passes}: {done} images, {left:.0f} s left")
-        grid, settled = following, part == 1 and elsewhere < SETTLED * len(turned)
+        alike = 0.0 if before is None else _correlation(before, grid_map(following), mask)
+        say(f"refinement {refine_pass + 1}/{passes}: {elsewhere} poses changed, the map correlates by {alike:.4f}")
+        grid, settled = following, part == 1 and (elsewhere < SETTLED * len(turned) or alike > STILL)
         known = {"passes": refine_pass + 1, "settled": settled, "generator": generator.get_state(), "start": start}
         known |= {"rotations": turned, "shifts": moved, "signal": grid.signal, "power": grid.power}
         with whole_file(kept) as partial:
@@ -150,7 +163,33 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
     else:
         volume = sampled(model.decoder, model.box // 2, model.frequencies.device)
     found, _ = poses_against(model, volume, particles, rotations[:judged], shifts[:judged])
-    return float((squared_distances(found, rotations[:judged]) < CONSISTENT).mean())
+    apart = squared_distances(found, rotations[:judged], group(model.config.dataset.symmetry))
+    return float((apart < CONSISTENT).mean())
+
+
+def _first_volume(model: Autoencoder, particles: Particles, rotations: Tensor, shifts: Tensor) -> Tensor:
+    """The volume (m³, 2) that the first pass compares with: the decoder's, or the search's where that explains images
+    better, as it does where the encoder could not learn the poses or was not asked to.
+
+    The first images are compared with both, at the better of their given poses and of those that a search finds.
+    """
+    radius, device = model.box // 2, rotations.device
+    volumes = [sampled(model.decoder, radius, device)]
+    if model.found is not None:
+        volumes.append(from_real_map(model.found.to(device), radius))
+    rows, errors = torch.arange(min(BATCH, len(rotations)), device=device), []
+    for volume in volumes if len(volumes) > 1 else []:
+        field, batch = with_slopes(volume, radius), _read(model, particles, rows)
+        generator = torch.Generator(device).manual_seed(model.config.seed)
+        poses = _best_pose(model, field, FIRST_PASS, batch, rotations[rows], shifts[rows], generator)
+        disc, target, transfer = _coefficients(batch, model.disc)
+        errors.append(float(search.refine_poses(field, radius, target, transfer, disc, *poses, 0)[2].median()))
+    return volumes[int(np.argmin(errors))] if errors else volumes[0]
+
+
+def _correlation(one: Tensor, other: Tensor, mask: Tensor) -> float:
+    """Of two maps (L, L, L) within a mask."""
+    return float(torch.corrcoef(torch.stack([one[mask > 0.5], other[mask > 0.5]]))[0, 1])
 
 
 def _known(kept: Path, start: Tensor) -> dict[str, Any] | None:
@@ -204,7 +243,7 @@ def _back_projected(
     grid = empty_grid(model.box // 2, rows.device)
     for part in rows.split(BATCH):
         images = _coefficients(_read(model, particles, part), model.disc)
-        insert_images(grid, rotations[part], shifts[part], *images)
+        insert_images(grid, rotations[part], shifts[part], *images, model.group)
     return grid
 
 
@@ -235,7 +274,7 @@ def _best_pose(
     _, _, errors = search.refine_poses(field, radius, *measured[0], rotations, shifts, 0)
     noise = float(errors.median() / discs[0].weights.sum())
     weight = search.shift_weight(search.shift_deviation(model.config.dataset), noise)
-    orientations = search.spread_rotations(round(config.refine_orientations * resolution**3), generator)
+    orientations = search.spread_rotations(round(config.refine_orientations * resolution**3), generator, model.group)
     trial_shifts = search.trial_shifts(model.config, radii[0], device, FAR)
     volume = field[:, :2].contiguous()
     _, best, found = search.match(

@@ -41,17 +41,21 @@ def random_rotations(count: int, generator: torch.Generator) -> Tensor:
     return _matrices(torch.randn(count, 4, generator=generator, device=generator.device))
 
 
-def spread_rotations(count: int, generator: torch.Generator) -> Tensor:
-    """Rotations (count, 3, 3) spread evenly over SO(3), as a whole turned at random, on the generator's device.
+def spread_rotations(count: int, generator: torch.Generator, group: Tensor) -> Tensor:
+    """Rotations (n, 3, 3) spread as evenly as `count` over SO(3), as a whole turned at random, on the generator's
+    device: those in the asymmetric unit of the point `group` (g, 3, 3), about a g-th of them.
 
-    The spiral of Alexa (2022, super-Fibonacci sampling) leaves holes a third narrower than as many random ones.
+    The unit holds the poses that are nearer to the identity than their mates. The spiral of Alexa (2022,
+    super-Fibonacci sampling) leaves holes a third narrower than as many random ones.
     """
     index = torch.arange(count, dtype=torch.float64, device=generator.device) + 0.5
     inner, outer = (index / count).sqrt(), (1 - index / count).sqrt()
     first, second = (2 * torch.pi * index / ratio for ratio in SPIRAL)
     spiral = torch.stack([inner * first.sin(), inner * first.cos(), outer * second.sin(), outer * second.cos()], 1)
     left, right = random_rotations(2, generator)
-    return left @ _matrices(spiral).float() @ right
+    rotations = left @ _matrices(spiral).float() @ right
+    traces = rotations.flatten(1) @ group.mT.flatten(1).T  # (count, g): tr(R S)
+    return rotations[traces[:, 0] >= traces.amax(1)]
 
 
 def shift_deviation(dataset: DatasetConfig) -> float:
@@ -82,11 +86,14 @@ def trial_shifts(run: RunConfig, radius: float, device: torch.device, deviations
 
 
 def start_search(
-    radius: int, target: Tensor, transfer: Tensor, disc: HalfDisc, generator: torch.Generator
+    radius: int, target: Tensor, transfer: Tensor, disc: HalfDisc, group: Tensor, generator: torch.Generator
 ) -> tuple[FourierGrid, Tensor]:
-    """A first volume, images (b, n) back-projected in random orientations, and their power spectrum (shells,)."""
+    """A first volume, images (b, n) back-projected in random orientations, and their power spectrum (shells,).
+
+    The volume has the symmetry of the `group` (g, 3, 3).
+    """
     grid = empty_grid(radius, target.device)
-    insert_slices(grid, random_rotations(len(target), generator), disc, transfer * target, transfer**2)
+    insert_slices(grid, random_rotations(len(target), generator), disc, transfer * target, transfer**2, group)
     found = shell_means(target.abs().square().mean(0), disc, disc.box // 2 + 1)
     return grid, torch.where(found > 0, found, torch.inf)  # shells beyond the disc weigh nothing
 
@@ -103,6 +110,7 @@ def search_step(
     orientations: int,
     hypotheses: float,
     rate: float,
+    group: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
     """One stochastic EM step on images `target` (b, n) with CTFs `transfer` (b, n), within the disc's radius.
@@ -110,11 +118,12 @@ def search_step(
     `spectrum` (shells,) is the mean squared error a coefficient of each shell: noise, and what the volume does
     not explain yet. Errors are divided by it, or the strong lowest shells would drown those that tell the hands apart.
     `temperature` () divides the log likelihoods, so that an image weighs about `hypotheses` poses, or more where noise
-    leaves more in doubt; it follows from step to step. So many `orientations` are tried, each at all trial `shifts`
-    (s, 2), which have a normal distribution with standard deviation `deviation`, in pixels. Grid (at this `rate`),
-    spectrum and temperature are moved in place; returns the mean squared error per coefficient of the best matches.
+    leaves more in doubt; it follows from step to step. So many `orientations` are tried, or of them those in the
+    asymmetric unit of the `group` (g, 3, 3), each at all trial `shifts` (s, 2), which have a normal distribution with
+    standard deviation `deviation`, in pixels. Grid (at this `rate`), spectrum and temperature are moved in place;
+    returns the mean squared error per coefficient of the best matches.
     """
-    rotations = spread_rotations(orientations, generator)
+    rotations = spread_rotations(orientations, generator, group)
     slices = grid_slices(masked_volume(grid), grid.radius, rotations, disc)
     white = whitened(disc, spectrum)
     prior = shift_weight(deviation) * shifts.square().sum(-1) / 2
@@ -145,7 +154,7 @@ def search_step(
     found = shell_means(residual, disc, len(spectrum))
     spectrum[:] = torch.where(found > 0, (1 - rate) * spectrum + rate * found, spectrum)
     new = empty_grid(grid.radius, target.device)
-    insert_slices(new, rotations, disc, torch.view_as_complex(signal.unflatten(1, (-1, 2))), power)
+    insert_slices(new, rotations, disc, torch.view_as_complex(signal.unflatten(1, (-1, 2))), power, group)
     blend(grid, new, rate, within=disc.k.norm(dim=-1).max())
     return residual.mean()
 

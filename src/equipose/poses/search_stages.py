@@ -18,7 +18,15 @@ from torch.optim import Optimizer
 from equipose.config.settings import OptimizerConfig, SearchConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.core.fourier_grid import FourierGrid, empty_grid, enlarged, grid_slices, insert_images, with_slopes
+from equipose.core.fourier_grid import (
+    FourierGrid,
+    empty_grid,
+    enlarged,
+    grid_slices,
+    insert_images,
+    real_map,
+    with_slopes,
+)
 from equipose.core.mask import masked_volume
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.optimizers import descend, set_rates
@@ -53,14 +61,23 @@ class SearchState:
 
 def stage(step: int, spent: float, config: SearchConfig) -> tuple[str, int]:
     """The stage of a step when a part `spent` of the budget is, and its index there (`train` counts on from `fit`)."""
-    for name, length in (
-        ("search", config.starts * config.steps),
-        ("refine", len(config.refine_radii) * _chunks(config)),
-    ):
-        if step < length:
-            return name, step
-        step -= length
+    first = config.starts * config.steps
+    if step < first:
+        return "search", step
+    if step < search_length(config):
+        return "refine", step - first
+    step -= search_length(config)
     return "fit" if spent < config.fit_until else "train", step
+
+
+def search_length(config: SearchConfig) -> int:
+    """Steps of `search` and `refine`, after which there is a map."""
+    return config.starts * config.steps + len(config.refine_radii) * _chunks(config)
+
+
+def found_map(state: SearchState, model: Autoencoder) -> Tensor | None:
+    """The map (L, L, L) that the search has found so far, on the CPU; None in its first start."""
+    return None if state.volume is None else real_map(state.volume, model.box // 2).cpu()
 
 
 def fitting_rates(spent: float, config: SearchConfig, final: OptimizerConfig) -> dict[str, float]:
@@ -118,7 +135,7 @@ def _search(
     disc = half_disc(model.box, radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
     if index == 0:
-        state.grid, state.spectrum = search.start_search(_coarse(model), target, transfer, disc, generator)
+        state.grid, state.spectrum = search.start_search(_coarse(model), target, transfer, disc, model.group, generator)
         state.temperature = torch.ones((), device=images.device)
         return target.abs().square().mean()
     error = search.search_step(
@@ -133,6 +150,7 @@ def _search(
         round(_between(*config.orientations, part)),
         _between(*config.hypotheses, part),
         config.rate,
+        model.group,
         generator,
     )
     if index == config.steps - 1:
@@ -185,7 +203,7 @@ def _refine(
     state.errors[part] = errors / disc.weights.sum()
 
     full_target, full_transfer = _measured(model, images, parameters, model.disc)
-    insert_images(state.grid, rotations, shifts, model.disc, full_target, full_transfer)
+    insert_images(state.grid, rotations, shifts, model.disc, full_target, full_transfer, model.group)
     if part.stop >= config.images:  # the pass is complete
         state.volume, state.grid = masked_volume(state.grid), empty_grid(radius, images.device)
     return state.errors[part].mean()
@@ -204,7 +222,7 @@ def _matched(
     disc = half_disc(model.box, config.last_radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
     white = search.whitened(disc, state.spectrum)
-    orientations = search.spread_rotations(config.refine_orientations, generator)
+    orientations = search.spread_rotations(config.refine_orientations, generator, model.group)
     weight = search.shift_weight(_deviation(model))
     _, best, shifts = search.match(
         field[:, :2].contiguous(),
@@ -242,7 +260,8 @@ def _fit(
     noise = noise * min(1.0, index / max(1, config.fit_ramp))
     images, rotations, shifts = search.render(volume, radius, transfer, model.disc, noise, _deviation(model), generator)
     answers = model.answers(images)
-    misses = torch.stack([(predicted - rotations).square().sum((1, 2)) for predicted, _ in answers])  # (h, b)
+    mates = rotations[:, None] @ model.group  # that show the same image: the nearest one counts
+    misses = torch.stack([(each[:, None] - mates).square().sum((2, 3)).amin(1) for each, _ in answers])  # (h, b)
     rotation_error = misses.amin(0).mean() + LOSERS_WEIGHT * (misses.mean() if len(answers) > 1 else 0.0)
     predicted_shifts = answers[0][1]
     shift_error = (predicted_shifts / model.voxel_size - 0.5 - shifts).square().sum(-1).mean()

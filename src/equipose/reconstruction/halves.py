@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equipose.config.settings import RunConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, insert_images
 from equipose.core.mask import masked_volume
 from equipose.core.noise import on_disc
+from equipose.core.point_groups import group
 from equipose.core.pose_metrics import Alignment, align, squared_distances
 from equipose.core.rotations import degrees_from_squared_frobenius
 from equipose.io.particles import Particles, read_particles
@@ -37,6 +39,8 @@ class Half:
     particles: Particles
     rotations: np.ndarray
     shifts: np.ndarray
+    symmetry: str
+    """The particle's point group, which its back-projection has."""
     whitening: tuple[float, ...] | None = None
     """The filter by shell that the images have been through, if any."""
 
@@ -75,7 +79,8 @@ def read_half(run: Path, dataset: Path) -> Half:
     particles, posed = (read_particles(folder) for folder in (dataset / "particles.star", run / "poses.star"))
     assert posed.rotations is not None and posed.shifts is not None
     factors = json.loads((dataset / "preparation.json").read_text())["whitening"]
-    return Half(particles, posed.rotations, posed.shifts, factors and tuple(factors))
+    symmetry = RunConfig.load(run / "config.json").dataset.symmetry
+    return Half(particles, posed.rotations, posed.shifts, symmetry, factors and tuple(factors))
 
 
 def bring_together(halves: list[Half], runs: list[Path]) -> tuple[list[Half], Alignment, list[np.ndarray]]:
@@ -87,11 +92,12 @@ def bring_together(halves: list[Half], runs: list[Path]) -> tuple[list[Half], Al
     first, second = halves
     theirs = _asked(runs[1], second, first)
     few = slice(len(theirs.rotations))
-    alignment = align(theirs.rotations, first.rotations[few], theirs.shifts, first.shifts[few])
+    same = group(first.symmetry)
+    alignment = align(theirs.rotations, first.rotations[few], theirs.shifts, first.shifts[few], same)
     moved = second.moved(alignment)
     answers = alignment.rotations(theirs.rotations), _asked(runs[0], first, moved).rotations
     apart = [
-        degrees_from_squared_frobenius(squared_distances(answer, half.rotations[: len(answer)]))
+        degrees_from_squared_frobenius(squared_distances(answer, half.rotations[: len(answer)], same))
         for answer, half in zip(answers, (first, moved), strict=True)
     ]
     return [first, moved], alignment, apart
@@ -101,8 +107,9 @@ def bring_together(halves: list[Half], runs: list[Path]) -> tuple[list[Half], Al
 def back_project(half: Half) -> FourierGrid:
     """The sums over all images, Σ CTF Î and Σ CTF², of a CTF-weighted back-projection."""
     disc, grid = half_disc(half.box), empty_grid(half.box // 2, torch.device("cpu"))
+    same = torch.from_numpy(group(half.symmetry)).float()
     for rotations, shifts, coefficients, transfer in half.batches(disc):
-        insert_images(grid, rotations, shifts, disc, coefficients, transfer)
+        insert_images(grid, rotations, shifts, disc, coefficients, transfer, same)
     return grid
 
 

@@ -78,7 +78,8 @@ def read_outcomes(results: Path, config: dict[str, Any] | None = None) -> pd.Dat
     lines = [outcome(run, metrics, results / "datasets" / metrics["dataset"]) for run, metrics in runs.items()]
     table, folders = pd.DataFrame(lines, columns=COLUMNS), list(runs)
     for _, seeds in table.groupby(["dataset", "model"]):
-        table.loc[seeds.index, "seed_agrees"] = best_agreement([folders[index] for index in seeds.index])
+        symmetry = runs[folders[seeds.index[0]]].get("symmetry", "C1")
+        table.loc[seeds.index, "seed_agrees"] = best_agreement([folders[index] for index in seeds.index], symmetry)
     told = (table["seed_agrees"] >= CONVERGED) == table["right_poses"]
     return table.assign(seeds_judge_rightly=told.where(table["seed_agrees"].notna()))
 

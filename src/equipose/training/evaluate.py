@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from equipose.config.settings import RunConfig
-from equipose.core import fsc
+from equipose.core import fsc, point_groups
 from equipose.core.fourier_grid import grid_values
 from equipose.core.groups import move_images
 from equipose.core.pose_metrics import IDENTITY, Alignment, exact_scores, paper_scores
@@ -94,13 +94,18 @@ def map_of(transform: Callable[[Tensor], Tensor], model: Autoencoder, alignment:
     return np.fft.ifftn(scipy.ndimage.fourier_shift(np.fft.fftn(volume), shift)).real.astype(np.float32)
 
 
-def score(predicted: Poses, particles: Particles, rows: slice) -> tuple[dict[str, Any], Alignment]:
-    """The `paper` and `exact` entries of metrics.json for these rows of the particles, and the exact alignment."""
+def score(predicted: Poses, particles: Particles, rows: slice, symmetry: str) -> tuple[dict[str, Any], Alignment]:
+    """The `paper` and `exact` entries of metrics.json for these rows of the particles, and the exact alignment.
+
+    Poses are compared modulo the point group `symmetry`.
+    """
     assert particles.rotations is not None
     rotations, true = predicted.rotations[rows], particles.rotations[rows]
     true_shifts = None if particles.shifts is None else particles.shifts[rows]
-    exact, alignment = exact_scores(rotations, true, predicted.shifts[rows], true_shifts, particles.voxel_size)
-    return {"paper": dataclasses.asdict(paper_scores(rotations, true)), "exact": dataclasses.asdict(exact)}, alignment
+    same, shifts = point_groups.group(symmetry), predicted.shifts[rows]
+    exact, alignment = exact_scores(rotations, true, shifts, true_shifts, particles.voxel_size, same)
+    paper = paper_scores(rotations, true, same)
+    return {"paper": dataclasses.asdict(paper), "exact": dataclasses.asdict(exact)}, alignment
 
 
 def score_resolution(curve: np.ndarray, voxel_size: float) -> dict[str, Any]:
@@ -153,14 +158,16 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     exported = kinds["refined"] or direct
 
     scores: dict[str, Any] = {"training": None, "held_out": None}
-    alignment = IDENTITY
+    alignment, symmetry = IDENTITY, config.dataset.symmetry
     if particles.rotations is not None:
         training = slice(0, config.dataset.images)
         held_out = slice(config.dataset.images, None)
         for name, rows in (("training", training), ("held_out", held_out)):
             if len(particles.rotations[rows]):
-                scores[name] = {kind: poses and score(poses, particles, rows)[0] for kind, poses in kinds.items()}
-        alignment = score(exported, particles, training)[1]
+                scores[name] = {
+                    kind: poses and score(poses, particles, rows, symmetry)[0] for kind, poses in kinds.items()
+                }
+        alignment = score(exported, particles, training, symmetry)[1]
 
     aligned = map_of(transform, model, alignment)
     resolution, curve = None, np.empty(0)
@@ -176,6 +183,7 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
         "dataset": config.dataset.name,
         "model": config.model.name,
         "label": label,
+        "symmetry": symmetry,
         "encoder": config.model.encoder,
         "loss": config.model.loss,
         "seed": config.seed,

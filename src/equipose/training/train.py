@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from equipose.config.settings import Precision, RunConfig
+from equipose.core import point_groups
 from equipose.core.fourier_grid import FourierGrid
 from equipose.core.pose_metrics import hand_shares, paper_scores
 from equipose.errors import ConfigError
@@ -43,7 +44,7 @@ from equipose.model.devices import claim_device, keep_freed_memory, usable_preci
 from equipose.model.losses import LOSSES
 from equipose.model.optimizers import descend, make_optimizers, set_rates, training_rates
 from equipose.poses.pose_choice import pose_finder
-from equipose.poses.search_stages import Fetch, SearchState, initial_step, stage, start_search
+from equipose.poses.search_stages import Fetch, SearchState, found_map, initial_step, search_length, stage, start_search
 from equipose.training.forecast import forecast
 
 IN_CHECKPOINT = [SearchState, FourierGrid, np.zeros(0).__reduce__()[0], np.float64().__reduce__()[0], np.ndarray]
@@ -96,6 +97,7 @@ class Progress:
     poses: list[np.ndarray] = dataclasses.field(default_factory=list)  # (n, 3, 3) of the fixed images
     volumes: dict[str, tuple[int, np.ndarray]] = dataclasses.field(default_factory=dict)  # name: step, map
     search: SearchState | None = None  # with `init: search`
+    found: Tensor | None = None  # the map (L, L, L) that the search ended with
     made_with: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # at each start, from its step on
 
 
@@ -164,11 +166,11 @@ def train(
         if stop_requested():
             raise Interrupted
 
-    if progress.search is not None and stage(progress.step - 1, 0.0, config.model.search)[0] != "fit":
-        say(
-            f"{output}: the budget ended in the search, before the networks learned anything: this model knows nothing."
-            " Give it more time."
-        )
+    if progress.search is not None:
+        progress.found = found_map(progress.search, model)
+        if progress.step < search_length(config.model.search):
+            say(f"{output}: the budget ended in the search, before it had a map: this model knows nothing.")
+    averaged.found = progress.found
     write_outputs(output, averaged, progress, particles, fixed)
 
 
@@ -183,7 +185,7 @@ def update(
     if progress.search is not None:
         if stage(step, spent, config.model.search)[0] != "train":
             return initial_step(progress.search, step, spent, model, optimizers, fetch)
-        progress.search = None
+        progress.found, progress.search = found_map(progress.search, model), None
     model.march(step)
     set_rates(optimizers, training_rates(config.model.optimizer, spent))
     batch = batch_indices(config.dataset.images, config.model.batch, config.seed, step)
@@ -282,13 +284,14 @@ def evaluate(
         "loss": progress.loss_sum / max(progress.loss_count, 1) if progress.loss_count else float("nan"),
     }
     if particles.rotations is not None:
-        scores = paper_scores(rotations, particles.rotations[evaluated[0]])
+        group = point_groups.group(model.config.dataset.symmetry)
+        scores = paper_scores(rotations, particles.rotations[evaluated[0]], group)
         row |= dataclasses.asdict(scores)
         if len(evaluated[1]):
             held_out, _ = predict_poses(model, fetch, evaluated[1])
-            unseen = paper_scores(held_out, particles.rotations[evaluated[1]])
+            unseen = paper_scores(held_out, particles.rotations[evaluated[1]], group)
             row |= {f"held_out_{name}": value for name, value in dataclasses.asdict(unseen).items()}
-        shares = hand_shares(rotations, particles.rotations[evaluated[0]])
+        shares = hand_shares(rotations, particles.rotations[evaluated[0]], group)
         row |= {f"share_{hand}": share for hand, share in shares.items()}
         keep_snapshots(model, progress, row)
     progress.history.append(row)

@@ -43,6 +43,7 @@ def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
         images=images,
         held_out=source.held_out,
         shift_std=source.shift_std,
+        symmetry=source.symmetry.upper(),
         made_from=made_from,
     )
 

@@ -17,8 +17,8 @@ from equipose.config.settings import (
     run_budgets,
     simulation_config,
 )
+from equipose.core.point_groups import check_symmetry
 from equipose.errors import ConfigError
-from equipose.io.particles import check_symmetry
 from equipose.workflow.resolve import dataset_config
 
 
@@ -116,8 +116,9 @@ def _check_datasets(config: dict[str, Any]) -> None:
     """A dataset is simulated, from a structure, or the user's own, from a star file."""
     for name in config["datasets"]:
         if is_simulated(config, name):
-            structure = simulation_config(config, name).structure
-            _known(f"datasets.{name}.structure", [structure], config["structures"], "structures")
+            simulated = simulation_config(config, name)
+            _known(f"datasets.{name}.structure", [simulated.structure], config["structures"], "structures")
+            check_symmetry(simulated.symmetry)
         else:
             check_symmetry(preparation_config(config, name).symmetry)
 
