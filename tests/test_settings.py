@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from equipose.config.settings import RunConfig, merge, model_config, run_budgets, schema, simulation_config
+from equipose.config import schema
+from equipose.config.settings import RunConfig, merge, model_config, run_budgets, simulation_config
 from equipose.errors import ConfigError
 from equipose.model.encoders import ENCODERS
 from equipose.model.losses import LOSSES
