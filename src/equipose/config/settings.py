@@ -555,8 +555,8 @@ class Configuration(Config):
     pathvars: Pathvars = Field(description="where outputs go")
     run: SomeNames = Field(description="names of the experiments that the default target makes")
     retrain: Literal["settings", "code"] = Field(
-        description="which changes make finished datasets, runs and reconstructions anew: of their settings or data only,"
-        " or also of the code that decides their numbers"
+        description="the changes after which finished datasets, runs and reconstructions are made again: of settings or"
+        " data, or also of the code that decides their numbers"
     )
     offline: bool = Field(
         description="true takes a structure's embedded atoms where it has them; false downloads its PDB entries"

@@ -1,4 +1,4 @@
-"""Locks on files, which the system drops with the process that holds them, however it ends."""
+"""Locks on files. The system drops a lock when its process ends, however it ends."""
 
 import errno
 import fcntl
@@ -10,12 +10,12 @@ from pathlib import Path
 from equipose.io.files import writable
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-"""What some shared file systems answer: there, two processes are not kept apart, and no lock counts as stale."""
+"""Errors of shared file systems without locks: there, two processes are not kept apart, and no lock counts as stale."""
 
 
 @contextmanager
 def one_at_a_time(path: Path, say: Callable[[str], None]) -> Iterator[bool]:
-    """Hold `path`, made if need be, while the block runs; the block is told whether another process held it before."""
+    """Hold `path`, made if need be, while the block runs. The block gets whether another process held it before."""
     with writable(path):
         file = open(path, "a")  # noqa: SIM115 (held to the end of the block)
     with file:
@@ -27,11 +27,11 @@ def one_at_a_time(path: Path, say: Callable[[str], None]) -> Iterator[bool]:
 
 
 def drop_stale_locks(snakemake_folder: Path) -> io.TextIOBase:
-    """Remove the locks that Snakemakes of ours wrote here, where none of them is alive; those of others stay.
+    """Remove the locks that our Snakemakes wrote here, if none of these is alive; locks of other pipelines stay.
 
-    Snakemake's locks are plain files, so that one that was killed leaves them behind, and the next would refuse to
-    start. Returns what marks the caller as alive: an open file, to be kept as long as that holds, in which
-    `remember_locks` notes what the caller writes.
+    Snakemake's locks are plain files: a killed Snakemake leaves them behind, and the next one would refuse to start.
+    Returns an open file that marks the caller as alive. Keep it open as long as the caller runs; `remember_locks` notes
+    the caller's locks in it.
     """
     snakemake_folder.mkdir(exist_ok=True)
     alive = open(snakemake_folder / "alive.lock", "a+")  # noqa: SIM115 (kept open by the caller)
@@ -47,13 +47,15 @@ def drop_stale_locks(snakemake_folder: Path) -> io.TextIOBase:
 
 
 def remember_locks(alive: io.TextIOBase, paths: Iterable[Path]) -> None:
-    """Note that these locks are ours, for the Snakemake that finds them once we are dead."""
+    """Note that these locks are ours, for a later Snakemake that finds them after we were killed."""
     alive.writelines(f"{identity}\n" for path in paths if (identity := _identity(path)))
     alive.flush()
 
 
 def _identity(path: Path) -> str:
-    """Of a lock, nothing where it is gone: a Snakemake that ends removes every lock. A name may be another's later."""
+    """Name, inode and time of a lock; empty if it is gone: a Snakemake that ends removes every lock. Another process
+    may use the name later.
+    """
     with suppress(FileNotFoundError):
         found = path.stat()
         return f"{path.name} {found.st_ino} {found.st_mtime_ns}"
@@ -61,7 +63,7 @@ def _identity(path: Path) -> str:
 
 
 def _lock(file: io.TextIOBase, kind: int, otherwise: bool) -> bool:
-    """Whether we got the lock, and did not find it held by another process; `otherwise`, without locks on this disk."""
+    """Whether we got the lock, not held by another process; `otherwise` if this disk has no locks."""
     try:
         fcntl.flock(file, kind)
     except BlockingIOError:

@@ -32,7 +32,7 @@ from equipose.io.starfiles import read_star, star_text
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 OF_A_POSE = re.compile("rln(Angle(Rot|Tilt|Psi)|Origin[XYZ])")
-"""How every label begins that speaks of a pose: RELION's local searches start from priors, cryoDRGN from rlnOriginX."""
+"""Beginnings of all labels about poses: RELION's local searches start from priors, cryoDRGN from rlnOriginX."""
 
 PIXEL, SIZE = "rlnImagePixelSize", "rlnImageSize"
 OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", PIXEL)
@@ -48,7 +48,7 @@ SUBSET = "rlnRandomSubset"
 
 FLIPPED, MULTIPLIED = "rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"
 APPLIED = {FLIPPED: "flipped", MULTIPLIED: "multiplied"}
-"""What a program may have done to images with their CTF. RELION looks for it in data_optics alone."""
+"""Columns on how a program applied the CTF to images. RELION looks for them in data_optics alone."""
 
 TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
@@ -59,7 +59,7 @@ IGNORED = {
     "rlnOddZernike": "antisymmetric aberrations of higher order",
     "rlnMtfFileName": "the detector's modulation transfer function",
 }
-"""Labels of data_optics that RELION puts into its CTF or map, and that are not taken into account here."""
+"""Labels of data_optics that RELION uses for its CTF or map, but equipose does not use."""
 
 OLD_PIXEL = ("rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize")
 OF_A_GROUP = (*OPTICS, *APPLIED, *TILT, *MAGNIFICATION, SIZE, "rlnImageDimensionality", *IGNORED)
@@ -73,27 +73,27 @@ OPTICS_LIMITS = {
     "rlnSphericalAberration": (-100, 100, "mm"),
     "rlnAmplitudeContrast": (0, 1, "a fraction"),
 }
-"""What these can be, and in what unit."""
+"""The range and unit of each CTF parameter."""
 
 LARGEST = 1e30
 """No number in a star file is larger, and single precision holds it."""
 
 ALIKE = 1e-4
-"""Part by which pixel sizes may differ and count as one: 0.01 of a pixel at the edge of the largest box."""
+"""Pixel sizes that differ by at most this part count as one: 0.01 of a pixel at the edge of the largest box."""
 
 NAMED = 5
-"""Rows that a message names."""
+"""Largest number of rows that a message names."""
 
 CHUNK_BYTES = 16_000_000
-"""Of images that are checked at once."""
+"""Size of the images that are checked at once."""
 
 
 @dataclass(frozen=True)
 class Particles:
-    """n particles of L × L pixels. Truth or earlier estimates of the pose are None where the star file has none."""
+    """n particles of L × L pixels. True or earlier poses are None if the star file has none."""
 
     images: np.ndarray | Images
-    """(n, L, L) float32, memory-mapped where they are one stack's images in order, else read as they are asked for."""
+    """(n, L, L) float32: memory-mapped if they are one stack's images in order, otherwise read on access."""
     ctf: np.ndarray
     """(n, 7) float32 in the order of optics.CTF_COLUMNS; (n, 9) with ENVELOPE_COLUMNS where the file has these."""
     voxel_size: float
@@ -108,7 +108,7 @@ class Particles:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a star file says before its images are read."""
+    """Facts of a star file that need no images."""
 
     subsets: dict[int | None, int]
     """Particles chosen in half 1, in half 2, and (None) in all."""
@@ -131,7 +131,7 @@ Tables = tuple[pd.DataFrame, pd.DataFrame]
 def summarise(star: Path, datadir: Path | None = None, select: Selection = (), told: Told = Told()) -> Summary:
     """Number, box and pixel size of the particles of a star or .cs file. Raises ConfigError like `read_particles`.
 
-    What warnings say was said when the file was first looked at.
+    No warnings are repeated: the first reading of the file gave them.
     """
     folder = datadir or star.parent
     with warnings.catch_warnings():
@@ -152,12 +152,12 @@ def summarise(star: Path, datadir: Path | None = None, select: Selection = (), t
 
 
 def has_halves(particle_table: pd.DataFrame) -> bool:
-    """Whether every particle has one of two halves, and both are there: a column of ones alone makes none."""
+    """Whether every particle is in one of two half-sets and both have particles: a column of ones is not enough."""
     return SUBSET in particle_table and set(pd.to_numeric(particle_table[SUBSET], errors="coerce")) == {1, 2}
 
 
 def half_of(particle_table: pd.DataFrame) -> np.ndarray:
-    """The half, 1 or 2, that each particle belongs to: its rlnRandomSubset if all have one, else a fixed random one."""
+    """Each particle's half-set, 1 or 2: its rlnRandomSubset if all have one, otherwise a fixed random one."""
     if has_halves(particle_table):
         return pd.to_numeric(particle_table[SUBSET]).to_numpy(np.int64)
     order = np.random.default_rng(0).permutation(len(particle_table))
@@ -174,10 +174,9 @@ def read_particles(
 ) -> Particles:
     """The particles of a star file, or a .cs file, whose image names are relative to `datadir` or the file's folder.
 
-    `tables` is what `read_tables` gives, where that was called before: a million rows take some seconds. `rows` (n,)
-    are those that are wanted, from 0; the others need not be sound. Without `poses` those are neither read nor checked.
-    Images of several sizes or pixel sizes are brought to one: that of the smallest field of view, so that none has to
-    be padded.
+    `tables` is the result of an earlier `read_tables`: a million rows take some seconds. `rows` (n,) are the wanted
+    rows, from 0; the others need not be sound. Without `poses`, poses are neither read nor checked. Images of several
+    sizes or pixel sizes are brought to those of the smallest field of view, so that no image has to be padded.
 
     Raises ConfigError, naming the file, column or rows, for: a star file or stack that is missing or cut short, no
     optics table, a missing column, images that are not square, a box that is not the optics group's, and images that
@@ -204,7 +203,7 @@ def read_particles(
 
 
 def groups_in_use(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> pd.DataFrame:
-    """The optics groups that particles are in: after a selection RELION keeps the others too."""
+    """The optics groups with particles: after a selection RELION keeps the empty groups, too."""
     if "rlnOpticsGroup" not in optics_table or "rlnOpticsGroup" not in particle_table:
         return optics_table
     known = _numbers(star, optics_table["rlnOpticsGroup"])
@@ -228,7 +227,7 @@ def per_particle(
     particle_table: pd.DataFrame,
     absent: float = 0.0,
 ) -> np.ndarray:
-    """A column (n,) of numbers, from the particles or else from their optics groups; `absent` where neither has it."""
+    """A column (n,) of numbers, from the particles or else from their optics groups; `absent` if neither has it."""
     if label in particle_table:
         return _numbers(star, particle_table[label])
     return of_groups(star, label, optics_table, particle_table, absent)
@@ -249,7 +248,7 @@ def of_groups(
 def chosen_rows(star: Path, particle_table: pd.DataFrame, subset: int | None, select: Selection) -> np.ndarray:
     """Rows (n,) of a half (None: of all) whose columns lie within the limits of `select`, in the table's order.
 
-    The halves are those of all particles: a row that is left out moves no other one to the other half.
+    Half-sets are drawn among all particles: leaving out a row does not move another row to the other half-set.
     """
     chosen = np.ones(len(particle_table), bool) if subset is None else half_of(particle_table) == subset
     for label, low, high in select:
@@ -277,7 +276,7 @@ def write_star(path: Path, optics_table: pd.DataFrame, particle_table: pd.DataFr
 def for_refinement(star: Path, datadir: Path | None, told: Told, rows: np.ndarray) -> Tables:
     """Some rows of the user's own tables, to the letter, with what other programs need and ready for new poses.
 
-    RELION 3.1 needs rlnImageSize and rlnImageDimensionality in the optics table, and a stack's name to end in .mrcs;
+    RELION 3.1 needs rlnImageSize and rlnImageDimensionality in the optics table, and stack names that end in .mrcs.
     cryoDRGN makes NaN maps without rlnPhaseShift. Of former poses only `ANGLES` and `ORIGINS` stay, to be replaced.
     """
     optics, table = read_tables(star, as_written=True, told=told)
@@ -295,17 +294,17 @@ def for_refinement(star: Path, datadir: Path | None, told: Told, rows: np.ndarra
 
 
 def without_poses(particle_table: pd.DataFrame, but: tuple[str, ...] = ()) -> pd.DataFrame:
-    """The table without any column that speaks of a pose, priors of searches included, `but` for these."""
+    """The table without columns about poses and priors of searches, except for the columns `but`."""
     gone = [label for label in particle_table if OF_A_POSE.match(label) and label not in but]
     return particle_table.drop(columns=gone)
 
 
 def read_tables(star: Path, as_written: bool = False, told: Told = Told()) -> Tables:
-    """The tables data_optics and data_particles, of RELION 3.1's form whatever form the file has.
+    """The tables data_optics and data_particles, in RELION 3.1's form whatever form the file has.
 
-    With `as_written` a star file's own columns are the text that stands there, and nothing of them is rounded: RELION
-    has columns whose numbers six decimals do not hold, and names that look like numbers. What `told` says of the CTF is
-    then left out, since the file is not told.
+    With `as_written`, a star file's own columns stay the text of the file, without rounding: RELION has columns whose
+    numbers six decimals cannot hold, and names that look like numbers. The CTF facts in `told` are then left out, since
+    the file does not have them.
     """
     kind = _kind_of_file(star)
     if told.passthrough and kind != "cs":
@@ -330,9 +329,9 @@ def read_tables(star: Path, as_written: bool = False, told: Told = Told()) -> Ta
 
 
 def find_datadir(star: Path, particle_table: pd.DataFrame) -> Path | None:
-    """The folder that image names are relative to: the file's own, the working one, or one that the file is in.
+    """The folder that image names are relative to: the file's own folder, the working folder, or one above the file.
 
-    RELION names images from the project's folder, some folders above the file. None where none of these has them.
+    RELION names images from the project's folder, some folders above the file. None if none of these has the images.
     """
     if "rlnImageName" not in particle_table:
         return None
@@ -496,7 +495,7 @@ def _warn(message: str) -> None:
 
 
 def _warn_of_columns(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> None:
-    """What stands in the file and is not taken into account."""
+    """Warn of columns that are not used."""
     for label, what in IGNORED.items():
         if label in optics_table and optics_table[label].astype(str).str.contains("[1-9A-Za-z]").any():
             _warn(f"star file {star}: {label} ({what}) is not taken into account")
@@ -515,7 +514,7 @@ def _need(star: Path, table: str, frame: pd.DataFrame, labels: tuple[str, ...]) 
 
 
 def _rows(table: pd.DataFrame | pd.Series, bad: np.ndarray) -> str:
-    """What a message says of bad rows, (n,) bool, beyond the first: how many they are, and where."""
+    """The end of a message about bad rows, (n,) bool, if there are several: how many, and which."""
     count = int(bad.sum())
     if count < 2:
         return ""
@@ -524,7 +523,7 @@ def _rows(table: pd.DataFrame | pd.Series, bad: np.ndarray) -> str:
 
 
 def _loose(column: pd.Series) -> np.ndarray:
-    """A column as float64 (n,), not a number where it has none: only what is used is checked."""
+    """A column as float64 (n,), NaN where it has no number: only used values are checked."""
     return pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
 
 
@@ -587,7 +586,7 @@ def check_inside(star: Path, datadir: Path | None, particle_table: pd.DataFrame)
 
 
 class ImageNames(NamedTuple):
-    """What rlnImageName says of n images."""
+    """The parts of n images' rlnImageName."""
 
     index: np.ndarray
     """(n,) from 0"""
@@ -640,9 +639,9 @@ def _sizes(star: Path, datadir: Path, optics_table: pd.DataFrame, particle_table
 
 
 def _common_size(sizes: np.ndarray) -> tuple[int, float]:
-    """The box and pixel size that images of several, (n, 2), are brought to: those of the smallest field of view.
+    """The common box and pixel size for images of several, (n, 2): those of the smallest field of view.
 
-    Pixel sizes that are `ALIKE` count as one. Of several of the same field of view it is the one with the most images.
+    Pixel sizes that are `ALIKE` count as one. If several share that field of view, the one with the most images counts.
     """
     kinds = pd.DataFrame(sizes).value_counts().index.to_frame().to_numpy()  # the most frequent first
     field = kinds[:, 0] * kinds[:, 1]
@@ -653,7 +652,7 @@ def _common_size(sizes: np.ndarray) -> tuple[int, float]:
 def _open_stacks(
     star: Path, datadir: Path, names: list[str], number: np.ndarray, particle_table: pd.DataFrame
 ) -> tuple[Stack, ...]:
-    """The stacks of these names. Where some are missing, one message names the first of them and counts them all."""
+    """The stacks of these names. If some are missing, one message names the first of them and counts them all."""
     opened: list[Stack] = []
     absent: list[tuple[int, ConfigError]] = []
     for code, name in enumerate(names):
@@ -741,7 +740,7 @@ def _check_indices(
 def _warn_of_stacks(
     star: Path, stacks: tuple[Stack, ...], number: np.ndarray, index: np.ndarray, sizes: np.ndarray
 ) -> None:
-    """What other programs, or the user, may not expect of these stacks."""
+    """Warn of stacks that other programs read in another way, or that may surprise the user."""
     _, first = np.unique(number, return_index=True)
     warn_of_pixel_sizes(stacks, sizes[first, 1], star)
     boxes = np.unique(sizes[:, 0])
