@@ -59,7 +59,7 @@ class SearchState:
 
 
 def stage(step: int, spent: float, config: SearchConfig) -> tuple[str, int]:
-    """The stage of a step after a part `spent` of the budget, and the step's index in it. `train` counts on from `fit`."""
+    """The stage of a step after a part `spent` of the budget, and its index there (`train` goes on from `fit`)."""
     first = config.starts * config.steps
     if step < first:
         return "search", step
