@@ -17,7 +17,7 @@ SECONDS_BETWEEN_REPORTS, REPORTS = 5.0, 20
 SIGNALLED = 128
 """A shell's exit code of a command that signal N ended is this plus N."""
 
-Progress = Callable[[str, int, int], None]
+Report = Callable[[str, int, int], None]
 """Called with what is being done, the images done so far, and their number."""
 
 
@@ -42,7 +42,7 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def reporter(say: Callable[[str], None] = say) -> Progress:
+def reporter(say: Callable[[str], None] = say) -> Report:
     """Says what is done, and the time left, now and then; nothing where it does not take long."""
     began: dict[str, float] = {}
     reported: dict[str, tuple[float, int]] = {}
