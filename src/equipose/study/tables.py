@@ -29,7 +29,7 @@ from equipose.io.files import read_json, write_text
 from equipose.io.progress import run_main
 from equipose.study.labels import latex, markdown, plain_label
 from equipose.study.status import ERROR
-from equipose.workflow.freshness import OLDER, UNKNOWN, Run, age, metrics_code, outdated, run_path
+from equipose.workflow.freshness import OLDER, UNKNOWN, Run, age, metrics_code, outdated, run_folder, run_path
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def read_runs(config: dict[str, Any], experiment: str, results: Path) -> list[di
                 if unfinished := why_unfinished(config, results, (dataset, model, seed)):
                     runs.append(names | {"unfinished": unfinished})
                     continue
-                metrics = read_json(results / "runs" / run_path(dataset, model, seed) / "metrics.json")
+                metrics = read_json(run_folder(results, dataset, model, seed) / "metrics.json")
                 runs.append(names | {"unfinished": "", "made_by": age(metrics_code(metrics))} | metrics)
     return runs
 
@@ -108,12 +108,11 @@ def why_unfinished(config: dict[str, Any], results: Path, asked: Run) -> str:
 
     Its scores are of other settings, or its logs tell: it failed, and how, or it is not done yet.
     """
-    run = run_path(*asked)
-    folder = results / "runs" / run
+    folder = run_folder(results, *asked)
     if (metrics := read_json(folder / "metrics.json")) is not None:
         return OUTDATED if outdated(config, asked, folder, metrics) else ""
     for rule in ("evaluate", "train"):  # the last job's first
-        log = results / "logs" / rule / run.with_suffix(".log")
+        log = results / "logs" / rule / run_path(*asked).with_suffix(".log")
         if log.exists():
             text = log.read_text(errors="replace").strip()
             if not ERROR.search(text):

@@ -116,12 +116,12 @@ def dataset_changed(config: dict[str, Any], dataset: str) -> bool:
 
 def run_settings_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
     asked = run_config(config, dataset, model, int(seed))
-    return settings_changed(config, run_folder(config, dataset, model, seed) / "config.json", asked)
+    return settings_changed(config, _run(config, dataset, model, seed) / "config.json", asked)
 
 
 def model_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
     """Whether a model was trained with other settings than those that are asked for, or is to follow the code."""
-    folder = run_folder(config, dataset, model, seed)
+    folder = _run(config, dataset, model, seed)
     if not (folder / "model.pt").exists():
         return False
     made, asked = trained_with(folder), run_config(config, dataset, model, int(seed))
@@ -132,7 +132,7 @@ def model_changed(config: dict[str, Any], dataset: str, model: str, seed: str | 
 
 def scores_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
     """Whether metrics.json is of other settings or has another label, or is to follow the code."""
-    metrics = read_json(run_folder(config, dataset, model, seed) / "metrics.json")
+    metrics = read_json(_run(config, dataset, model, seed) / "metrics.json")
     if metrics is None:
         return False
     made, asked = metrics.get("config"), run_config(config, dataset, model, int(seed))
@@ -208,7 +208,7 @@ def made_by_other_code(results: Path, runs: list[Run]) -> dict[Run, str]:
     """OLDER or UNKNOWN, for those of `runs` that have results which the present code did not make, or may not have."""
     ages = {}
     for dataset, model, seed in runs:
-        folder = results / "runs" / dataset / model / f"seed{seed}"
+        folder = run_folder(results, dataset, model, seed)
         metrics = read_json(folder / "metrics.json")
         if metrics is not None:
             ages[dataset, model, seed] = age(metrics_code(metrics))
@@ -238,12 +238,16 @@ def structure_digest(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_path(dataset: str, model: str, seed: str | int) -> Path:
-    """A run's folder in runs/."""
+    """A run's place in the folders runs, logs and benchmarks."""
     return Path(dataset, model, f"seed{seed}")
 
 
-def run_folder(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> Path:
-    return Path(config["pathvars"]["results"]) / "runs" / run_path(dataset, model, seed)
+def run_folder(results: Path, dataset: str, model: str, seed: str | int) -> Path:
+    return results / "runs" / run_path(dataset, model, seed)
+
+
+def _run(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> Path:
+    return run_folder(Path(config["pathvars"]["results"]), dataset, model, seed)
 
 
 def _dataset(config: dict[str, Any], name: str) -> Path:
