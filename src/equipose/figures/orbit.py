@@ -25,8 +25,7 @@ from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
 from equipose.model.autoencoder import load_model
 from equipose.model.rotation_tensors import pose_action
-from equipose.study.runs import Run, best_runs, load_runs
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, best_runs, dataset_title, load_runs
 
 AXES = (PALETTE[1], PALETTE[2], PALETTE[5])
 """Colours of x, y and z."""

@@ -20,8 +20,7 @@ from equipose.figures.style import PAGE, TRUTH, degrees_text, model_colours, pap
 from equipose.io.maps import read_map
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, best_runs, load_runs
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, best_runs, dataset_title, load_runs
 
 EXAMPLES = (3, 3)
 """Rows and columns of example particles."""

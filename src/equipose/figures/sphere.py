@@ -21,8 +21,7 @@ from equipose.core.rotations import degrees_from_squared_frobenius, viewing_dire
 from equipose.figures.command_line import dataset_command_line
 from equipose.figures.style import COLUMN, PAGE, degrees_text, paper_style, save
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, best_runs, load_runs
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, best_runs, dataset_title, load_runs
 
 RANGE = (0.3, 180.0)
 """Degrees at the ends of the colour scale."""

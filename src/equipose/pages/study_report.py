@@ -27,19 +27,17 @@ from equipose.io.progress import run_main
 from equipose.io.provenance import hardware, package_versions
 from equipose.pages.page import data_uri, mesh, read_template
 from equipose.study.job_times import wall_times
-from equipose.study.tables import (
-    MODES,
+from equipose.study.runs import (
     OUTDATED,
     age_notes,
-    build_table,
     final_mse,
     has_failed,
     load_settings,
     read_runs,
     run_names,
-    to_html,
     why_unfinished,
 )
+from equipose.study.tables import MODES, build_table, to_html
 from equipose.workflow.freshness import made_by_other_code, run_folder
 
 PIXELS_AN_INCH = 125

@@ -27,7 +27,7 @@ from equipose.errors import ConfigError
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.study.run_table import NUMBERS, RUN, load_outcomes
-from equipose.study.tables import OUTDATED, age_notes, has_failed, load_settings, run_names, why_unfinished
+from equipose.study.runs import OUTDATED, age_notes, has_failed, load_settings, run_names, why_unfinished
 
 RESAMPLES = 10_000
 

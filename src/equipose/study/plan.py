@@ -21,7 +21,7 @@ from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings
 from equipose.config.settings import DatasetConfig, asked_runs, merge
 from equipose.io.progress import duration, number, run_main
 from equipose.study.job_times import wall_times
-from equipose.study.tables import age_notes
+from equipose.study.runs import age_notes
 from equipose.workflow.freshness import made_by_other_code, run_folder
 from equipose.workflow.resolve import dataset_config
 

@@ -32,7 +32,7 @@ from equipose.io.fingerprint import Stage, dataset_code, fingerprint, training_c
 from equipose.io.particles import Summary, summarise
 from equipose.workflow.resolve import images_digest, run_config
 
-Run = tuple[str, str, int]
+RunKey = tuple[str, str, int]
 
 TABLE_KEYS = ("structures", "offline", "simulation", "datasets", "preparation", "training", "models")
 TABLE_KEYS += ("experiments", "evaluation", "figures")
@@ -182,7 +182,7 @@ def reconstruction_changed(config: dict[str, Any], reconstruction: str) -> bool:
     return config["retrain"] == "code" and found is not None and bool(age(found.get("code", {"reconstruct": None})))
 
 
-def outdated(config: dict[str, Any], run: Run, folder: Path, metrics: dict[str, Any]) -> bool:
+def outdated(config: dict[str, Any], run: RunKey, folder: Path, metrics: dict[str, Any]) -> bool:
     """Whether the scores in the run folder `folder` are of other settings than those that `config` asks for.
 
     Not so for a run that no experiment asks for, nor by a tables/config.json of a version that kept fewer keys.
@@ -204,7 +204,7 @@ def metrics_code(metrics: dict[str, Any]) -> dict[Stage, str | None]:
     return metrics.get("code", {"evaluate": None})
 
 
-def made_by_other_code(results: Path, runs: list[Run]) -> dict[Run, str]:
+def made_by_other_code(results: Path, runs: list[RunKey]) -> dict[RunKey, str]:
     """OLDER or UNKNOWN, for those of `runs` that have results which the present code did not make, or may not have."""
     ages = {}
     for dataset, model, seed in runs:
