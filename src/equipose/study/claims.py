@@ -37,11 +37,11 @@ OUTCOMES = ("converged", "has_converged", "right_poses")
 EVERY = 0.6
 """Share of all runs that must be sure before a statement about every one of them counts: eight of eight are 0.63."""
 
-Run = dict[str, Any]
+RunRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Assessment:
     """`estimate` and its interval in the test's unit; NaN where no run counts. Runs that `failed` or are `missing`, and
     how many are `short`: not converged, after fewer images than it took in the paper.
     """
@@ -57,7 +57,9 @@ class Verdict:
     missing: str = ""
 
 
-def asked_or_found(config: dict[str, Any], experiments: list[str], results: Path, outcomes: pd.DataFrame) -> list[Run]:
+def asked_or_found(
+    config: dict[str, Any], experiments: list[str], results: Path, outcomes: pd.DataFrame
+) -> list[RunRow]:
     """The runs of `outcomes`, and every other that `experiments` ask for, of simulated particles, as unfinished.
 
     A run is unfinished, too, where its results are of other settings than those in `config`.
@@ -65,7 +67,7 @@ def asked_or_found(config: dict[str, Any], experiments: list[str], results: Path
     reasons = {run: why_unfinished(config, results, run) for run in asked_runs(config, experiments)}
     old = {run for run, why in reasons.items() if why == OUTDATED}
     known = set(outcomes[RUN].itertuples(index=False, name=None)) - old
-    found: list[Run] = [run for run in outcomes.to_dict("records") if tuple(run[key] for key in RUN) not in old]
+    found: list[RunRow] = [run for run in outcomes.to_dict("records") if tuple(run[key] for key in RUN) not in old]
     for (dataset, name, seed), unfinished in reasons.items():
         if (dataset, name, seed) in known or not is_simulated(config, dataset):
             continue
@@ -77,19 +79,19 @@ def asked_or_found(config: dict[str, Any], experiments: list[str], results: Path
     return found
 
 
-def is_missing(run: Run) -> bool:
+def is_missing(run: RunRow) -> bool:
     """Whether a run never began, or has not ended."""
     return "unfinished" in run and not has_failed(run["unfinished"])
 
 
-def is_failed(run: Run) -> bool:
+def is_failed(run: RunRow) -> bool:
     return "unfinished" in run and has_failed(run["unfinished"])
 
 
-def choose(runs: list[Run], wanted: dict[str, Any]) -> list[Run]:
+def choose(runs: list[RunRow], wanted: dict[str, Any]) -> list[RunRow]:
     """The runs that have the wanted values; a list means any of them. A missing run may have any outcome."""
 
-    def fits(run: Run) -> bool:
+    def fits(run: RunRow) -> bool:
         known = [key for key in wanted if key in run or not is_missing(run)]
         return all(run[key] in (wanted[key] if isinstance(wanted[key], list) else [wanted[key]]) for key in known)
 
@@ -130,7 +132,7 @@ def judge(low: float, high: float, between: list[float], strictly: bool = False)
     return "inconclusive"
 
 
-def numbers_of(runs: list[Run], name: str) -> np.ndarray:
+def numbers_of(runs: list[RunRow], name: str) -> np.ndarray:
     """The runs' numbers, without those that have none (a run that never converged has no time of convergence).
 
     Of a run that failed all that is known is that it did not converge.
@@ -139,7 +141,7 @@ def numbers_of(runs: list[Run], name: str) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def assess(claim: dict[str, Any], runs: list[Run], confidence: float, seeds: int) -> Verdict:
+def assess(claim: dict[str, Any], runs: list[RunRow], confidence: float, seeds: int) -> Assessment:
     """The verdict on one claim. Raises ConfigError for a test or number that does not exist.
 
     A ratio is taken on each dataset that both sides have run, with enough seeds if there are such datasets, and is
@@ -154,7 +156,7 @@ def assess(claim: dict[str, Any], runs: list[Run], confidence: float, seeds: int
         "missing": _names([run for run in [*chosen, *compared] if is_missing(run)]),
     }
     short = [run for run in chosen if _too_short(run, claim)]
-    nothing = Verdict("no such run" if _are_there(claim, runs) else "not run", **without)
+    nothing = Assessment("no such run" if _are_there(claim, runs) else "not run", **without)
     if claim["test"] == "ratio":
         pairs = _by_dataset(claim["number"], chosen, compared)
         if not pairs:
@@ -185,26 +187,26 @@ def assess(claim: dict[str, Any], runs: list[Run], confidence: float, seeds: int
         verdict = judge(*interval, [EVERY, 1.0])
     else:
         verdict = judge(*interval, claim["between"], strictly=claim["test"] == "ratio")
-    return Verdict(verdict, estimate, *interval, *counts, short=len(short), **without)
+    return Assessment(verdict, estimate, *interval, *counts, short=len(short), **without)
 
 
 def _within(values: np.ndarray, between: list[float]) -> np.ndarray:
     return (values >= between[0]) & (values <= between[1])
 
 
-def _too_short(run: Run, claim: dict[str, Any]) -> bool:
+def _too_short(run: RunRow, claim: dict[str, Any]) -> bool:
     """Whether a run ended, not converged, before it had seen the claim's `images`."""
     return "unfinished" not in run and not run["converged"] and run.get("images_seen", 0) < claim.get("images", 0)
 
 
-def _are_there(claim: dict[str, Any], runs: list[Run]) -> bool:
+def _are_there(claim: dict[str, Any], runs: list[RunRow]) -> bool:
     """Whether runs have ended on each side of a claim, if those that it is about had not to turn out in some way."""
     sides = [claim["of"], *([claim["over"]] if claim["test"] == "ratio" else [])]
     asked = [{key: value for key, value in side.items() if key not in OUTCOMES} for side in sides]
     return all(any("unfinished" not in run for run in choose(runs, side)) for side in asked)
 
 
-def _by_dataset(number: str, of: list[Run], over: list[Run]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _by_dataset(number: str, of: list[RunRow], over: list[RunRow]) -> list[tuple[np.ndarray, np.ndarray]]:
     """The numbers of both sides, for each dataset on which both have some."""
     datasets = sorted({run["dataset"] for run in of})
     pairs = [
@@ -214,7 +216,7 @@ def _by_dataset(number: str, of: list[Run], over: list[Run]) -> list[tuple[np.nd
     return [(ours, theirs) for ours, theirs in pairs if len(ours) and len(theirs)]
 
 
-def _names(runs: list[Run]) -> str:
+def _names(runs: list[RunRow]) -> str:
     return run_names([(run["dataset"], run["model"], run["seed"]) for run in runs])
 
 
@@ -227,7 +229,7 @@ def _mean_ratio(*samples: np.ndarray) -> np.ndarray:
     return np.mean([_median(of) / _median(over) for of, over in zip(samples[::2], samples[1::2], strict=True)], axis=0)
 
 
-def claims_table(specification: dict[str, Any], runs: list[Run]) -> pd.DataFrame:
+def claims_table(specification: dict[str, Any], runs: list[RunRow]) -> pd.DataFrame:
     """One row for each claim of claims.yaml, in its order."""
     test = partial(assess, runs=runs, confidence=specification["confidence"], seeds=specification["seeds"])
     return pd.DataFrame(
@@ -240,7 +242,7 @@ def claims_table(specification: dict[str, Any], runs: list[Run]) -> pd.DataFrame
     )
 
 
-def as_markdown(table: pd.DataFrame, confidence: float, runs: list[Run]) -> str:
+def as_markdown(table: pd.DataFrame, confidence: float, runs: list[RunRow]) -> str:
     """The claims as a table, and below it the runs that no number counts."""
     lines = ["| verdict | statement | where | found | asked for | runs |", "| --- | --- | --- | --- | --- | --- |"]
     for row in table.itertuples():
@@ -267,7 +269,7 @@ def as_markdown(table: pd.DataFrame, confidence: float, runs: list[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_claims(specification: dict[str, Any], runs: list[Run], output: Path) -> None:
+def write_claims(specification: dict[str, Any], runs: list[RunRow], output: Path) -> None:
     """Every claim's verdict on `runs`, as `output` with .csv and .md."""
     table = claims_table(specification, runs)
     write_text(output.with_suffix(".csv"), table.to_csv(index=False))
