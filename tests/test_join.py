@@ -111,7 +111,7 @@ def test_halves_whose_poses_are_split_over_both_hands_do_not_agree(halves: Path,
         rotations = np.where(flipped, other_hand(poses.rotations), poses.rotations)
         own[half - 1] = dataclasses.replace(poses, rotations=rotations)
     with asking():
-        _, _, degrees = bring_together(own, [halves / "run1", halves / "run2"])
+        _, _, degrees = bring_together(own, [halves / "run1", halves / "run2"], np.eye(3)[None])
     agree = [np.mean(apart < AGREES) for apart in degrees]
     assert all(agree[half - 1] < 0.6 for half in split)
     found = {"halves_agree": agree, "halves_compared": [len(apart) for apart in degrees]}
