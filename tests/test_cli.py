@@ -216,7 +216,7 @@ def test_a_number_that_cannot_be_is_refused_by_the_name_of_its_option(
         ({"--contrast": "grey"}, "argument --contrast: invalid choice: 'grey'"),
         ({"--box": 33}, "argument --box: invalid choice: 33"),
         ({"--datadir": "nowhere"}, "--datadir: nowhere is no folder"),
-        ({"--symmetry": "C2"}, "symmetry C2 is not modelled"),
+        ({"--symmetry": "X2"}, "X2"),
         ({"--select": ("rlnDefocusU", "nan", "-")}, "--select: nan is no number"),
         ({"--select": ("rlnDefocusU", 2, 1)}, "--select rlnDefocusU 2 1: give the lower value first"),
         ({"--out": "file"}, "--out: {tmp_path}/file is no folder: name another one"),
