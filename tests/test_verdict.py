@@ -36,8 +36,8 @@ def test_few_images_are_not_enough_to_be_sure() -> None:
 
 def test_maps_that_do_not_correlate_have_not_converged_whatever_the_poses_say() -> None:
     found = verdict(summary(1.0, 1.0, resolution=None))
-    assert found.state == "not converged" and "have maps of which no shell correlates" in found.says
-    assert "poses only" not in found.says and "would have to be" not in found.certainty
+    assert found.state == "not converged" and "have maps that correlate in no shell" in found.says
+    assert "agree on only" not in found.says and "a converged one" not in found.certainty
 
 
 def test_it_says_how_sure_it_is_and_of_what() -> None:

@@ -1,7 +1,7 @@
 """New poses in the user's own files: poses.star, and poses.cs where the particles came from cryoSPARC.
 
-Rows keep their order, and columns their text to the letter. What speaks of a former pose is new or gone, and what other
-programs need is there (`for_refinement`).
+Rows keep their order, and columns keep their text to the letter. Columns about former poses are replaced or removed.
+Columns that other programs need are added (`for_refinement`).
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from equipose.io.particles import (
 from equipose.io.stacks import relion_name
 
 SCORE = "rlnParticleFigureOfMerit"
-"""RELION's name of a number for each particle: here its correlation with its projection (particle_scores.py)."""
+"""RELION's column for the score of a particle: here its correlation with its projection (particle_scores.py)."""
 
 
 def write_poses(
@@ -45,9 +45,10 @@ def write_poses(
     shifts: Sequence[np.ndarray],
     scores: Sequence[np.ndarray],
 ) -> int:
-    """Write poses.star, and poses.cs of a .cs file, in folder `output`; returns how many rows `select` left out.
+    """Write poses.star in the folder `output`, and poses.cs if the particles came from a .cs file.
 
-    Rotations (n, 3, 3), shifts (n, 2) in Å and scores (n,) are those of half 1 and of half 2.
+    Each of `rotations` (n, 3, 3), `shifts` (n, 2) in Å and `scores` (n,) has an array for half 1 and one for half 2.
+    Returns the number of rows that `select` left out.
     """
     star, datadir = Path(config.star), config.datadir and Path(config.datadir)
     tables = read_tables(star, told=config.told)
@@ -116,14 +117,16 @@ def _split_by_size(star: Path, optics: pd.DataFrame, table: pd.DataFrame, sizes:
 def with_poses(
     table: pd.DataFrame, rotations: np.ndarray, shifts: np.ndarray, subset: np.ndarray, scores: np.ndarray
 ) -> pd.DataFrame:
-    """The particles (n,) with rotations (n, 3, 3), shifts (n, 2) in Å, halves and scores (n,)."""
+    """The table of n particles with new rotations (n, 3, 3), shifts (n, 2) in Å, half-sets (n,) and scores (n,)."""
     angles = dict(zip(ANGLES, to_relion_angles(rotations).T, strict=True))
-    origins = dict(zip(ORIGINS, -shifts.T, strict=True))  # they point from the content to the centre
+    origins = dict(
+        zip(ORIGINS, -shifts.T, strict=True)
+    )  # RELION's origins point from the particle to the image's centre
     return table.assign(**angles, **origins, **{SUBSET: subset, SCORE: scores})
 
 
 def in_other_hand(poses: Path, output: Path) -> None:
-    """Write the poses of a poses.star in the other hand, and with them those of a poses.cs beside it, in `output`."""
+    """Write poses.star in the other hand into the folder `output`, and poses.cs, too, if one lies beside `poses`."""
     optics, table = read_tables(poses, as_written=True)
     angles = table[list(ANGLES)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     rotations = other_hand(from_relion_angles(angles))

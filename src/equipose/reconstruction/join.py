@@ -2,11 +2,11 @@
 
     python -m equipose.reconstruction.join --runs RUN1 RUN2 --datasets DATASET1 DATASET2 --output DIR
 
-The halves were searched and trained apart, so their agreement is a gold-standard one. The second run is moved into
-the first one's frame by poses: those that it finds for the first half's images, and the rotation, hand and translation
-that bring them to the first run's are those of the maps. Each half-map is then back-projected, CTF-weighted,
-from its own images at its own poses; `volume.mrc` from all of them. Which of the two hands is the true one no image
-tells (`equipose flip-hand`).
+Each half-set had its own search and training, so their agreement is gold-standard. Poses bring the second run into the
+first run's frame: the second run finds poses for the first half-set's images, and their alignment to the first run's
+poses gives the rotation, hand and translation between the maps. Each half-map is then back-projected, CTF-weighted,
+from its own images at its own poses; `volume.mrc` is back-projected from all images. No image tells which of the two
+hands is the true one (`equipose flip-hand`).
 """
 
 import argparse
@@ -41,12 +41,15 @@ DETECTED_BY = 0.8
 
 
 def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Callable[[str], None]) -> None:
-    """Write, in `output`, poses.star, five maps, and what is known of their quality: fsc.csv, agreement.csv,
-    examples.npz and reconstruction.json.
+    """Write poses.star, five maps and measures of their quality to the folder `output`.
+
+    The measures are fsc.csv, agreement.csv, examples.npz and reconstruction.json.
     """
     configs = [PreparationConfig.load(dataset / "config.json") for dataset in datasets]
     if [config.subset for config in configs] != [1, 2] or len({(config.star, config.limits) for config in configs}) > 1:
-        raise ConfigError("a reconstruction wants two datasets of one star file and `select`, with subset: 1 and 2")
+        raise ConfigError(
+            "a reconstruction needs two datasets of the same star file and `select`, with subset: 1 and 2"
+        )
     star = Path(configs[0].star)
     own = [read_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
     own, symmetry, same, correlations_with_mates = _with_symmetry(own)
@@ -68,8 +71,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     resolved = resolution["corrected"] or box * voxel_size
     local = local_resolution(*half_maps, voxel_size, resolved)
 
-    # Each half is compared with the other one's map, which has not seen it, without the noise around the molecule and
-    # up to the shells that are resolved.
+    # Each half-set is compared with the other half-map, which has not seen its images, over the resolved shells. The
+    # mask removes the noise around the molecule.
     shells = box * voxel_size / resolved + 1
     grids = [masked_volume(grid, molecule) for grid in reversed(sums)]
     scores = [correlations(half, grid, shells) for half, grid in zip(halves, grids, strict=True)]
