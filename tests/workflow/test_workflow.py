@@ -19,8 +19,8 @@ import pytest
 import torch
 import yaml
 
-from equipose.io.locks import drop_stale_locks
 from equipose.study.status import status
+from equipose.workflow.snakemake_internals import drop_stale_locks
 
 ROOT = Path(__file__).parents[2]
 SMOKE = "workflow/presets/smoke.yaml"

@@ -46,7 +46,9 @@ rule train:
         gpu=job("train", "gpu"),
         jobs_per_gpu=config["resources"]["jobs_per_gpu"],
         mem_mb=job("train", "memory_mb"),
-        runtime=train_minutes,
+        runtime=lambda wildcards: resources.train_minutes(
+            config, wildcards.dataset, wildcards.model, int(wildcards.seed)
+        ),
     params:
         dataset=subpath(input.star, parent=True),
         run=subpath(input.config, parent=True),

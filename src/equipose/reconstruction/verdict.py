@@ -3,8 +3,8 @@
 Two runs, each on its own half-set and from a random start, have only the molecule in common. If both find the molecule,
 a search against one run's map gives the other half-set's images the same poses that the other run found. If one run has
 settled in something else (a volume split over both hands, say), the poses differ. Random poses agree within 15° for
-0.1 % of the images. Where the runs disagree, each run's check of its own images (`confirmed_share` of metrics.json) tells
-which of them failed: for molecules unlike each other, right half-sets had 0.98 or more, wrong ones 0.26 to 0.77.
+0.1 % of the images. Where the runs disagree, each run's check of its own images (`confirmed_share` of metrics.json)
+tells which of them failed: for molecules unlike each other, right half-sets had 0.98 or more, wrong ones 0.26 to 0.77.
 """
 
 from dataclasses import dataclass
