@@ -106,6 +106,7 @@ def test_an_interrupted_refinement_continues_after_its_last_pass_to_the_same_res
     assert said[0].startswith("refinement 1/3"), "a broken file counts as none"
 
 
+@torch.no_grad()
 def test_refinement_starts_from_the_map_that_explains_images_better(small_run, simulated_dataset):
     """The search's where the networks know nothing, the decoder's where the search's is noise or there is none."""
     particles = read_particles(simulated_dataset.folder / "particles.star")

@@ -89,9 +89,7 @@ def _read_bytes(path: Path) -> bytes:
         raise ConfigError(f"star file {path} cannot be read: it is UTF-16 text: save it as UTF-8")
     if b"\0" in whole:
         raise ConfigError(f"star file {path} cannot be read: it has bytes of zero: it is no text, or was damaged")
-    if b"\r" in whole:
-        whole = whole.replace(b"\r\n", b"\n")
-        whole = whole.replace(b"\r", b" " if b"\n" in whole else b"\n")
+    whole = whole.replace(b"\r", b" " if b"\n" in whole else b"\n")  # as blanks at the ends of lines they do no harm
     try:
         whole.isascii() or whole.decode()
     except UnicodeDecodeError as error:
