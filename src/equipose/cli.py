@@ -361,8 +361,8 @@ def parser() -> argparse.ArgumentParser:
             reader.add_argument(
                 "--fit-steps",
                 type=number(int, 0),
-                default=0,
-                help="of the networks, after the search: poses and map do not need them; default: %(default)d",
+                default=600,
+                help="of the networks, after the search; 0 is enough where noise is not strong; default: %(default)d",
             )
             reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
             reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")
