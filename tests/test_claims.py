@@ -9,7 +9,7 @@ import yaml
 
 from equipose.errors import ConfigError
 from equipose.study.claims import (
-    Run,
+    RunRow,
     as_markdown,
     asked_or_found,
     assess,
@@ -22,7 +22,7 @@ from equipose.study.run_table import NUMBERS
 CLAIMS = yaml.safe_load((Path(__file__).parents[1] / "workflow/report/claims.yaml").read_text())
 
 
-def result(model="d4_l2", dataset="one", mse=0.01, converged=True, seed=0, **more) -> Run:
+def result(model="d4_l2", dataset="one", mse=0.01, converged=True, seed=0, **more) -> RunRow:
     return {"model": model, "dataset": dataset, "seed": seed, "converged": converged, "mse": mse} | more
 
 
@@ -52,7 +52,7 @@ def test_a_rate_is_judged_by_its_exact_interval():
 
 
 @pytest.fixture
-def nine(paper_config, tmp_path) -> list[Run]:
+def nine(paper_config, tmp_path) -> list[RunRow]:
     """Of nine runs that are asked for, two failed and two are missing: one never began, one is at its training."""
     asked = {"datasets": ["80s_snr1"], "models": ["d4_l2"], "seeds": [*range(9)], "budget": {"steps": 5}}
     logs = tmp_path / "logs/train/80s_snr1/d4_l2"
@@ -87,7 +87,7 @@ def test_the_table_of_claims_names_the_runs_that_no_number_counts(nine):
     specification = {"confidence": 0.95, "seeds": 3, "claims": claims}
     text = as_markdown(claims_table(specification, nine), 0.95, nine)
     assert "Failed, counted as not converged: 80s_snr1/d4_l2 seed 5, 6." in text
-    assert "Asked for and not there, so that no number counts them: 80s_snr1/d4_l2 seed 7, 8." in text
+    assert "Asked for but missing, and not counted: 80s_snr1/d4_l2 seed 7, 8." in text
     done = [run for run in nine if "unfinished" not in run]
     assert "count" not in as_markdown(claims_table(specification, done), 0.95, done)
 

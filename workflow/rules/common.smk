@@ -125,6 +125,21 @@ def where(changed: Callable[..., bool]) -> Callable[..., list[str]]:
     return files
 
 
+def settings_of(result: str, changed: Callable[..., bool]) -> Callable[..., str]:
+    """An input function: config.json of a run, whose time does not count where `result` is there and not out of date.
+
+    So a setting that was changed and changed back, which wrote this file anew, makes nothing again. Elsewhere the time must
+    count: below a job that is to run, Snakemake looks for no other reason.
+    """
+
+    def file(wildcards):
+        folder = RESULTS / "runs" / freshness.run_path(**dict(wildcards))
+        stands = (folder / result).exists() and not changed(config, **dict(wildcards))
+        return ancient(str(folder / "config.json")) if stands else str(folder / "config.json")
+
+    return file
+
+
 def of_halves(pattern: str) -> Callable[..., list[str]]:
     """An input function: `pattern` in the results folder, for each of the two halves of a reconstruction."""
     return lambda wildcards: targets.of_halves(config, wildcards.reconstruction, pattern)

@@ -120,7 +120,10 @@ rule simulate:
 rule prepare:
     input:
         config="<results>/datasets/{dataset}/config.json",
-        star=lambda wildcards: ancient(config["datasets"][wildcards.dataset]["star"]),  # freshness compares it and its stacks
+        star=lambda wildcards: [
+            ancient(config["datasets"][wildcards.dataset]["star"]),  # freshness compares it and its stacks
+            *map(ancient, preparation_config(config, wildcards.dataset).passthrough),
+        ],
         changed=where(freshness.dataset_changed),
     output:
         "<results>/datasets/{dataset}/particles.star",

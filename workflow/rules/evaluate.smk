@@ -7,7 +7,7 @@ rule evaluate:
         "<results>/runs/{dataset}/{model}/seed{seed}/history.csv",
         "<results>/datasets/{dataset}/particles.mrcs",
         lambda wildcards: true_volume(wildcards.dataset),
-        config=ancient("<results>/runs/{dataset}/{model}/seed{seed}/config.json"),
+        config=settings_of("metrics.json", freshness.scores_changed),
         star="<results>/datasets/{dataset}/particles.star",
         changed=where(freshness.scores_changed),
     output:

@@ -27,7 +27,7 @@ rule run_json:
 
 rule train:
     input:
-        config=ancient("<results>/runs/{dataset}/{model}/seed{seed}/config.json"),  # freshness compares what is in model.pt
+        config=settings_of("model.pt", freshness.model_changed),
         star="<results>/datasets/{dataset}/particles.star",
         stack="<results>/datasets/{dataset}/particles.mrcs",
         changed=where(freshness.model_changed),
