@@ -2,9 +2,9 @@
 
 `python -m equipose.figures.orbit --dataset DIR --runs DIR … --output PATH`
 
-Arrows are the volume's x, y and z axes as the image shows them, from the particle's predicted centre; those that point
-away from the viewer are thin. Below, the angle by which a pose departs from the first one moved with the image: none
-for an equivariant encoder.
+Arrows are the volume's x, y and z axes as the image shows them, from the particle's predicted centre. Thin arrows point
+away from the viewer. The number below is the angle between a pose and the first pose moved with the image: zero for an
+equivariant encoder.
 """
 
 from pathlib import Path

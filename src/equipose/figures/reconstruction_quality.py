@@ -1,4 +1,4 @@
-"""How good a reconstruction is, without a truth: agreement of the halves, scores, local resolution, example fits."""
+"""The quality of a reconstruction, without a truth: agreement of the halves, scores, local resolution, example fits."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ SMALLEST, LARGEST = 0.1, 180.0
 
 
 def draw_agreement(axes: Axes, folder: Path) -> None:
-    """How far apart the two runs' poses are, image by image."""
+    """The angle between the two runs' poses, image by image."""
     apart = pd.read_csv(folder / "agreement.csv")
     within = json.loads((folder / "reconstruction.json").read_text())["agree_within_degrees"]
     bins = np.geomspace(SMALLEST, LARGEST, 45)
@@ -50,7 +50,7 @@ def draw_scores(axes: Axes, folder: Path) -> None:
 
 
 def plot_local_resolution(folder: Path) -> Figure:
-    """Three sections through the centre of the map; colours where the mask is."""
+    """Three sections through the centre of the map, coloured inside of the mask."""
     volume, local, mask = (read_map(folder / f"{name}.mrc")[0] for name in ("volume", "local_resolution", "mask"))
     low, high = np.quantile(local[mask > 0.5], [0.02, 0.98])
     figure, row = pyplot.subplots(1, 3, figsize=(PAGE, PAGE / 3 + 0.1), layout="constrained")
@@ -73,7 +73,7 @@ def plot_local_resolution(folder: Path) -> Figure:
 
 
 def plot_examples(folder: Path) -> Figure:
-    """Particles, their projections, and what is left; one grey scale a particle, none of its own for the residual."""
+    """Particles, their projections, and the residuals; all three of a particle share one grey scale."""
     shown = np.load(folder / "examples.npz")
     images, projections = shown["images"], shown["projections"]
     count = len(images)
@@ -95,7 +95,7 @@ def plot_examples(folder: Path) -> Figure:
 
 
 def single(draw: object, *arguments: object) -> Figure:
-    """A figure of one column with what `draw` draws."""
+    """A figure of one column that `draw` fills."""
     figure, axes = pyplot.subplots(figsize=(COLUMN, 2.6), layout="constrained")
     draw(axes, *arguments)
     return figure
