@@ -60,7 +60,7 @@ class SearchState:
 
 
 def stage(step: int, spent: float, config: SearchConfig) -> tuple[str, int]:
-    """The stage of a step after a part `spent` of the budget, and the step's index in it. `train` counts on from `fit`."""
+    """Stage of a step after a part `spent` of the budget, and the step's index in it: `train` counts on from `fit`."""
     first = config.starts * config.steps
     if step < first:
         return "search", step
