@@ -102,6 +102,8 @@ def outcome(run: Path, metrics: dict[str, Any], dataset: Path) -> dict[str, Any]
     """
     config = metrics.get("config") or trained_with(run)
     images = metrics.get("images") or read_json(dataset / "config.json")
+    if config is None or images is None:
+        raise ConfigError(f"{run}: its config.json, or that of its dataset {dataset}, is gone: evaluate the run again")
     made = json.loads((run / "provenance.json").read_text())[-1]  # where training ended, if it was interrupted
     flat = pd.json_normalize(metrics).iloc[0]
     refined = metrics["training"].get("refined")
