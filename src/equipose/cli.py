@@ -241,8 +241,8 @@ def _values(column: np.ndarray) -> str:
 
 def _limits(column: str, low: str, high: str) -> list[float | None]:
     """Limits of --select as numbers, None for `-`. Raises ConfigError where one is none, or nothing lies between."""
-    limits = [_limit(low), _limit(high)]
-    if None not in limits and limits[0] > limits[1]:
+    least, most = limits = [_limit(low), _limit(high)]
+    if least is not None and most is not None and least > most:
         raise ConfigError(f"--select {column} {low} {high}: give the lower value first")
     return limits
 

@@ -41,7 +41,7 @@ def write_poses(
 
     Rotations (n, 3, 3), shifts (n, 2) in Å and scores (n,) are those of half 1 and of half 2.
     """
-    star, datadir = Path(config.star), config.datadir and Path(config.datadir)
+    star, datadir = Path(config.star), Path(config.datadir) if config.datadir else None
     tables = read_tables(star, told=config.told)
     halves = [chosen_rows(star, tables[1], half, config.limits) for half in (1, 2)]
     order = np.argsort(np.concatenate(halves))

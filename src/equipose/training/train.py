@@ -39,6 +39,7 @@ from equipose.io.particles import Particles, check_training_box, read_particles
 from equipose.io.processes import stop_on_signals
 from equipose.io.progress import number, run_main, say
 from equipose.io.provenance import provenance
+from equipose.io.stacks import Images
 from equipose.model.autoencoder import Autoencoder, decoder_volume, load_state, mode, save_model, state
 from equipose.model.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.model.losses import LOSSES
@@ -47,7 +48,13 @@ from equipose.poses.pose_choice import pose_finder
 from equipose.poses.search_stages import Fetch, SearchState, found_map, initial_step, search_length, stage, start_search
 from equipose.training.forecast import forecast
 
-IN_CHECKPOINT = [SearchState, FourierGrid, np.zeros(0).__reduce__()[0], np.float64().__reduce__()[0], np.ndarray]
+IN_CHECKPOINT: list[Any] = [
+    SearchState,
+    FourierGrid,
+    np.zeros(0).__reduce__()[0],
+    np.float64().__reduce__()[0],
+    np.ndarray,
+]
 IN_CHECKPOINT += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int64, bool))]
 """What a checkpoint holds besides tensors and plain numbers; numpy's two functions that rebuild arrays and scalars have
 another name in each version."""
@@ -76,7 +83,7 @@ def epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 
-def image_scale(images: np.ndarray, sample: int = 1000) -> float:
+def image_scale(images: np.ndarray | Images, sample: int = 1000) -> float:
     """1 / standard deviation of the first images, so that a loss of 1 is that of predicting nothing."""
     return float(1 / np.std(images[:sample], dtype=np.float64))
 
@@ -107,7 +114,7 @@ def train(
     output: Path,
     device: torch.device,
     say: Callable[[str], None],
-    stop_requested: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[], int] = lambda: False,
 ) -> None:
     """Train to the end of the budget, continuing from a checkpoint if there is one, and write the run's outputs.
 
@@ -216,7 +223,7 @@ def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.
         return True
     if config.budget.steps is not None:
         return progress.step >= config.budget.steps
-    return progress.seconds + more_seconds >= config.budget.seconds
+    return progress.seconds + more_seconds >= config.budget.time
 
 
 def stayed_converged(config: RunConfig, progress: Progress) -> bool:
@@ -231,7 +238,7 @@ def spent_part(config: RunConfig, progress: Progress, more_seconds: float = 0.0)
     """Part of the budget that is spent, 0 to 1."""
     if config.budget.steps is not None:
         return progress.step / config.budget.steps
-    return min((progress.seconds + more_seconds) / config.budget.seconds, 1.0)
+    return min((progress.seconds + more_seconds) / config.budget.time, 1.0)
 
 
 def batch_source(particles: Particles, device: torch.device) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
@@ -324,7 +331,7 @@ def progress_line(config: RunConfig, progress: Progress) -> str:
     if budget.steps is not None:
         done, left = f"step {progress.step}/{budget.steps}", (budget.steps - progress.step) * rate
     else:
-        done, left = f"step {progress.step}", max(budget.seconds - progress.seconds, 0)
+        done, left = f"step {progress.step}", max(budget.time - progress.seconds, 0)
     if progress.search is not None:
         done += f" ({stage(progress.step, spent_part(config, progress), config.model.search)[0]})"
     parts = [f"[{config.dataset.name} {config.model.name} seed {config.seed}] {done}, {progress.seconds:.0f} s"]
