@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import json
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -689,7 +690,7 @@ def run_budgets(config: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, 
     return budgets
 
 
-def asked_runs(config: dict[str, Any], experiments: list[str]) -> dict[tuple[str, str, int], dict[str, float]]:
+def asked_runs(config: dict[str, Any], experiments: Collection[str]) -> dict[tuple[str, str, int], dict[str, float]]:
     """The budget of every (dataset, model, seed) that these experiments ask for."""
     asked = {name: config["experiments"][name] for name in experiments}
     return run_budgets(config | {"experiments": asked, "run": experiments})
