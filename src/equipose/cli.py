@@ -253,8 +253,8 @@ def _values(column: np.ndarray) -> str:
 
 def _limits(column: str, low: str, high: str) -> list[float | None]:
     """Limits of --select as numbers, None for `-`. Raises ConfigError if one is no number, or low is above high."""
-    limits = [_limit(low), _limit(high)]
-    if None not in limits and limits[0] > limits[1]:
+    least, most = limits = [_limit(low), _limit(high)]
+    if least is not None and most is not None and least > most:
         raise ConfigError(f"--select {column} {low} {high}: give the lower value first")
     return limits
 

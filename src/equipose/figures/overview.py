@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import pyplot
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from equipose.figures.command_line import dataset_command_line
@@ -68,11 +69,8 @@ def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:
         errors.set_title("Poses")
         draw_fsc(correlation, runs, colours)
         correlation.set_title("Maps against the truth")
-        lines = {}
-        for axes in (
-            correlation,
-            errors,
-        ):  # both plots may show the same models, but only the second shows refined poses
+        lines: dict[str, Artist] = {}
+        for axes in (correlation, errors):  # both may show the same models, but only the second shows refined poses
             lines |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         columns = min(5, len(lines))
         top.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, columnspacing=1.2)

@@ -183,7 +183,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         size = path.stat().st_size
         _check_length(path, size)
         with np.errstate(over="ignore"):  # where the header claims more bytes than there are numbers
-            records = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=size)
+            records = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=size)  # type: ignore[call-arg] # numpy 1's hints lack it
         names = (records.dtype.names or ()) if records.ndim == 1 else ()
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist") from error
