@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import scipy.stats
 
+from equipose.reconstruction.names import THRESHOLD
+
 CONVERGED, PARTLY = 0.9, 0.7
 """Shares of images with the same pose from which a reconstruction counts as converged, or as partly so. On simulated
 particles right poses had 0.97 and more in both halves, at SNR 0.06 of 64 px. Where the poses of one half were put into
@@ -48,7 +50,7 @@ def verdict(summary: dict[str, Any]) -> Verdict:
         for half, images, found in zip((1, 2), summary["halves_compared"], summary["halves_agree"], strict=True)
     ]
     worst = min(shares, key=lambda each: each.low)
-    resolved = summary["resolution_angstrom"]["corrected"] is not None
+    resolved = crossings(summary)["corrected"] is not None
     percent = f"{100 * min(summary['halves_agree']):.0f} %"
     if worst.low >= CONVERGED and resolved:
         state = "converged"
@@ -75,6 +77,35 @@ def verdict(summary: dict[str, Any]) -> Verdict:
         " (several structures in one set, missing views, a wrong CTF) no such check can see."
     )
     return Verdict(state, says, certainty, shares)
+
+
+def crossings(summary: dict[str, Any]) -> dict[str, float | None]:
+    """Å at which each FSC curve falls below 0.143, whether or not that may be called a resolution."""
+    return summary.get("fsc_crosses_at_angstrom", summary["resolution_angstrom"])  # older folders have the second alone
+
+
+def with_verdict(measured: dict[str, Any]) -> dict[str, Any]:
+    """What is measured of a reconstruction, with the verdict on it and with the resolution that it may claim.
+
+    Where the two runs disagree there is none. Curves may cross 0.143 all the same: an alignment of noise moves a bright
+    spot of each image onto one place, and both half-maps then have a peak there.
+    """
+    judged = verdict(measured)
+    found = {"verdict": {"state": judged.state.replace(" ", "_"), "text": judged.says, "certainty": judged.certainty}}
+    summary = found | measured | {"fsc_crosses_at_angstrom": measured["resolution_angstrom"]}
+    if judged.state == "not converged":
+        summary |= {"resolution_angstrom": dict.fromkeys(measured["resolution_angstrom"])}
+        summary |= {"resolved_to_the_last_shell": False, "local_resolution_angstrom": None}
+    return summary
+
+
+def headline(summary: dict[str, Any]) -> str:
+    """The verdict of a reconstruction.json in words, and the resolution where it claims one."""
+    found, state = summary["resolution_angstrom"]["corrected"], summary["verdict"]["state"].replace("_", " ")
+    resolution = (
+        f" FSC = {THRESHOLD} at {found:.3g} Å (gold standard, masked)." if found else " No resolution is claimed."
+    )
+    return f"{state.capitalize()}. {summary['verdict']['text']}{resolution}"
 
 
 def share(what: str, images: int, found: float) -> Share:
