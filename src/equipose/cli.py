@@ -135,17 +135,20 @@ def info(arguments: argparse.Namespace) -> None:
     """What the particles are."""
     import numpy as np
 
-    from equipose.io.particles import ANGLES, half_of, read_particles
+    from equipose.io.half_sets import half_of, repeats
+    from equipose.io.particles import ANGLES, read_particles
 
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
     size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
     voltage, spherical_aberration, amplitude_contrast = (_values(column) for column in particles.ctf.T[3:6])
-    first, second = np.bincount(half_of(particles.particle_table), minlength=3)[1:]
+    first, second = np.bincount(half_of(particles.particle_table, particles.optics_table), minlength=3)[1:]
     groups = len(particles.optics_table)
     print(f"particles      {len(particles.images)}, in {groups} optics group{'s' * (groups != 1)}")
     print(f"box            {size} pixels of {particles.voxel_size:g} Å, {size * particles.voxel_size:.0f} Å")
-    print(f"halves         {first} and {second}, {_source_of_halves(particles.particle_table)}")
+    print(f"halves         {first} and {second}, {_source_of_halves(particles)}")
+    if again := repeats(particles.particle_table):
+        print(f"repeats        {again} rows show an image that an earlier row shows")
     print(f"optics         {voltage} kV, Cs {spherical_aberration} mm, amplitude contrast {amplitude_contrast}")
     print(f"defocus        {particles.ctf[:, :2].min():.0f} to {particles.ctf[:, :2].max():.0f} Å")
     print(f"astigmatism    up to {np.abs(defocus_u - defocus_v).max():.0f} Å")
@@ -204,11 +207,13 @@ def mirrored(volume: np.ndarray) -> np.ndarray:
     return np.roll(volume[::-1], 1, axis=0) if len(volume) % 2 == 0 else volume[::-1]
 
 
-def _source_of_halves(particle_table: pd.DataFrame) -> str:
-    from equipose.io.particles import SUBSET, has_halves
+def _source_of_halves(particles: Particles) -> str:
+    from equipose.io.half_sets import SUBSET, has_halves, kept_together, torn
 
+    particle_table = particles.particle_table
     if has_halves(particle_table):
-        return f"{SUBSET} in the file"
+        shared = torn(particle_table, kept_together(particle_table, particles.optics_table)).any()
+        return f"drawn anew: those of {SUBSET} share particles" if shared else f"{SUBSET} in the file"
     return "drawn at random" + (f": {SUBSET} in the file is not 1 and 2" if SUBSET in particle_table else "")
 
 
@@ -271,6 +276,7 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
     With no --datadir, images are looked for from the star file's folder, the working one, and those above the file.
     """
     from equipose.core.point_groups import check_symmetry
+    from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import check_inside, find_datadir, read_tables
 
     star = arguments.star.resolve()
@@ -281,6 +287,7 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
     if arguments.datadir is None:
         arguments.datadir = find_datadir(star, table)
     check_inside(star, arguments.datadir, table)
+    warn_of_repeats(star, table, optics)
     return star, (optics, table)
 
 

@@ -14,10 +14,10 @@ from equipose.config.settings import PreparationConfig
 from equipose.core.rotations import from_relion_angles, other_hand, to_relion_angles
 from equipose.data.aberrations import read_aberrations
 from equipose.io.cryosparc import read_records, write_cryosparc
+from equipose.io.half_sets import SUBSET
 from equipose.io.particles import (
     ANGLES,
     ORIGINS,
-    SUBSET,
     chosen_rows,
     for_refinement,
     is_cryosparc,
@@ -43,7 +43,7 @@ def write_poses(
     """
     star, datadir = Path(config.star), config.datadir and Path(config.datadir)
     tables = read_tables(star, told=config.told)
-    halves = [chosen_rows(star, tables[1], half, config.limits) for half in (1, 2)]
+    halves = [chosen_rows(star, tables, half, config.limits) for half in (1, 2)]
     order = np.argsort(np.concatenate(halves))
     rows = np.concatenate(halves)[order]
     subset = np.repeat([1, 2], [len(half) for half in halves])[order]
