@@ -87,5 +87,5 @@ clean:
 
 .venv-interop/installed:
 	$(PYTHON) -m venv .venv-interop
-	.venv-interop/bin/pip install --quiet $(PIP_OPTIONS) torch==2.13.0 cryodrgn==4.3.1
+	.venv-interop/bin/pip install --quiet $(PIP_OPTIONS) torch==2.13.0 cryodrgn==4.3.1 cryosparc-tools==5.0.3
 	touch $@

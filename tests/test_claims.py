@@ -87,7 +87,7 @@ def test_the_table_of_claims_names_the_runs_that_no_number_counts(nine):
     specification = {"confidence": 0.95, "seeds": 3, "claims": claims}
     text = as_markdown(claims_table(specification, nine), 0.95, nine)
     assert "Failed, counted as not converged: 80s_snr1/d4_l2 seed 5, 6." in text
-    assert "Asked for and not there, so that no number counts them: 80s_snr1/d4_l2 seed 7, 8." in text
+    assert "Asked for but missing, and not counted: 80s_snr1/d4_l2 seed 7, 8." in text
     done = [run for run in nine if "unfinished" not in run]
     assert "count" not in as_markdown(claims_table(specification, done), 0.95, done)
 

@@ -121,7 +121,7 @@ def test_figures_say_so_where_hands_were_hardly_mixed_and_draw_no_plane(loaded, 
     pure = read_mixture([run for run in loaded if run.seed == 2])
     assert mixture.mixed and "hardly" not in mixture.title
     assert not pure.mixed and re.search(
-        r"\nHands were hardly mixed: never more than 1\d % of the images in the rarer one$", pure.title
+        r"\nHands were hardly mixed: never more than 1\d % of the images in the rarer hand$", pure.title
     )
     lines: list[int] = []
     for shown in (mixture, pure):

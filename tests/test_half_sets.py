@@ -88,12 +88,12 @@ def test_the_files_own_halves_are_drawn_anew_where_they_share_an_image_and_a_war
     halves = half_of(shared, OPTICS)
     np.testing.assert_array_equal(halves[:300], halves[300:])
     with pytest.warns(FileWarning) as said:
-        warn_of_repeats(Path("a.star"), shared, OPTICS)
+        warn_of_repeats(Path("a.star"), OPTICS, shared)
     assert "a.star: 300 of 600 rows repeat an image" in str(said[0].message)
     assert "puts 2 rows" in str(said[1].message) and "drawn anew" in str(said[1].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_repeats(Path("a.star"), rows(300, rlnRandomSubset=1 + np.arange(300) % 2), OPTICS)
+        warn_of_repeats(Path("a.star"), OPTICS, rows(300, rlnRandomSubset=1 + np.arange(300) % 2))
 
 
 def test_halves_of_groups_of_many_sizes_differ_by_the_largest_at_most() -> None:

@@ -25,6 +25,7 @@ from equipose.io.particles import (
     Told,
     check_training_box,
     find_datadir,
+    image_names,
     of_groups,
     read_particles,
     read_tables,
@@ -739,3 +740,28 @@ def test_the_micrographs_pixel_size_is_taken_where_the_images_is_not_there(star:
     path = star(optics={"rlnImagePixelSize": None, "rlnMicrographOriginalPixelSize": [1.5, 1.5]})
     with pytest.warns(FileWarning, match="rlnMicrographOriginalPixelSize is taken, as by RELION"):
         assert read_tables(path)[0]["rlnImagePixelSize"].tolist() == [1.5, 1.5]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["000003@a.mrcs", "000001@b/c.mrcs", "000002@a.mrcs"],
+        ["3@a.mrcs", "1@b/c.mrcs", "2@a.mrcs"],
+        ["3@a.mrcs", "01@b/c.mrcs", "2@a.mrcs"],
+        ["3@a.mrcs", f"1@{'x' * 300}", "2@a.mrcs"],
+        ["3@a.mrcs", "1@é.mrcs", "2@a.mrcs"],
+        ["3@a.mrcs", "1@b@c.mrcs", "2@a.mrcs"],
+    ],
+)
+def test_names_are_taken_apart_whatever_their_width(names: list[str]) -> None:
+    found = image_names(Path("a.star"), pd.Series(names))
+    assert list(found.index) == [2, 0, 1] and list(found.number) == [0, 1, 0] and found.alone == []
+    assert found.stacks == ["a.mrcs", names[1].partition("@")[2]]
+
+
+@pytest.mark.parametrize("name", ["x@a.mrcs", "1@", "@a.mrcs", "1234567890@a.mrcs", "٣@a.mrcs", "-1@a.mrcs"])
+def test_names_that_are_none_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="rlnImageName of particle 1 is .*2 of 2 rows are like this"):
+        image_names(Path("a.star"), pd.Series([name, name]))
+    with pytest.raises(ConfigError, match="rlnImageName of particle 2 is .*, not 000001@stack.mrcs"):
+        image_names(Path("a.star"), pd.Series(["1@a.mrcs", name]))

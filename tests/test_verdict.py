@@ -36,14 +36,15 @@ def test_few_images_are_not_enough_to_be_sure() -> None:
 
 def test_maps_that_do_not_correlate_have_not_converged_whatever_the_poses_say() -> None:
     found = verdict(summary(1.0, 1.0, resolution=None))
-    assert found.state == "not converged" and "have maps of which no shell correlates" in found.says
-    assert "poses only" not in found.says and "would have to be" not in found.certainty
+    assert found.state == "not converged" and "have maps that correlate in no shell" in found.says
+    assert "agree on only" not in found.says and "a converged one" not in found.certainty
 
 
 def test_it_says_how_sure_it_is_and_of_what() -> None:
     found = verdict(summary(0.982, 1.0))
     assert "97.2% and 98.9%" in found.certainty and "simulated particles" in found.certainty
     assert [each.images for each in found.shares] == [1000] * 2
+    assert [each.what[:7] for each in found.shares] == ["half 1:", "half 2:"]
 
 
 def measured(first: float, second: float, resolution: float | None = 11.2) -> dict:
@@ -62,7 +63,7 @@ def test_two_runs_that_disagree_claim_no_resolution_and_the_curves_crossings_sta
     assert found["local_resolution_angstrom"] is None
     assert found["fsc_crosses_at_angstrom"] == {"corrected": 11.2, "unmasked": 12.0}
     said = headline(found)
-    assert said.startswith("Not converged. Two runs that share no image agree on 0 % of the poses only. Do not use")
+    assert said.startswith("Not converged. Two runs that share no image agree on only 0 % of the poses. Do not use")
     assert said.endswith("No resolution is claimed.") and "Å" not in said
     assert verdict(found) == verdict(measured(0.002, 0.007)), "the page says the same"
 
@@ -79,3 +80,17 @@ def test_a_resolution_comes_with_its_verdict(share: float, state: str) -> None:
 def test_an_interval_is_wilsons() -> None:
     found = share("", 100, 0.9)
     assert (found.low, found.high) == pytest.approx((0.8256, 0.9448), abs=1e-4)  # Newcombe 1998
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "words"),
+    [
+        ([1.0, 0.67], "The run of half 2 has failed: the runs confirm 100% and 67%"),
+        ([0.3, 0.5], "Both runs have failed"),
+        ([0.98, 0.99], "they found different maps"),
+    ],
+)
+def test_where_the_halves_do_not_agree_it_says_which_failed_and_what_to_try(confirmed: list, words: str) -> None:
+    found = verdict(summary(0.02, 0.03) | {"confirmed": confirmed})
+    assert words in found.says and "--starts" in found.says and "--symmetry" in found.says
+    assert "confirm 1" not in verdict(summary(0.99, 0.99) | {"confirmed": confirmed}).says

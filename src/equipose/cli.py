@@ -4,6 +4,7 @@
     equipose info particles.star                       how many, how large, which optics, bright or dark
     equipose reconstruct particles.star --out DIR      poses.star, volume.mrc, half-maps, FSC, report.html
     equipose flip-hand DIR                             poses and maps of a reconstruction in the other hand
+    equipose symmetrise DIR C4                         poses and maps on RELION's axes of a point group
     equipose status results/paper                      which runs are done, running, stuck, failed; time left, metrics
     equipose status DIR                                which stage a reconstruction has come to, and its two runs
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipose import __version__
-from equipose.config.settings import TRAINING_BOXES, Told, merge, model_config, preparation_config
+from equipose.config.settings import TRAINING_BOXES, Selection, Told, merge, model_config, preparation_config
 from equipose.errors import ConfigError
 from equipose.io.files import check_can_be_made, whole_file, whole_folder, write_text
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable
@@ -58,14 +59,16 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     """Poses, a map and half-maps; the same command continues what was stopped."""
     import yaml
 
+    from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import summarise
     from equipose.poses.search_stages import search_length
 
     _check(check_can_be_made, arguments.out.absolute(), "--out")
-    (star, _), out = _star(arguments), arguments.out.resolve()
-    select = {column: _limits(column, low, high) for column, low, high in arguments.select}
-    selection = tuple((column, *limits) for column, limits in select.items())
+    (star, tables), out = _star(arguments), arguments.out.resolve()
+    selection = _selection(arguments)
+    select = {column: list(limits) for column, *limits in selection}
     found = summarise(star, arguments.datadir, selection, _told(arguments))
+    warn_of_repeats(star, *tables)
     box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(found.box, LARGEST_BOX)), default=0)
     if not 0 < box <= found.box:
         needed = arguments.box or min(TRAINING_BOXES)
@@ -99,7 +102,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
             "passthrough": [str(path.resolve()) for path in arguments.passthrough],
             "symmetry": arguments.symmetry.upper(),
         },
-        "training": {"search": {"images": min(SEARCHED, half)}},
+        "training": {"search": {"images": min(SEARCHED, half), "starts": arguments.starts}},
         "datasets": {f"half{number}": {"star": str(star), "subset": number} for number in (1, 2)},
     }
     particles = yaml.safe_load((CHECKOUT / "workflow/presets/particles.yaml").read_text())
@@ -124,10 +127,12 @@ def reconstruct(arguments: argparse.Namespace) -> None:
 
 def validate(arguments: argparse.Namespace) -> None:
     """Read everything once, as a reconstruction would."""
+    from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import read_particles
 
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
+    warn_of_repeats(star, *tables)
     print(f"{star}: {len(particles.images)} particles of {particles.images.shape[-1]} pixels are sound")
 
 
@@ -135,11 +140,12 @@ def info(arguments: argparse.Namespace) -> None:
     """What the particles are."""
     import numpy as np
 
-    from equipose.io.half_sets import half_of, repeats
+    from equipose.io.half_sets import half_of, repeats, warn_of_repeats
     from equipose.io.particles import ANGLES, read_particles
 
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
+    warn_of_repeats(star, *tables)
     size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
     voltage, spherical_aberration, amplitude_contrast = (_values(column) for column in particles.ctf.T[3:6])
     first, second = np.bincount(half_of(particles.particle_table, particles.optics_table), minlength=3)[1:]
@@ -191,6 +197,17 @@ def flip_hand(arguments: argparse.Namespace) -> None:
         if (folder / "report.html").is_file():
             (partial / "report.html").write_text(build(partial, folder / WORK, REPORT, out.name))
     print(f"{out}: the other hand of {folder}")
+
+
+def symmetrise(arguments: argparse.Namespace) -> None:
+    """Maps and poses of a reconstruction brought onto RELION's axes of a point group, and made symmetric."""
+    from equipose.reconstruction.symmetrise import symmetrise as make_symmetric
+
+    folder, symmetry = arguments.folder.resolve(), arguments.symmetry.upper()
+    out = (arguments.out or folder.with_name(f"{folder.name}_{symmetry}")).absolute()
+    _check(check_can_be_made, out, "--out")
+    frame = make_symmetric(folder, symmetry, out)
+    print(f"{out}: {folder} with the symmetry {symmetry}, whose axes correlate by {frame.correlation:.2f}")
 
 
 def status(arguments: argparse.Namespace) -> None:
@@ -271,13 +288,12 @@ def _check(check: Callable[[Path], None], path: Path, option: str) -> None:
 
 
 def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.DataFrame]]:
-    """The star file, absolute, and its tables.
+    """The star file, absolute, and its tables, with the rows that --select leaves.
 
     With no --datadir, images are looked for from the star file's folder, the working one, and those above the file.
     """
     from equipose.core.point_groups import check_symmetry
-    from equipose.io.half_sets import warn_of_repeats
-    from equipose.io.particles import check_inside, find_datadir, read_tables
+    from equipose.io.particles import check_inside, chosen_rows, find_datadir, read_tables
 
     star = arguments.star.resolve()
     check_symmetry(arguments.symmetry)
@@ -286,9 +302,15 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
     optics, table = read_tables(star, told=_told(arguments))
     if arguments.datadir is None:
         arguments.datadir = find_datadir(star, table)
-    check_inside(star, arguments.datadir, table)
-    warn_of_repeats(star, table, optics)
-    return star, (optics, table)
+    rows = chosen_rows(star, (optics, table), None, _selection(arguments))
+    if not len(rows):
+        raise ConfigError(f"{star}: --select leaves no particle: widen its limits")
+    check_inside(star, arguments.datadir, table.iloc[rows])
+    return star, (optics, table.iloc[rows])
+
+
+def _selection(arguments: argparse.Namespace) -> Selection:
+    return tuple((column, *_limits(column, low, high)) for column, low, high in arguments.select)
 
 
 def _told(arguments: argparse.Namespace) -> Told:
@@ -328,10 +350,24 @@ def parser() -> argparse.ArgumentParser:
         reader.add_argument(
             "--phase-flipped", action="store_true", help="phases were flipped, and the file does not say so"
         )
+        reader.add_argument(
+            "--select",
+            nargs=3,
+            action="append",
+            default=[],
+            metavar=("COLUMN", "LOW", "HIGH"),
+            help="keep particles by a column, such as rlnMaxValueProbDistribution 0.1 -",
+        )
         reader.add_argument("--no-ctf", action="store_true", help="images have no CTF, such as clean projections")
         reader.add_argument("--symmetry", default="C1", help="point group: C1, C4, D7, T, O, I")
         if run is reconstruct:
             reader.add_argument("--out", type=Path, required=True, help="folder of all results")
+            reader.add_argument(
+                "--starts",
+                type=number(int, 1),
+                default=4,
+                help="random maps that each half is searched from, the best of which goes on; default: %(default)d",
+            )
             reader.add_argument(
                 "--fit-steps",
                 type=number(int, 0),
@@ -347,20 +383,16 @@ def parser() -> argparse.ArgumentParser:
                 "--whiten", action="store_true", help="make the noise white, by its spectrum outside the mask"
             )
             reader.add_argument(
-                "--select",
-                nargs=3,
-                action="append",
-                default=[],
-                metavar=("COLUMN", "LOW", "HIGH"),
-                help="keep particles by a column, such as rlnMaxValueProbDistribution 0.1 -",
-            )
-            reader.add_argument(
                 "--shift-std", type=number(float, 0), default=10.0, help="Å by which particles are off centre"
             )
             reader.add_argument("--cores", type=number(int, 1), help="CPU cores; default: all")
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
     flip.add_argument("--out", type=Path, help="folder of the flipped ones; default: FOLDER_flipped")
+    turned = command(symmetrise, "abinitio C4", "abinitio D7 --out symmetric")
+    turned.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
+    turned.add_argument("symmetry", help="point group: C4, D7, T, O, I")
+    turned.add_argument("--out", type=Path, help="folder of the symmetric ones; default: FOLDER_SYMMETRY")
     shown = command(status, "results/paper", "abinitio")
     shown.add_argument("results", type=Path, help="a preset's results folder, or a reconstruction's")
     shown.add_argument(

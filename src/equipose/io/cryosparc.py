@@ -112,11 +112,12 @@ def read_records(path: Path, passthrough: Sequence[Path] = ()) -> dict[str, np.n
         for file, fields in ((path, joined), (other, more)):
             if UID not in fields:
                 raise ConfigError(f"{file} lacks the field uid, by which .cs files are joined: give it alone")
-        known, first = np.unique(more[UID], return_index=True)
-        if len(known) < len(more[UID]):
+        uid, wanted = _field(other, more, UID, "iu"), _field(path, joined, UID, "iu")
+        known, first = np.unique(uid, return_index=True)
+        if len(known) < len(uid):
             raise ConfigError(f"{other} has a particle's uid twice, and so cannot be joined by it: give it first")
-        place = np.searchsorted(known, joined[UID]).clip(max=len(known) - 1)
-        absent = known[place] != joined[UID]
+        place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+        absent = known[place] != wanted
         if absent.any():
             raise ConfigError(
                 f"{other} lacks {absent.sum()} of the {len(absent)} particles of {path}, by their uid: give the files"

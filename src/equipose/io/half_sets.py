@@ -5,6 +5,7 @@ half-sets they would make the half-maps of pure noise correlate. So they stay to
 """
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -60,7 +61,7 @@ def repeats(particle_table: pd.DataFrame) -> int:
     return int(_images(particle_table[IMAGE]).duplicated().sum()) if IMAGE in particle_table else 0
 
 
-def warn_of_repeats(star: object, particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> None:
+def warn_of_repeats(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> None:
     """Say how many rows repeat an image, and where the file's own half-sets are not used because they share some."""
     if again := repeats(particle_table):
         text = f"{star}: {again} of {len(particle_table)} rows repeat an image of an earlier row"

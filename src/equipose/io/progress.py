@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -22,7 +23,11 @@ Progress = Callable[[str, int, int], None]
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run `main`; a ConfigError ends it with `error: …` and exit code 2, a closed pipe (`… | head`) with 141 alone."""
+    """Run `main`; a ConfigError ends it with `error: …` and exit code 2, a closed pipe (`… | head`) with 141 alone.
+
+    A warning is a line, too.
+    """
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     try:
         try:
             main()

@@ -1,4 +1,4 @@
-"""What both pages share: the template, pictures and surfaces inside of the page."""
+"""Parts that both pages share: the template, and pictures and surfaces embedded in the page."""
 
 import base64
 from pathlib import Path
@@ -10,11 +10,11 @@ from skimage.measure import marching_cubes
 from equipose.core.surface import enclosing_level, fourier_upsample
 
 MESH_BOX = 64
-"""Voxels a side that a map is brought to before its surface is taken: smooth, and a few hundred kB a map."""
+"""A map is brought to this many voxels a side before its surface is taken: smooth, and a few hundred kB a map."""
 
 
 def read_template(path: Path) -> jinja2.Template:
-    """A page's template; the one that it extends lies beside it."""
+    """A page's template. The template that it extends lies in the same folder."""
     loader = jinja2.FileSystemLoader(path.parent)
     return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(
         path.name

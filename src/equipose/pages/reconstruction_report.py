@@ -1,8 +1,8 @@
-"""The page of a reconstruction of a user's particles, of which no truth is known; it needs nothing else.
+"""The page of a reconstruction of a user's particles, without a truth. The page needs no other file.
 
     python -m equipose.pages.reconstruction_report --folder DIR --results DIR --template FILE --title NAME --output FILE
 
-`folder` holds what `equipose.reconstruction.join` wrote, `results` the benchmarks of the rules that led there.
+`folder` holds the output of `equipose.reconstruction.join`, `results` the benchmarks of the workflow's rules.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m equipose.pages.reconstruction_report", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--folder", type=Path, required=True, help="what equipose.reconstruction.join wrote")
+    parser.add_argument("--folder", type=Path, required=True, help="output folder of equipose.reconstruction.join")
     parser.add_argument("--results", type=Path, required=True, help="folder with the benchmarks")
     parser.add_argument("--template", type=Path, required=True, help="reconstruction.html.jinja")
     parser.add_argument("--title", required=True, help="of the page")

@@ -1,9 +1,9 @@
-"""The report of a preset's results, one HTML page that needs nothing else.
+"""The report of a preset's results: one HTML page, without other files.
 
 `python -m equipose.pages.study_report --config …`
 
-Whatever has been made is shown, and what has not is named, with the command that would make it. Pictures, maps and the
-viewer's code lie in the page itself (workflow/report/report.html.jinja), which loads nothing from elsewhere.
+The page shows all finished results. It names the missing ones, with the command that makes them. Pictures, maps and the
+viewer's code are embedded in the page (workflow/report/report.html.jinja), so it loads nothing from elsewhere.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from equipose.study.tables import (
 from equipose.workflow.freshness import made_by_other_code, run_path
 
 PIXELS_AN_INCH = 125
-"""Of a figure on the page: one that is as wide as a journal's page is as wide as this one's text and pictures, 900."""
+"""CSS pixels an inch of a figure: a figure as wide as a journal's page gets the width of this page's text, 900."""
 
 
 def build(
@@ -56,9 +56,9 @@ def build(
     paper_tables: Path,
     notes: dict[str, list[str]],
 ) -> str:
-    """The page, from the preset's configuration and what lies in its results folder.
+    """The page, from the preset's configuration and its results folder.
 
-    `paper_tables` is the folder of the paper's own numbers, `notes` what captions of an experiment must say besides.
+    `paper_tables` is the folder of the paper's own numbers; `notes` are further sentences for an experiment's captions.
     """
     runs = list(asked_runs(config, experiments))
     unfinished = {run: why for run in runs if (why := why_unfinished(config, results, run))}
@@ -91,7 +91,7 @@ def summary(
 ) -> list[dict[str, Any]]:
     """A line for each dataset and model: seeds asked for, finished, failed, converged, and the best held-out error.
 
-    `unfinished` says why of those `runs` that have no result.
+    `unfinished` gives the reason for each of the `runs` without a result.
     """
     lines = []
     for dataset, model in dict.fromkeys((dataset, model) for dataset, model, _ in runs):
@@ -121,7 +121,7 @@ def summary(
 def html_tables(
     config: dict[str, Any], experiment: str, results: Path, paper_tables: Path, notes: list[str]
 ) -> list[str]:
-    """An experiment's table by the paper's definitions and under one alignment, of the runs that there are, if any."""
+    """An experiment's tables, by the paper's definitions and under one alignment; none if no run is finished."""
     runs = read_runs(config, experiment, results)
     if all(run["unfinished"] for run in runs):
         return []
@@ -146,7 +146,7 @@ def figures_of(results: Path, experiment: str) -> list[dict[str, Any]]:
 
 
 def width_on_page(picture: Path) -> int:
-    """CSS pixels, by the inches that it was drawn for: so the text of all figures is equally large."""
+    """CSS pixels, from the figure's width in inches, so that the text of all figures has one size."""
     with Image.open(picture) as image:
         return round(PIXELS_AN_INCH * image.width / image.info["dpi"][0])
 
@@ -156,7 +156,7 @@ def meshes(
 ) -> list[dict[str, Any]]:
     """Surfaces of the truth and of each model's best map, dataset by dataset, enclosing the same volume.
 
-    Of those of `runs` that are `unfinished` no map is taken.
+    The `unfinished` runs give no map.
     """
     groups = []
     for dataset in dict.fromkeys(dataset for dataset, _, _ in runs):
@@ -181,7 +181,7 @@ def meshes(
 def differences(
     config: dict[str, Any], paper: dict[str, Any], runs: list[tuple[str, str, int]]
 ) -> list[dict[str, str]]:
-    """Settings of the runs' datasets and models that differ from those of the paper's of the same name."""
+    """Settings of the runs' datasets and models that differ from the paper's settings under the same name."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for section, resolve in (("datasets", simulation_config), ("models", model_config)):
         column = 0 if section == "datasets" else 1
@@ -224,9 +224,11 @@ def main() -> None:
     parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")
     parser.add_argument("--results", type=Path, required=True, help="the preset's results folder")
     parser.add_argument("--template", type=Path, required=True, help="report.html.jinja")
-    parser.add_argument("--command", required=True, help="what would make all that is missing")
+    parser.add_argument("--command", required=True, help="the command that makes the missing results")
     parser.add_argument("--paper-tables", type=Path, required=True, help="folder of the paper's own tables")
-    parser.add_argument("--notes", default="{}", help="more for the captions, JSON: a list for each experiment")
+    parser.add_argument(
+        "--notes", default="{}", help="more sentences for the captions, JSON: a list for each experiment"
+    )
     parser.add_argument("--output", type=Path, required=True, help="the page")
     arguments = parser.parse_args()
     page = build(

@@ -53,9 +53,10 @@ passes later, or with the last one, poses are told by all.
 SETTLED = 0.001
 """Share of the images that a pass with all shells finds in another place, below which no other pass follows."""
 
-STILL = 0.9995
+STILL = 0.998
 """Correlation of a pass's map with the one before, within the mask, above which no other pass follows. Of a symmetric
-molecule that is refined as C1, images go from mate to mate for ever, and the map stays.
+molecule that is refined as C1, images go from mate to mate, and the map stays: GroEL's had 0.9939 in its second pass,
+0.9976 in its fifth, when 99.9 % of its poses were right modulo D7, and 0.9983 in its sixth.
 """
 
 FAR = 4.0

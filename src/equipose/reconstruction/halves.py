@@ -1,4 +1,4 @@
-"""The two halves of a user's particles: each with the poses of its own run, brought into one frame, back-projected."""
+"""The two half-sets of a user's particles, each with the poses of its own run: aligned to one frame, back-projected."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipose.config.settings import RunConfig
+from equipose.config.settings import PreparationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, insert_images
@@ -29,7 +29,7 @@ BATCH = 500
 """Images read at once."""
 
 COMPARED = 1000
-"""Images of each half about which the other half's run is asked, which searches for each."""
+"""Images of each half-set for which the run of the other half-set finds poses, too. It searches a pose for each."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Half:
     rotations: np.ndarray
     shifts: np.ndarray
     symmetry: str
-    """The particle's point group, which its back-projection has."""
+    """The particle's point group; the back-projection is averaged over it."""
     whitening: tuple[float, ...] | None = None
-    """The filter by shell that the images have been through, if any."""
+    """The whitening filter by shell that was applied to the images, if any."""
 
     @property
     def box(self) -> int:
@@ -54,15 +54,20 @@ class Half:
         particles = dataclasses.replace(self.particles, **shown)
         return dataclasses.replace(self, particles=particles, rotations=self.rotations[rows], shifts=self.shifts[rows])
 
+    def centred(self, centre: np.ndarray) -> "Half":
+        """The same particles, their poses those of the map moved so that `centre` (3,), in voxels, comes to L/2."""
+        shifts = self.shifts + self.particles.voxel_size * self.rotations[:, :2] @ centre
+        return dataclasses.replace(self, shifts=shifts)
+
     def moved(self, alignment: Alignment) -> "Half":
-        """The same particles, their poses in another frame."""
+        """The same particles, with their poses in another frame."""
         rotations, shifts = alignment.rotations(self.rotations), alignment.shifts(self.rotations, self.shifts)
         return dataclasses.replace(self, rotations=rotations, shifts=shifts)
 
     def batches(self, disc: HalfDisc) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Rotations (b, 3, 3), shifts (b, 2) in pixels, coefficients and CTFs (b, n) of all images, in order.
 
-        Coefficients are those before whitening, so that maps are the molecule's.
+        Whitening is undone in the coefficients, so that maps show the molecule.
         """
         voxel_size = self.particles.voxel_size
         filtered = 1.0 if self.whitening is None else on_disc(self.whitening, disc)
@@ -79,20 +84,24 @@ def read_half(run: Path, dataset: Path) -> Half:
     particles, posed = (read_particles(folder) for folder in (dataset / "particles.star", run / "poses.star"))
     assert posed.rotations is not None and posed.shifts is not None
     factors = json.loads((dataset / "preparation.json").read_text())["whitening"]
-    symmetry = RunConfig.load(run / "config.json").dataset.symmetry
+    symmetry = PreparationConfig.load(dataset / "config.json").symmetry.upper()
     return Half(particles, posed.rotations, posed.shifts, symmetry, factors and tuple(factors))
 
 
-def bring_together(halves: list[Half], runs: list[Path]) -> tuple[list[Half], Alignment, list[np.ndarray]]:
-    """Both halves in the first one's frame, what moved the second, and how far its own run and the other one are apart.
+def bring_together(
+    halves: list[Half], runs: list[Path], same: np.ndarray
+) -> tuple[list[Half], Alignment, list[np.ndarray]]:
+    """Both half-sets in the frame of the first, the alignment that moved the second, and how well the two runs agree.
 
-    Each run is asked about images that it never saw, those of the other half. The first half's images give the
-    rotation, hand and translation between the runs; (n,) degrees of both halves are measured with these.
+    Poses are compared modulo the rotations `same` (g, 3, 3), in the first half-set's frame, about voxel L/2.
+
+    Each run finds poses for the images of the other half-set, which it never saw. The first half-set's images give the
+    rotation, hand and translation between the runs. The third result is, for each half-set, the angle (n,) in degrees
+    between the two runs' poses of an image after this alignment.
     """
     first, second = halves
     theirs = _asked(runs[1], second, first)
     few = slice(len(theirs.rotations))
-    same = group(first.symmetry)
     alignment = align(theirs.rotations, first.rotations[few], theirs.shifts, first.shifts[few], same)
     moved = second.moved(alignment)
     answers = alignment.rotations(theirs.rotations), _asked(runs[0], first, moved).rotations
@@ -115,11 +124,11 @@ def back_project(half: Half) -> FourierGrid:
 
 @torch.no_grad()
 def _asked(run: Path, own: Half, other: Half) -> Poses:
-    """Poses that `run` finds for the first images of the other half: its encoder's answers, and a search, refined
-    against the map of its own half. Of the other half's run nothing is known to it.
+    """Poses that `run` finds for the first images of the other half-set: from its encoder and from a search, refined
+    against the map of its own half-set. It uses nothing of the other half-set's run.
     """
     model, asked = load_model(run / "model.pt"), other.some(slice(COMPARED)).particles
     answers, _ = predict(model, asked, reporter())
-    as_seen = dataclasses.replace(own, whitening=None)  # the model compares images as they are, whitened and scaled
+    as_seen = dataclasses.replace(own, whitening=None)  # the model compares whitened and scaled images
     volume = model.image_scale * masked_volume(back_project(as_seen))
     return Poses(*poses_against(model, volume, asked, answers.rotations, answers.shifts))

@@ -1,8 +1,8 @@
 """How well a map explains each image: its projection at the image's pose, through the image's CTF.
 
-Every image is compared with the map of the *other* half, which has not seen it, over the shells that are resolved.
-The number of an image is the correlation of the two, 1 at best and 0 where they have nothing in common: its noise
-lowers it, so that images of one dataset are to be compared with one another, and not with another dataset's.
+Every image is compared with the map of the *other* half-set, which has not seen it, over the resolved shells. The score
+of an image is its correlation with its projection: 1 at best, 0 if they have nothing in common. Noise lowers the score,
+so compare images of one dataset only with one another.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ EXAMPLES = 6
 
 @torch.no_grad()
 def correlations(half: Half, volume: Tensor, shells: float) -> np.ndarray:
-    """Correlation (n,) of each image with its projection of `volume`, the points of a grid, below so many shells."""
+    """Correlation (n,) of each image with its projection of `volume`, a Fourier grid, below the shell `shells`."""
     disc = _without_mean(half_disc(half.box, shells))
     found = []
     for rotations, shifts, images, transfer in half.batches(disc):
@@ -31,10 +31,10 @@ def correlations(half: Half, volume: Tensor, shells: float) -> np.ndarray:
 
 @torch.no_grad()
 def examples(half: Half, volume: Tensor, shells: float, scores: np.ndarray) -> dict[str, np.ndarray]:
-    """Some images and their projections, (m, L, L), in the order of their scores (m,), `row` of the half (m,).
+    """Some images and their projections, (m, L, L), in the order of their scores (m,), with `row` (m,) in the half-set.
 
-    They are spread evenly over all images by score. Both are cut to `shells`, and projections have the scale that
-    leaves the smallest residual.
+    They are spread evenly over all images by score. Images and projections are cut to `shells`. Each projection is
+    scaled to leave the smallest residual.
     """
     rows = np.argsort(scores)[np.linspace(0, len(scores) - 1, min(EXAMPLES, len(scores))).round().astype(int)]
     disc = half_disc(half.box, shells)
@@ -52,5 +52,5 @@ def _dot(a: Tensor, b: Tensor, disc: HalfDisc) -> Tensor:
 
 
 def _without_mean(disc: HalfDisc) -> HalfDisc:
-    """The disc with no weight at k = 0: the background's level is no part of a fit."""
+    """The disc with no weight at k = 0: the level of the background does not count."""
     return HalfDisc(disc.box, disc.k, disc.weights * (disc.k != 0).any(-1))

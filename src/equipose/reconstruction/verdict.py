@@ -1,9 +1,10 @@
-"""Has a reconstruction converged? A judgement in words, from what can be known without the truth.
+"""Has a reconstruction converged? A judgement in words, made without the truth.
 
-Two runs, each on its own half of the particles and each from a random start, have nothing in common but the molecule.
-Where both find it, a search against either's map gives the other's images the poses that they have; where one has
-settled in something else (a volume split over both hands, say) it does not. Random poses agree within 15° for 0.1 % of
-the images. What a run says of its own images (`confirmed_share` of metrics.json) adds nothing to that.
+Two runs, each on its own half-set and from a random start, have only the molecule in common. If both find the molecule,
+a search against one run's map gives the other half-set's images the same poses that the other run found. If one run has
+settled in something else (a volume split over both hands, say), the poses differ. Random poses agree within 15° for
+0.1 % of the images. Where the runs disagree, each run's check of its own images (`confirmed_share` of metrics.json)
+tells which of them failed: for molecules unlike each other, right half-sets had 0.98 or more, wrong ones 0.26 to 0.77.
 """
 
 from dataclasses import dataclass
@@ -14,10 +15,15 @@ import scipy.stats
 from equipose.reconstruction.names import THRESHOLD
 
 CONVERGED, PARTLY = 0.9, 0.7
-"""Shares of images with the same pose from which a reconstruction counts as converged, or as partly so. On simulated
-particles right poses had 0.97 and more in both halves, at SNR 0.06 of 64 px. Where the poses of one half were put into
-either hand by chance it had 0.50, and the other half 0.47 and 0.80; where both were, 0.01. Little was seen in between.
+"""The least share of images with the same pose for a reconstruction to count as converged, and as partly converged.
+
+On simulated particles at SNR 0.06 of 64 px, right poses gave 0.97 and more in both half-sets. When the poses of one
+half-set were put into either hand by chance, that half-set had 0.50, and the other half-set 0.47 and 0.80. When the
+poses of both half-sets were, it was 0.01. Little was seen in between.
 """
+
+CONFIRMED = 0.9
+"""Share of its own poses that a run has to confirm to count as right where the two do not agree."""
 
 SURE = 0.95
 """Level of the intervals (Wilson's)."""
@@ -25,7 +31,7 @@ SURE = 0.95
 
 @dataclass(frozen=True)
 class Share:
-    """A part of `images` that were looked at, and the interval that it may have over all images."""
+    """The share `found` of the `images` that were checked, and its interval for all images."""
 
     what: str
     images: int
@@ -43,7 +49,7 @@ class Verdict:
 
 
 def verdict(summary: dict[str, Any]) -> Verdict:
-    """The judgement on a reconstruction whose reconstruction.json is given."""
+    """The judgement on a reconstruction, from its reconstruction.json."""
     within = f"{summary['agree_within_degrees']:.0f}°"
     shares = [
         share(f"half {half}: the run that never saw these images finds the same pose within {within}", images, found)
@@ -58,23 +64,25 @@ def verdict(summary: dict[str, Any]) -> Verdict:
     elif worst.low >= PARTLY and resolved:
         state = "partly converged"
         says = (
-            f"Most poses are confirmed, but not all: two runs that share no image agree on {percent} of them. Train"
-            " longer (--minutes), or leave out the particles with the lowest scores, before you trust details."
+            f"Most poses are confirmed, but not all: two runs that share no image agree on {percent} of them. Leave out"
+            " the particles with the lowest scores, or search a finer box (--box), before you trust details."
         )
     else:
         state = "not converged"
-        found = [f"agree on {percent} of the poses only"] * (worst.low < PARTLY)
-        found += ["have maps of which no shell correlates"] * (not resolved)
+        found = [f"agree on only {percent} of the poses"] * (worst.low < PARTLY)
+        found += ["have maps that correlate in no shell"] * (not resolved)
         says = (
-            f"Two runs that share no image {' and '.join(found)}. Do not use this map. Train longer (--minutes), or"
-            " give cleaner or more particles."
+            f"Two runs that share no image {' and '.join(found)}. Do not use this map."
+            f"{_which_failed(summary.get('confirmed'))} Search from more starts (--starts), say which symmetry the"
+            " particle has (--symmetry), or give cleaner or more particles."
         )
-    below = "" if worst.low >= CONVERGED else f", of which {CONVERGED:.0%} would have to be at least"
+    below = "" if worst.low >= CONVERGED else f"; a converged one has at least {CONVERGED:.0%}"
     certainty = (
         f"The weaker of the two checks below lies between {worst.low:.1%} and {worst.high:.1%} ({SURE:.0%} interval,"
-        f" {worst.images} images){below}. That is sure of these particles and this agreement; whether agreement means a"
-        " right map has been tried on a handful of runs with simulated particles. What misleads both halves alike"
-        " (several structures in one set, missing views, a wrong CTF) no such check can see."
+        f" {worst.images} images){below}. The interval is for the agreement of these"
+        " particles. Whether agreement means a right map was tested on a handful of runs with simulated particles. No"
+        " such check can see an error that misleads both half-sets alike (several structures in one set, missing views,"
+        " a wrong CTF)."
     )
     return Verdict(state, says, certainty, shares)
 
@@ -106,6 +114,19 @@ def headline(summary: dict[str, Any]) -> str:
         f" FSC = {THRESHOLD} at {found:.3g} Å (gold standard, masked)." if found else " No resolution is claimed."
     )
     return f"{state.capitalize()}. {summary['verdict']['text']}{resolution}"
+
+
+def _which_failed(confirmed: list[float] | None) -> str:
+    """A sentence on what each run says of its own poses, if that is known."""
+    if confirmed is None:
+        return ""
+    shares = " and ".join(f"{each:.0%}" for each in confirmed)
+    wrong = [half for half, each in enumerate(confirmed, start=1) if each < CONFIRMED]
+    if len(wrong) == 1:
+        return f" The run of half {wrong[0]} has failed: the runs confirm {shares} of their own poses."
+    if wrong:
+        return f" Both runs have failed: they confirm {shares} of their own poses."
+    return f" Each run confirms its own poses ({shares}), but they found different maps."
 
 
 def share(what: str, images: int, found: float) -> Share:

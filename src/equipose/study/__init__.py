@@ -1,1 +1,1 @@
-"""Many runs: tables, claims, the plan, the status, what is published."""
+"""Many runs: their tables, claims, plan and status, and the publication of results."""

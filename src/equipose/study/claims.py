@@ -1,13 +1,14 @@
 """A verdict on each of the paper's statements: `python -m equipose.study.claims --claims YAML --runs CSV …`.
 
-Reads what came of whatever runs have been evaluated (`equipose.study.run_table`), and writes a table as .csv and .md.
-claims.yaml says what is tested and what would count; here are the tests, and their intervals: Clopper and Pearson's for
-a share of runs, the bootstrap's over runs for all else. A verdict is `reproduced`, `not reproduced`, `inconclusive`,
-`no such run` (there are runs, but none that the statement is about, such as a converged one) or `not run`. Of the runs
-that the configuration asks for, one that failed counts as not converged, and those not run are named.
+The module reads the scores of all evaluated runs (`equipose.study.run_table`) and writes a table as .csv and .md.
+claims.yaml states the claims and the range that each asks for. This module has the tests and their intervals: Clopper
+and Pearson's for a share of runs, the bootstrap's over runs for everything else. A verdict is `reproduced`,
+`not reproduced`, `inconclusive`, `no such run` (runs exist, but none of the kind that the statement is about, such as a
+converged one) or `not run`. The configuration asks for runs: a failed run counts as not converged, and the table names
+the runs that are missing.
 
-A run is a line of runs.csv, as a dictionary. An unfinished one has `unfinished`, which says why, beside what was asked
-for and, if it failed, that it did not converge.
+A run is a line of runs.csv, as a dictionary. An unfinished run has its settings and `unfinished`, the reason. If it
+failed, its line also says that it did not converge.
 """
 
 import argparse
@@ -32,18 +33,19 @@ from equipose.study.tables import OUTDATED, age_notes, has_failed, load_settings
 RESAMPLES = 10_000
 
 OUTCOMES = ("converged", "has_converged", "right_poses")
-"""Facts that tell how a run ended."""
+"""Facts about how a run ended."""
 
 EVERY = 0.6
-"""Share of all runs that must be sure before a statement about every one of them counts: eight of eight are 0.63."""
+"""A statement about every run is reproduced if the interval of the share of runs lies above this. Eight of eight runs
+give an interval from 0.63."""
 
 Run = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`estimate` and its interval in the test's unit; NaN where no run counts. Runs that `failed` or are `missing`, and
-    how many are `short`: not converged, after fewer images than it took in the paper.
+    """`estimate` and its interval are in the test's unit, or NaN if no run counts. `failed` and `missing` name runs.
+    `short` counts the runs that did not converge and saw fewer images than the paper's runs took.
     """
 
     verdict: str = "not run"
@@ -58,9 +60,9 @@ class Verdict:
 
 
 def asked_or_found(config: dict[str, Any], experiments: list[str], results: Path, outcomes: pd.DataFrame) -> list[Run]:
-    """The runs of `outcomes`, and every other that `experiments` ask for, of simulated particles, as unfinished.
+    """The runs of `outcomes`, and as unfinished all other runs on simulated particles that `experiments` ask for.
 
-    A run is unfinished, too, where its results are of other settings than those in `config`.
+    A run also counts as unfinished if its results come from settings other than those in `config`.
     """
     reasons = {run: why_unfinished(config, results, run) for run in asked_runs(config, experiments)}
     old = {run for run, why in reasons.items() if why == OUTDATED}
@@ -87,7 +89,7 @@ def is_failed(run: Run) -> bool:
 
 
 def choose(runs: list[Run], wanted: dict[str, Any]) -> list[Run]:
-    """The runs that have the wanted values; a list means any of them. A missing run may have any outcome."""
+    """The runs with the wanted values; a list means any of its values. A missing run may have any outcome."""
 
     def fits(run: Run) -> bool:
         known = [key for key in wanted if key in run or not is_missing(run)]
@@ -119,9 +121,9 @@ def bootstrap_interval(
 
 
 def judge(low: float, high: float, between: list[float], strictly: bool = False) -> str:
-    """`inconclusive` unless the whole interval lies inside of what is asked for, or outside.
+    """`reproduced` if the whole interval lies in the range `between`, `not reproduced` if it lies outside.
 
-    `strictly` inside: a ratio of one is no gain.
+    It is `inconclusive` otherwise. With `strictly`, the ends of the range do not count: a ratio of one is no gain.
     """
     if between[0] <= low and high <= between[1] and not (strictly and (low == between[0] or high == between[1])):
         return "reproduced"
@@ -131,9 +133,9 @@ def judge(low: float, high: float, between: list[float], strictly: bool = False)
 
 
 def numbers_of(runs: list[Run], name: str) -> np.ndarray:
-    """The runs' numbers, without those that have none (a run that never converged has no time of convergence).
+    """The number `name` of all runs that have it (a run that never converged has no time of convergence).
 
-    Of a run that failed all that is known is that it did not converge.
+    A failed run has no numbers; it only counts as not converged.
     """
     values = np.array([run.get(name, np.nan) for run in runs], float)
     return values[np.isfinite(values)]
@@ -142,8 +144,8 @@ def numbers_of(runs: list[Run], name: str) -> np.ndarray:
 def assess(claim: dict[str, Any], runs: list[Run], confidence: float, seeds: int) -> Verdict:
     """The verdict on one claim. Raises ConfigError for a test or number that does not exist.
 
-    A ratio is taken on each dataset that both sides have run, with enough seeds if there are such datasets, and is
-    averaged over these. Of a run that is `_too_short` nothing follows from that it did not converge.
+    A ratio is taken on each dataset with runs of both sides, and averaged over these datasets. If some of them have
+    enough seeds, only those count. A run that is `_too_short` says nothing about convergence.
     """
     if claim["test"] not in ("rate", "every", "value", "ratio") or claim["number"] not in NUMBERS:
         raise ConfigError(f"claims: no test `{claim['test']}` with number `{claim['number']}`.")
@@ -178,7 +180,7 @@ def assess(claim: dict[str, Any], runs: list[Run], confidence: float, seeds: int
         counts, fewest = (len(values),), len(values)
     told = [run for run in chosen if run not in short]
     if claim["test"] == "every" and not _within(numbers_of(told, claim["number"]), claim["between"]).all():
-        verdict = "not reproduced"  # one run that is otherwise refutes it
+        verdict = "not reproduced"  # a single run outside of the range refutes the statement
     elif short or fewest < seeds:
         verdict = "inconclusive"
     elif claim["test"] == "every":
@@ -193,19 +195,19 @@ def _within(values: np.ndarray, between: list[float]) -> np.ndarray:
 
 
 def _too_short(run: Run, claim: dict[str, Any]) -> bool:
-    """Whether a run ended, not converged, before it had seen the claim's `images`."""
+    """Whether a run ended without convergence before it had seen the claim's `images`."""
     return "unfinished" not in run and not run["converged"] and run.get("images_seen", 0) < claim.get("images", 0)
 
 
 def _are_there(claim: dict[str, Any], runs: list[Run]) -> bool:
-    """Whether runs have ended on each side of a claim, if those that it is about had not to turn out in some way."""
+    """Whether each side of a claim has finished runs, whatever their outcome."""
     sides = [claim["of"], *([claim["over"]] if claim["test"] == "ratio" else [])]
     asked = [{key: value for key, value in side.items() if key not in OUTCOMES} for side in sides]
     return all(any("unfinished" not in run for run in choose(runs, side)) for side in asked)
 
 
 def _by_dataset(number: str, of: list[Run], over: list[Run]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The numbers of both sides, for each dataset on which both have some."""
+    """The numbers of both sides, for each dataset on which both sides have numbers."""
     datasets = sorted({run["dataset"] for run in of})
     pairs = [
         tuple(numbers_of([run for run in side if run["dataset"] == dataset], number) for side in (of, over))
@@ -241,7 +243,7 @@ def claims_table(specification: dict[str, Any], runs: list[Run]) -> pd.DataFrame
 
 
 def as_markdown(table: pd.DataFrame, confidence: float, runs: list[Run]) -> str:
-    """The claims as a table, and below it the runs that no number counts."""
+    """The claims as a table, and below it the runs without numbers."""
     lines = ["| verdict | statement | where | found | asked for | runs |", "| --- | --- | --- | --- | --- | --- |"]
     for row in table.itertuples():
         found = "" if np.isnan(row.estimate) else f"{row.estimate:.3g} ({row.low:.3g} to {row.high:.3g})"
@@ -252,15 +254,15 @@ def as_markdown(table: pd.DataFrame, confidence: float, runs: list[Run]) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in table["verdict"].value_counts().items())
     lines += [
         "",
-        f"{counts}. In brackets: {confidence:.0%} intervals, over runs; those of medians and ratios are narrower than"
-        " that where runs are few. Too short: not converged, and trained on fewer images than the paper's runs took.",
+        f"{counts}. In brackets: {confidence:.0%} intervals, over runs; with few runs, the intervals of medians and"
+        " ratios are too narrow. Too short: not converged, and trained on fewer images than the paper's runs took.",
     ]
     if failed := _names([run for run in runs if is_failed(run)]):
         lines += ["", f"Failed, counted as not converged: {failed}."]
     if missing := _names([run for run in runs if is_missing(run)]):
-        lines += ["", f"Asked for and not there, so that no number counts them: {missing}."]
+        lines += ["", f"Asked for but missing, and not counted: {missing}."]
     if old := _names([run for run in runs if run.get("unfinished") == OUTDATED]):
-        lines += ["", f"Of these, outdated: their results are of other settings: {old}."]
+        lines += ["", f"Of these, outdated (their results come from other settings): {old}."]
     made_by = {tuple(run[key] for key in RUN): run.get("made_by") for run in runs}
     for note in age_notes({run: age for run, age in made_by.items() if isinstance(age, str)}):
         lines += ["", note]

@@ -1,15 +1,15 @@
 """Do results agree with published ones? `python -m equipose.study.compare --results DIR --reference DIR`.
 
-Of every dataset and model that both have run: how many seeds converged, the final MSE and the time until convergence;
-and the verdicts of the claims that both could judge. Exit code 0 where the conclusions agree, 1 where one differs:
+For every dataset and model with runs in both, it compares the number of converged seeds, the final MSE and the time
+until convergence. It also compares the verdicts of the claims that both could judge. The exit code is 0 if all
+conclusions agree and 1 if one differs:
 
-- convergence differs where all seeds converged in one and none in the other, or where Fisher's exact test tells the
-  counts apart (p < `TOLD_APART`);
-- MSE and time are those of converged seeds: where the others end, a budget in seconds and the machine decide. They are
-  within the spread of seeds unless Welch's test on their logarithms tells them apart at that level; a single seed has
-  no spread, and is not tested. Times are the machine's as well, so one beyond the spread is marked and changes no
-  conclusion;
-- a claim differs where one says `reproduced` and the other `not reproduced`: fewer runs may leave it open.
+- convergence differs if all seeds converged in one and none in the other, or if Fisher's exact test tells the counts
+  apart (p < `TOLD_APART`);
+- MSE and time are those of converged seeds: a budget in seconds and the machine decide where the other seeds end. They
+  differ if Welch's test on their logarithms tells them apart at the same level. A single seed has no spread, and is not
+  tested. Time depends on the machine as well: a time beyond the spread is marked, but changes no conclusion;
+- a claim differs if one says `reproduced` and the other `not reproduced`: fewer runs may leave a claim open.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def rates_differ(ours: pd.Series, theirs: pd.Series) -> bool:
 
 
 def compare_runs(ours: pd.DataFrame, theirs: pd.DataFrame) -> list[dict[str, Any]]:
-    """A line for each dataset and model in both: what was found, and which of it `differs`."""
+    """A line for each dataset and model in both: the numbers of both, and which of them `differs`."""
     lines = []
     groups = [dict(list(side.groupby(["dataset", "model"]))) for side in (ours, theirs)]
     for key in sorted(groups[0].keys() & groups[1].keys()):
@@ -70,14 +70,14 @@ def compare_runs(ours: pd.DataFrame, theirs: pd.DataFrame) -> list[dict[str, Any
 
 
 def compare_claims(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[int, list[str]]:
-    """How many claims have the same verdict, and the names of those with opposite ones."""
+    """How many claims have the same verdict, and the names of the claims with opposite verdicts."""
     both = ours.merge(theirs, on="claim", suffixes=("", "_there"))
     opposite = [set(pair) == OPPOSITE for pair in zip(both["verdict"], both["verdict_there"], strict=True)]
     return int((both["verdict"] == both["verdict_there"]).sum()), both["claim"][opposite].tolist()
 
 
 def compare(results: Path, reference: Path) -> tuple[str, list[str]]:
-    """The comparison as text, and the conclusions that differ. Raises ConfigError where there is nothing to compare."""
+    """The comparison as text, and the conclusions that differ. Raises ConfigError if there is nothing to compare."""
     ours, theirs = (load_outcomes(folder / "runs.csv") for folder in (results, reference))
     lines = compare_runs(ours, theirs)
     if not lines:
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def _seconds(runs: pd.DataFrame) -> str:
-    """Median time until convergence, of the runs that did; else what all of them bound it by."""
+    """Median time until convergence of the converged runs; if none converged, the bound that all runs give."""
     times = runs["convergence_seconds"].dropna()
     return f"{times.median():.0f}" if len(times) else f"> {runs['seconds'].min():.0f}"
 

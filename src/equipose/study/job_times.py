@@ -1,4 +1,4 @@
-"""What Snakemake measured of the jobs whose results lie in a folder: time and memory."""
+"""Time and memory of the jobs whose results lie in a folder, as Snakemake measured them."""
 
 from pathlib import Path
 from typing import Any

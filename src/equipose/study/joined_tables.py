@@ -1,6 +1,6 @@
-"""A table of an experiment from those of its parts: Table 1 of four datasets that were run one by one, say.
+"""An experiment's table, joined from the tables of its parts: say, Table 1 from four datasets that were run one by one.
 
-The rows of a dataset and model are the same in either, so that parts may have been run on different machines.
+A dataset and model have the same rows in the part and in the whole, so parts may have been run on different machines.
 """
 
 from pathlib import Path
@@ -13,13 +13,14 @@ from equipose.study.labels import from_markdown
 from equipose.study.tables import MODES, SUFFIXES, format_cells, to_markdown
 
 ALIKE = ("seeds", "budget", "table", "compare")
-"""What an experiment and its parts have in common."""
+"""Settings that an experiment and its parts have in common."""
 
 
 def join_tables(config: dict[str, Any], experiment: str, folder: Path) -> bool:
-    """Write an experiment's tables (.csv, .md) to `folder`, from those of its parts there; whether all of them are.
+    """Write an experiment's tables (.csv, .md) to `folder`, from the tables of its parts there.
 
-    A part has some of the datasets, and the same models, seeds, budget and kind of table.
+    A part has some of the datasets, and the same models, seeds, budget and kind of table. Returns whether all parts are
+    there; otherwise nothing is written.
     """
     spec = config["experiments"][experiment]
     parts = [find_part(config, experiment, dataset, folder) for dataset in spec["datasets"]]
@@ -36,7 +37,7 @@ def join_tables(config: dict[str, Any], experiment: str, folder: Path) -> bool:
 
 
 def find_part(config: dict[str, Any], experiment: str, dataset: str, folder: Path) -> str | None:
-    """An experiment whose table in `folder` has the rows that `experiment` wants of a dataset, if there is one."""
+    """An experiment whose table in `folder` has the rows of a dataset that `experiment` needs, if there is one."""
     whole = config["experiments"][experiment]
     for name, part in config["experiments"].items():
         alike = all(part.get(key) == whole.get(key) for key in ALIKE) and {*whole["models"]} <= {*part["models"]}
@@ -47,7 +48,7 @@ def find_part(config: dict[str, Any], experiment: str, dataset: str, folder: Pat
 
 
 def join(paths: list[Path], spec: dict[str, Any]) -> tuple[pd.DataFrame, list[str]]:
-    """The rows that an experiment wants of the parts' tables, and every note that the parts have."""
+    """The rows of the parts' tables that an experiment needs, and all notes of the parts."""
     tables = [read_table(path) for path in paths]
     table = pd.concat(tables, ignore_index=True)
     table = table[table["dataset"].isin(spec["datasets"]) & table["model"].isin(spec["models"])]
@@ -56,7 +57,7 @@ def join(paths: list[Path], spec: dict[str, Any]) -> tuple[pd.DataFrame, list[st
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table's .csv as `tables.build_table` made it."""
+    """Read a table that `tables.build_table` made, from its .csv."""
     table = pd.read_csv(
         path, dtype={"dataset": str, "model": str, "counted": str, "missing": str}, float_precision="round_trip"
     )

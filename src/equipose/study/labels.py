@@ -1,6 +1,6 @@
-r"""A user's labels and notes, as each format wants them: mathematics between dollars, all other signs as they are.
+r"""A user's labels and notes, escaped for each format: mathematics stands between dollars, other signs are printed.
 
-As in matplotlib, an odd number of dollars begins no mathematics, and `\$` is a dollar.
+As in matplotlib, text with an odd number of dollars has no mathematics, and `\$` is a dollar.
 """
 
 import re
@@ -8,7 +8,7 @@ import re
 LATEX = {"\\": r"$\backslash$", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "[": "{[}", "]": "{]}"}
 LATEX |= {sign: f"\\{sign}" for sign in "_%&#{}$"} | {sign: f"${sign}$" for sign in "<>|"}
 LATEX |= {"Å": r"\AA{}", "°": r"$^\circ$", "≥": r"$\ge$", "±": r"$\pm$"}
-"""How LaTeX prints signs; a bracket alone would be taken for an option of the line break before it."""
+"""How LaTeX prints signs. LaTeX would take a bare bracket for an option of the line break before it."""
 
 MARKDOWN = re.compile(r"[\\|*\[\]$]|<(?=[\w/!?])|&(?=[\w#])|(?<!\w)_|_(?!\w)")
 """Signs that Markdown would take for its own, or for HTML."""
@@ -45,10 +45,10 @@ def markdown(label: str, code: bool = False) -> str:
 
 
 def from_markdown(text: str) -> str:
-    """What `markdown` made the text from."""
+    """The label that `markdown` turned into this text."""
     return re.sub(r"\\([\\|*\[\]<&_`])", r"\1", text)
 
 
 def chimerax(text: str) -> str:
-    r"""A quoted word of a ChimeraX command, which ends a word at a quote and a space, also where a \ precedes them."""
+    r"""A quoted word of a ChimeraX command. ChimeraX ends a word at a quote and a space, even after a \."""
     return '"{}"'.format(text.replace("\\", r"\x5c").replace('"', r"\x22"))

@@ -1,11 +1,11 @@
-"""Labels in pictures: matplotlib finds mathematics between dollars."""
+"""Labels in pictures: matplotlib reads text between dollars as mathematics."""
 
 import re
 
 
 def drawable(label: str) -> str:
-    r"""A label for pictures: its dollars are plain ones (`\$`) where matplotlib finds no mathematics between them."""
-    from matplotlib.mathtext import MathTextParser  # takes a second to load, and most who read runs draw nothing
+    r"""A label for pictures: dollars are escaped (`\$`) if matplotlib cannot read the text between them."""
+    from matplotlib.mathtext import MathTextParser  # takes a second to load, and most callers draw nothing
 
     try:
         MathTextParser("path").parse(label)

@@ -1,4 +1,4 @@
-"""The moment at which the hands of a dataset's runs were mixed most, which Figs. 7 to 12 show."""
+"""The moment at which a dataset's runs mixed both hands most; Figs. 7 to 12 show it."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,19 @@ from equipose.study.runs import Run
 from equipose.study.tables import dataset_title
 
 MIXED_SHARE = 0.25
-"""Part of the images in the rarer hand from which on hands are mixed, and a plane between both is looked for."""
+"""Hands count as mixed if the rarer hand has at least this part of the images; only then is the plane sought."""
 
 SNAPSHOT = "mixture_peak"
-"""Name, in trace.npz, of the map that training kept of that moment."""
+"""Name, in trace.npz, of the map at that moment."""
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A run at evaluation `index`; rotations (n, 3, 3) of the fixed images then, at the `end`, and the true ones.
+    """A run at evaluation `index`: the rotations (n, 3, 3) of the fixed images then, at the `end`, and the true ones.
 
-    All that has a frame is in the truth's, by the hand and rotation that most images agree with: predicted rotations,
-    `volume` (L, L, L), its mirror `plane`, and `normal` (3,), that of the plane between the poses of both hands, from
-    which their relation departs by a `twist` in degrees.
+    Everything is in the frame of the truth, by the hand and rotation of most images: predicted rotations, `volume`
+    (L, L, L), its mirror `plane`, and `normal` (3,) of the plane between the poses of both hands. The relation between
+    the hands departs from this mirroring by a `twist` in degrees.
     """
 
     run: Run
@@ -42,15 +42,15 @@ class Mixture:
 
     @property
     def mixed(self) -> bool:
-        """Whether there was a mixture at all; a few per cent agree in the wrong hand by chance."""
+        """Whether the hands were mixed at all; a few per cent of the images agree in the wrong hand by chance."""
         return self.rarer_share >= MIXED_SHARE
 
     @property
     def title(self) -> str:
-        """Dataset, model and seed; and, where that is so, that the paper's effect is not to be seen here."""
+        """Dataset, model and seed. The title also says if hands were hardly mixed: then the effect is absent."""
         run = f"{dataset_title(self.run.dataset)}: {self.run.label}, seed {self.run.seed}"
         never = (
-            f"Hands were hardly mixed: never more than {100 * self.rarer_share:.0f} % of the images in the rarer one"
+            f"Hands were hardly mixed: never more than {100 * self.rarer_share:.0f} % of the images in the rarer hand"
         )
         return run if self.mixed else f"{run}\n{never}"
 
@@ -72,7 +72,7 @@ def most_mixed(runs: list[Run]) -> tuple[Run, int]:
     """
     scored = [run for run in runs if "share_same" in run.history]
     if not scored:
-        raise ConfigError("no run of the dataset has true poses, without which hands cannot be told.")
+        raise ConfigError("no run of the dataset has true poses; without them, hands cannot be told apart.")
 
     def rarer(run: Run) -> np.ndarray:
         return run.history[["share_same", "share_mirror"]].min(axis=1).to_numpy()[1:]
@@ -82,7 +82,7 @@ def most_mixed(runs: list[Run]) -> tuple[Run, int]:
 
 
 def read_mixture(runs: list[Run]) -> Mixture:
-    """The most mixed moment of some runs of one dataset."""
+    """The moment of the strongest mixture among some runs of one dataset."""
     run, index = most_mixed(runs)
     trace = np.load(run.folder / "trace.npz")
     true, predicted, end = trace["true"], trace["predicted"][index], trace["predicted"][-1]

@@ -1,7 +1,7 @@
 """What a workflow is about to do, in a few lines of text.
 
 `python -m equipose.study.plan config.yaml [preset.yaml …] [--gpus N …]` prints the plan. Rates come from runs that the
-results folder holds. What no run has shown is assumed. The plan says which is which.
+results folder holds; without such runs they are assumed. The plan names the source of each rate.
 """
 
 import argparse
@@ -26,20 +26,21 @@ from equipose.workflow.freshness import made_by_other_code
 from equipose.workflow.resolve import dataset_config
 
 GPUS = (1, 8, 64)
-"""The plan says how long so many would take."""
+"""Numbers of GPUs for which the plan gives the wall time."""
 
 TRAIN_FACTOR, EVALUATE_MINUTES, SIMULATE_MINUTES = 1.25, 5.0, 10.0
-"""Assumed: a training job's time over its budget, scoring not being counted there (1.24 for D4 on an H100); an
-evaluation; and a dataset."""
+"""Assumed times: of a training job over its budget, which does not count scoring (1.24 for D4 on an H100); of an
+evaluation; of a dataset."""
 
 VOXEL_BYTES, IMAGE_BYTES = 64, 300
-"""Assumed of a run's folder: maps, snapshots, weights and checkpoint a voxel; a row of its star file."""
+"""Assumed size of a run's folder: bytes a voxel for maps, snapshots, weights and checkpoint; bytes a row of its star
+file."""
 
 
 def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = GPUS) -> str:
-    """What Snakemake is about to do for the experiments in `run`: jobs, GPU-hours, disk, memory, time on so many GPUs.
+    """Snakemake's work for the experiments in `run`: jobs, GPU-hours, disk, memory, and time on each number of `gpus`.
 
-    `files` are those that its jobs will write, as its own dry run finds them (`files_to_make`).
+    `files` are the files that its jobs will write, by its own dry run (`files_to_make`).
     """
     results = Path(config["pathvars"]["results"])
     to_make = set(map(Path, files))
@@ -66,7 +67,7 @@ def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = G
     ]
     jobs = [seconds + 60 * evaluate for seconds in training if np.isfinite(seconds)] + [60 * evaluate] * len(rescored)
     times = [f"{duration(60 * simulate * bool(missing) + makespan(jobs, count))} on {count}" for count in gpus]
-    memory = f"{config['resources']['train']['memory_mb'] / 1000:.0f} GB a training job, asked for by `resources`"
+    memory = f"{config['resources']['train']['memory_mb'] / 1000:.0f} GB a training job, set in `resources`"
     if "train" in rules:
         memory += f"; {rules['train']['gib']:.1f} GiB were measured"
 
@@ -93,7 +94,7 @@ def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = G
 
 
 def files_to_make(configfiles: Sequence[Path]) -> list[str]:
-    """What `snakemake --configfile …` would make, in the working directory, by Snakemake's own dry run."""
+    """The files that `snakemake --configfile …` would make in the working directory, by Snakemake's own dry run."""
     found: list[str] = []
     settings = ConfigSettings(configfiles=[path.absolute() for path in configfiles])
     with SnakemakeApi(OutputSettings(dryrun=True, log_level_override=logging.ERROR)) as api:
@@ -104,7 +105,7 @@ def files_to_make(configfiles: Sequence[Path]) -> list[str]:
 
 
 def makespan(jobs: Sequence[float], devices: int) -> float:
-    """Time until all jobs are done, the longest first, each on the device that is free first."""
+    """Time until all jobs are done. The longest jobs start first, each on the first free device."""
     free_at = [0.0] * devices
     for seconds in sorted(jobs, reverse=True):
         heapq.heapreplace(free_at, free_at[0] + seconds)
@@ -112,7 +113,7 @@ def makespan(jobs: Sequence[float], devices: int) -> float:
 
 
 def _train_factor(results: Path) -> tuple[float, str]:
-    """Time of a training job over that on its run's own clock, from jobs that ran in one piece."""
+    """The time of a training job over the time that its run recorded, from jobs without interruption."""
     pairs = []
     for path in sorted((results / "benchmarks/train").glob("*/*/*.tsv")):
         history = results / "runs" / path.relative_to(results / "benchmarks/train").with_suffix("") / "history.csv"
@@ -125,7 +126,7 @@ def _train_factor(results: Path) -> tuple[float, str]:
 
 
 def _seconds_per_step(results: Path) -> dict[str, float]:
-    """Of each model, the mean of its finished runs."""
+    """Seconds a step of each model: the mean of its finished runs."""
     rates: dict[str, list[float]] = {}
     for path in results.glob("runs/*/*/seed*/history.csv"):
         last = pd.read_csv(path).iloc[-1]
@@ -163,8 +164,8 @@ def _particles(results: Path, dataset: str) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path, nargs="+", help="config.yaml, and what is laid over it")
-    parser.add_argument("--gpus", type=number(int, 1), nargs="+", default=GPUS, help="how many to plan for")
+    parser.add_argument("config", type=Path, nargs="+", help="config.yaml, then the presets to lay over it")
+    parser.add_argument("--gpus", type=number(int, 1), nargs="+", default=GPUS, help="numbers of GPUs to plan for")
     arguments = parser.parse_args()
     layers = [yaml.safe_load(path.read_text()) for path in arguments.config]
     print(plan(reduce(merge, layers), files_to_make(arguments.config), arguments.gpus))

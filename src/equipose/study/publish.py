@@ -2,9 +2,10 @@
 
 `python -m equipose.study.publish --results DIR --output DIR …`
 
-Tables and figures as pictures are copied, and each run has a line in runs.csv; particles, models and maps stay where
-they are. What was published before of other runs stays: a long preset can be run in parts, on several machines. Claims
-are then judged on all of the runs, and an experiment that only the parts together have run gets its table from theirs.
+Tables and figures (as pictures) are copied, and each run has a line in runs.csv. Particles, models and maps stay where
+they are. Earlier results of other runs stay published, so a long preset can be run in parts, on several machines.
+Claims are then judged on all of the runs. If only the parts together have all runs of an experiment, its table is
+joined from their tables.
 """
 
 import argparse
@@ -37,10 +38,10 @@ def publish(
     experiments: list[str],
     claims: dict[str, Any],
 ) -> None:
-    """Add what lies in `results` to what has been published in `output`; `command` makes all of it.
+    """Add the tables, figures and runs in `results` to the published ones in `output`; `command` makes all of them.
 
-    `config` is the preset's configuration, of which `experiments` are asked for; `claims` is claims.yaml. Raises
-    ConfigError if there is nothing to publish.
+    `config` is the preset's configuration, `experiments` are the preset's experiments, and `claims` is claims.yaml.
+    Raises ConfigError if there is nothing to publish.
     """
     found = sorted(path for pattern in KEPT for path in results.glob(pattern))
     if not found:
@@ -73,12 +74,12 @@ def publish(
 
 
 def _together(new: pd.DataFrame, former: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """The lines of both tables, the new ones where both have one."""
+    """The lines of both tables; where both have a line, the new one."""
     return pd.concat([new, former]).drop_duplicates(keys).sort_values(keys)
 
 
 def _add_lines(source: Path, target: Path) -> None:
-    """Append what `source` has more than `target` does."""
+    """Append the lines of `source` that `target` lacks."""
     former = target.read_text().splitlines() if target.exists() else []
     new = source.read_text().splitlines() if source.exists() else []
     write_text(target, "".join(f"{line}\n" for line in [*former, *(line for line in new if line not in former)]))
@@ -88,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m equipose.study.publish", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
     parser.add_argument("--output", type=Path, required=True, help="folder for the copies")
-    parser.add_argument("--command", required=True, help="what makes all of the results")
+    parser.add_argument("--command", required=True, help="the command that makes all of the results")
     parser.add_argument("--config", type=Path, required=True, help="tables/config.json of the preset")
     parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")
     parser.add_argument("--claims", type=Path, required=True, help="claims.yaml")

@@ -1,7 +1,7 @@
-"""What came of each run: `python -m equipose.study.run_table --results DIR --output runs.csv`.
+"""The results of all runs: `python -m equipose.study.run_table --results DIR --output runs.csv`.
 
-A line for each run that has been evaluated and whose images have true poses, with every number that claims.yaml may
-ask for: nothing else of a run is needed to judge the paper's statements, or to compare two machines.
+The table has a line for each evaluated run whose images have true poses, with every number that claims.yaml may ask
+for. These lines are enough to judge the paper's statements and to compare two machines.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from equipose.study.tables import load_settings
 from equipose.workflow.freshness import age, metrics_code, outdated, trained_with
 
 RUN = ["dataset", "model", "seed"]
-"""Columns that tell a run from any other."""
+"""Columns that identify a run."""
 
 METRICS = {
     "dataset": "dataset",
@@ -49,7 +49,7 @@ METRICS = {
     "resolution.paper.0.5": "resolution",
     "resolution.nyquist_reached": "fsc_half_at_every_shell",
 }
-"""What a line has of a run's metrics.json, and what it is called there."""
+"""The numbers that a line takes from a run's metrics.json: their names here and there."""
 
 DERIVED = ("snr", "has_converged", "right_poses", "judged_rightly", "images_seen", "seconds_per_step")
 
@@ -58,16 +58,16 @@ OF_SEEDS = ("seed_agrees", "seeds_judge_rightly")
 MADE_WITH = ("commit", "processor", "precision", "made_by")
 
 SMALL_MEDSE = 0.5
-"""MedSE below which an evaluation with a large MSE is on the plateau: most images agree, in two ways."""
+"""An evaluation with a large MSE and a MedSE below this is on the plateau: most images agree, in two hands."""
 
 
 def read_outcomes(results: Path, config: dict[str, Any] | None = None) -> pd.DataFrame:
     """A line for each run under `results` that has been evaluated and whose images have true poses.
 
-    A run whose scores are of other settings than those that `config` asks for has none.
+    A run has no line if its scores come from settings other than those in `config`.
 
-    `seed_agrees` is the largest share of a run's poses that another seed of its model has too, and
-    `seeds_judge_rightly` whether the truth agrees that the run has converged if such a seed confirms its poses.
+    `seed_agrees` is the share of a run's poses that another seed of its model shares, for the seed that shares most.
+    By this share a run is judged to have converged or not; `seeds_judge_rightly` is whether the truth says the same.
     """
     found = {path.parent: json.loads(path.read_text()) for path in sorted(results.glob("runs/*/*/seed*/metrics.json"))}
     runs = {
@@ -87,7 +87,7 @@ def read_outcomes(results: Path, config: dict[str, Any] | None = None) -> pd.Dat
 def load_outcomes(path: Path) -> pd.DataFrame:
     """A runs.csv as `read_outcomes` made it. Raises ConfigError where there is none."""
     if not path.exists():
-        raise ConfigError(f"there is no {path}, with a line for each run: `publish` writes it.")
+        raise ConfigError(f"there is no {path}, with a line for each run: write it with `publish`.")
     table = pd.read_csv(path, dtype={"dataset": str, "model": str, "snr": str}, float_precision="round_trip")
     snr = [snr if snr == "noiseless" else float(snr) for snr in table["snr"]]
     return table.assign(snr=snr).reindex(columns=COLUMNS)
@@ -96,13 +96,13 @@ def load_outcomes(path: Path) -> pd.DataFrame:
 def outcome(run: Path, metrics: dict[str, Any], dataset: Path) -> dict[str, Any]:
     """The line of a run folder with these metrics, of images of a dataset folder.
 
-    `right_poses` is said of the refined poses where there are any, as is `judged_rightly`: whether the truth agrees
-    with what is said without it, that the run has converged if a search confirms these poses. A number that a run does
-    not have (it never converged, hands were never mixed) is NaN.
+    `right_poses` and `judged_rightly` are about the refined poses where there are any. Without the truth, a run is
+    judged to have converged if a search confirms its poses; `judged_rightly` is whether the truth says the same. A
+    number that a run does not have (it never converged, hands were never mixed) is NaN.
     """
     config = metrics.get("config") or trained_with(run)
     images = metrics.get("images") or read_json(dataset / "config.json")
-    made = json.loads((run / "provenance.json").read_text())[-1]  # where training ended, if it was interrupted
+    made = json.loads((run / "provenance.json").read_text())[-1]  # the last start, if training was interrupted
     flat = pd.json_normalize(metrics).iloc[0]
     refined = metrics["training"].get("refined")
     right = refined["paper"]["mse"] < config["evaluation"]["converged_mse"] if refined else metrics["converged"]
@@ -132,7 +132,7 @@ def plateau_mse(run: Path) -> float:
 
 
 def plateau_smaller_hand(run: Path) -> float:
-    """Median share of the images that agree in the rarer hand."""
+    """Median share of images in the rarer hand."""
     return float(plateau(_history(run))[["share_same", "share_mirror"]].min(axis=1).median())
 
 
@@ -148,7 +148,9 @@ def plateau_subset_share(run: Path) -> float:
 
 
 def mixture_plane_angle(run: Path) -> float:
-    """Degrees between the map's mirror plane and that between the poses of both hands, at their fullest mixture."""
+    """Degrees between two planes when the hands were mixed most: the map's mirror plane and the plane between the poses
+    of both hands.
+    """
     rarer = _history(run)[["share_same", "share_mirror"]].min(axis=1)[1:]  # a random start has no hands
     if not (rarer >= MIXED_SHARE).any():
         return float("nan")
@@ -169,13 +171,13 @@ OF_FOLDERS: dict[str, Callable[[Path], float]] = {
     "plateau_subset_share": plateau_subset_share,
     "mixture_plane_angle": mixture_plane_angle,
 }
-"""Numbers of a line that are not in metrics.json, and what reads them from a run's folder."""
+"""The numbers of a line that are not in metrics.json, and the function that reads each from a run's folder."""
 
 COLUMNS = [*METRICS.values(), *DERIVED, *OF_FOLDERS, *OF_SEEDS, *MADE_WITH]
 """Of runs.csv."""
 
 NUMBERS = [name for name in COLUMNS if name not in (*RUN, "encoder", "loss", "snr", *MADE_WITH)]
-"""Those that are measured: what a claim may be about."""
+"""The measured columns, which a claim may be about."""
 
 
 def main() -> None:

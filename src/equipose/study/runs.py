@@ -1,4 +1,4 @@
-"""What figures read of a finished run."""
+"""The parts of a finished run that figures read."""
 
 import json
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Run:
 
 
 def load_run(folder: Path) -> Run:
-    """Read a run folder. Raises ConfigError where a file is missing."""
+    """Read a run folder. Raises ConfigError if a file is missing."""
     for name in ("config.json", "metrics.json", "history.csv", "fsc.csv"):
         if not (folder / name).exists():
             raise ConfigError(f"{folder} has no {name}: name the folder of a run that has been evaluated.")
@@ -48,7 +48,7 @@ def load_run(folder: Path) -> Run:
 
 
 def best_runs(runs: list[Run]) -> list[Run]:
-    """The run of the lowest final MSE of each dataset and model, in the order of the models."""
+    """For each dataset and model, the run with the lowest final MSE, in the order of the models."""
     best: dict[tuple[str, str], Run] = {}
     for run in runs:
         key = (run.dataset, run.label)
@@ -58,7 +58,7 @@ def best_runs(runs: list[Run]) -> list[Run]:
 
 
 def load_runs(folders: list[Path], dataset: Path) -> list[Run]:
-    """Runs of one dataset. Raises ConfigError where one is of another."""
+    """Runs of one dataset. Raises ConfigError if a run is of another dataset."""
     runs = [load_run(folder) for folder in folders]
     if strangers := {run.dataset for run in runs} - {dataset.name}:
         raise ConfigError(f"--runs holds runs of {', '.join(sorted(strangers))}; the dataset is {dataset.name}.")

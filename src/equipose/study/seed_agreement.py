@@ -1,8 +1,8 @@
-"""Do seeds agree? Runs of the same images that start from other random numbers, compared without a truth.
+"""Do seeds agree? Runs on the same images that start from different random numbers, compared without a truth.
 
-Poses that noise made up are confirmed by the map that they made up, too: `confirmed_share` of three wrong runs at SNR
-0.05 was 0.88 to 0.90. Another seed makes up others: these runs had 4 to 15 % of their poses in common, and five
-at SNR 0.1, of which 98 % were right, had 99 %.
+A run that fits noise makes a map that confirms its wrong poses: the `confirmed_share` of three wrong runs at SNR 0.05
+was 0.88 to 0.90. But another seed finds different wrong poses: these three runs had 4 to 15 % of their poses in common.
+Five runs at SNR 0.1, with 98 % of their poses right, had 99 % in common.
 """
 
 import itertools
@@ -16,21 +16,22 @@ from equipose.core.rotations import from_relion_angles
 from equipose.io.particles import ANGLES, read_tables
 
 COMPARED = 1000
-"""Images by which runs are compared, the first ones; at most."""
+"""Runs are compared by their first images, at most this many."""
 
 
 def agreeing_share(first: np.ndarray, second: np.ndarray, same: np.ndarray = ALONE) -> float:
-    """Part of the images that have the same pose in both runs, (n, 3, 3) each, whatever frame and hand a run is in.
+    """Part of the images with the same pose in both runs, (n, 3, 3) each, after alignment of frame and hand.
 
-    Given the rotations `same` (g, 3, 3) of a point group, mates count as the same pose.
+    `same` (g, 3, 3) are the rotations of a point group: symmetry mates count as the same pose.
     """
     moved = align(first, second, group=same).rotations(first)
     return float(np.mean(squared_distances(moved, second, same) < CONSISTENT))
 
 
 def best_agreement(runs: list[Path], symmetry: str) -> list[float]:
-    """For each of the run folders, seeds of one model on one dataset, its `agreeing_share` with the one it agrees with
-    best, modulo the point group `symmetry`; NaN where there is no other.
+    """For each run folder, its largest `agreeing_share` with another of them, modulo the point group `symmetry`.
+
+    The folders are seeds of one model on one dataset. A run without another seed has NaN.
     """
     best, poses = [float("nan")] * len(runs), [_read_poses(run) for run in runs]
     same = group(symmetry)

@@ -1,4 +1,4 @@
-"""How the runs of a results folder are doing, read from its files alone: no Snakemake, no scheduler, no weights."""
+"""The state of the runs in a results folder, read from its files alone: no Snakemake, no scheduler, no weights."""
 
 import re
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ STATES = {
     "trained": "waiting for their evaluation",
     "running": "",
     "stopped": "before their end, with a checkpoint; the same command continues",
-    "stuck": "killed with its whole job, or waiting for a GPU: nothing was heard for long; the same command continues",
+    "stuck": "no news for a long time: killed with its whole job, or waiting for a GPU; the same command continues",
     "failed": "",
     "unreadable": "config.json is broken, or of another version of equipose",
     "waiting": "to begin",
 }
 
 WORK = "work"
-"""Folder of a reconstruction, in that of its results, where the workflow runs."""
+"""Folder inside of a reconstruction's folder, where its workflow runs."""
 
 SETTINGS = "particles.yaml"
-"""In a reconstruction's folder: what its command asked for."""
+"""File in a reconstruction's folder, with the settings of its command."""
 
 STAGES = {
     "preparing the particles": ("datasets/*/particles.star", 2),
@@ -31,7 +31,7 @@ STAGES = {
     "evaluating": ("runs/*/*/seed*/metrics.json", 2),
     "joining the halves": ("maps/*/report.html", 1),
 }
-"""Of a reconstruction: the files, and their number, that are there once a stage has ended."""
+"""The stages of a reconstruction. A stage has ended once so many of its files are there."""
 
 ERROR = re.compile(r"^(error: |Traceback \(most recent call last\))", re.MULTILINE)
 STOPPED = "stopped; "
@@ -42,19 +42,19 @@ LAST_LINES = 5
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run: its `state`, a key of STATES; what its log says; minutes since anything was heard of it."""
+    """One run: its `state` (a key of STATES), the lines of its log, and the minutes since its last news."""
 
     name: str
     state: str
     log: list[str]
     silent: float
-    minutes_left: float | None  # of training; None where neither log nor budget tells
+    minutes_left: float | None  # of training; None if neither log nor budget gives it
 
 
 def status(folder: Path, silent_minutes: float, now: float) -> str:
-    """The stage of a reconstruction, how many runs are in which state, when they will be done, and their last words.
+    """A reconstruction's stage, the number of runs in each state, their time left, and the last lines of their logs.
 
-    `folder` is a preset's results folder, or a reconstruction's, or the one in which its workflow runs.
+    `folder` is a preset's results folder, a reconstruction's folder, or the folder in which its workflow runs.
     """
     top = _reconstruction(folder)
     results = top / WORK if top else folder
@@ -80,7 +80,7 @@ def status(folder: Path, silent_minutes: float, now: float) -> str:
 
 
 def stage(work: Path) -> str:
-    """Which stage a reconstruction has come to, by the files in the folder where its workflow runs."""
+    """The stage that a reconstruction has reached, by the files in the folder where its workflow runs."""
     for number, (name, (pattern, files)) in enumerate(STAGES.items(), start=1):
         if len(list(work.glob(pattern))) < files:
             return f"stage {number} of {len(STAGES)}: {name}"
@@ -91,7 +91,7 @@ def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -
     name = folder.relative_to(results / "runs")
     try:
         config = RunConfig.load(folder / "config.json")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # whatever stands there instead
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the file may hold anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return RunStatus(str(name), "unreadable", [reason], 0.0, 0.0)
     trained, checkpoint = (folder / "model.pt").exists(), folder / "checkpoint.pt"
@@ -120,7 +120,7 @@ def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -
 
 
 def _reconstruction(folder: Path) -> Path | None:
-    """The folder of the reconstruction that `folder` is, or is at work in."""
+    """The reconstruction's folder, if `folder` is one or is the workflow's folder in one."""
     folder = folder.resolve()
     tops = [folder, *([folder.parent] if folder.name == WORK else [])]
     return next((top for top in tops if (top / SETTINGS).is_file()), None)

@@ -132,11 +132,12 @@ def model_changed(config: dict[str, Any], dataset: str, model: str, seed: str | 
 
 def scores_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
     """Whether metrics.json is of other settings or has another label, or is to follow the code."""
-    metrics = read_json(run_folder(config, dataset, model, seed) / "metrics.json")
+    folder = run_folder(config, dataset, model, seed)
+    metrics = read_json(folder / "metrics.json")
     if metrics is None:
         return False
-    made, asked = metrics.get("config"), run_config(config, dataset, model, int(seed))
-    if metrics["label"] != model_label(config, model) or (made is not None and not _same_run(config, made, asked)):
+    asked = run_config(config, dataset, model, int(seed))
+    if metrics["label"] != model_label(config, model) or _scores_differ(metrics, folder, config, asked):
         return True
     return config["retrain"] == "code" and bool(age(metrics_code(metrics)))
 
@@ -189,8 +190,7 @@ def outdated(config: dict[str, Any], run: Run, folder: Path, metrics: dict[str, 
     """
     if "preparation" not in config or run not in run_budgets(config):
         return False
-    made = metrics.get("config") or trained_with(folder)
-    return made is not None and not _same_run(config, made, run_config(config, *run))
+    return _scores_differ(metrics, folder, config, run_config(config, *run))
 
 
 def age(code: dict[Stage, str | None]) -> str:
@@ -248,6 +248,16 @@ def run_folder(config: dict[str, Any], dataset: str, model: str, seed: str | int
 
 def _dataset(config: dict[str, Any], name: str) -> Path:
     return Path(config["pathvars"]["results"]) / "datasets" / name
+
+
+def _scores_differ(metrics: dict[str, Any], folder: Path, config: dict[str, Any], asked: RunConfig) -> bool:
+    """Whether scores are of other settings than `asked`, or of a model that has been replaced since."""
+    made = metrics.get("config")
+    if made is None:  # of a version that recorded nothing
+        if training_code(folder)["train"] is not None:
+            return True
+        made = trained_with(folder)
+    return made is not None and not _same_run(config, made, asked)
 
 
 def _same_run(config: dict[str, Any], made: dict[str, Any], asked: RunConfig) -> bool:
