@@ -59,14 +59,16 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     """Poses, a map and half-maps; the same command continues after a stop."""
     import yaml
 
+    from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import summarise
     from equipose.poses.search_stages import search_length
 
     _check(check_can_be_made, arguments.out.absolute(), "--out")
-    (star, _), out = _star(arguments), arguments.out.resolve()
+    (star, tables), out = _star(arguments), arguments.out.resolve()
     selection = _selection(arguments)
     select = {column: list(limits) for column, *limits in selection}
     found = summarise(star, arguments.datadir, selection, _told(arguments))
+    warn_of_repeats(star, *tables)
     box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(found.box, LARGEST_BOX)), default=0)
     if not 0 < box <= found.box:
         needed = arguments.box or min(TRAINING_BOXES)
@@ -125,10 +127,12 @@ def reconstruct(arguments: argparse.Namespace) -> None:
 
 def validate(arguments: argparse.Namespace) -> None:
     """Read all particles once and check them, as a reconstruction does."""
+    from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import read_particles
 
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
+    warn_of_repeats(star, *tables)
     print(f"{star}: {len(particles.images)} particles of {particles.images.shape[-1]} pixels are sound")
 
 
@@ -136,17 +140,21 @@ def info(arguments: argparse.Namespace) -> None:
     """Print number, size, optics, poses and contrast of the particles."""
     import numpy as np
 
-    from equipose.io.particles import ANGLES, half_of, read_particles
+    from equipose.io.half_sets import half_of, repeats, warn_of_repeats
+    from equipose.io.particles import ANGLES, read_particles
 
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
+    warn_of_repeats(star, *tables)
     size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
     voltage, spherical_aberration, amplitude_contrast = (_values(column) for column in particles.ctf.T[3:6])
-    first, second = np.bincount(half_of(particles.particle_table), minlength=3)[1:]
+    first, second = np.bincount(half_of(particles.particle_table, particles.optics_table), minlength=3)[1:]
     groups = len(particles.optics_table)
     print(f"particles      {len(particles.images)}, in {groups} optics group{'s' * (groups != 1)}")
     print(f"box            {size} pixels of {particles.voxel_size:g} Å, {size * particles.voxel_size:.0f} Å")
-    print(f"halves         {first} and {second}, {_source_of_halves(particles.particle_table)}")
+    print(f"halves         {first} and {second}, {_source_of_halves(particles)}")
+    if again := repeats(particles.particle_table):
+        print(f"repeats        {again} rows show an image that an earlier row shows")
     print(f"optics         {voltage} kV, Cs {spherical_aberration} mm, amplitude contrast {amplitude_contrast}")
     print(f"defocus        {particles.ctf[:, :2].min():.0f} to {particles.ctf[:, :2].max():.0f} Å")
     print(f"astigmatism    up to {np.abs(defocus_u - defocus_v).max():.0f} Å")
@@ -216,11 +224,13 @@ def mirrored(volume: np.ndarray) -> np.ndarray:
     return np.roll(volume[::-1], 1, axis=0) if len(volume) % 2 == 0 else volume[::-1]
 
 
-def _source_of_halves(particle_table: pd.DataFrame) -> str:
-    from equipose.io.particles import SUBSET, has_halves
+def _source_of_halves(particles: Particles) -> str:
+    from equipose.io.half_sets import SUBSET, has_halves, kept_together, torn
 
+    particle_table = particles.particle_table
     if has_halves(particle_table):
-        return f"{SUBSET} in the file"
+        shared = torn(particle_table, kept_together(particle_table, particles.optics_table)).any()
+        return f"drawn anew: those of {SUBSET} share particles" if shared else f"{SUBSET} in the file"
     return "drawn at random" + (f": {SUBSET} in the file is not 1 and 2" if SUBSET in particle_table else "")
 
 
@@ -293,7 +303,7 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
     optics, table = read_tables(star, told=_told(arguments))
     if arguments.datadir is None:
         arguments.datadir = find_datadir(star, table)
-    rows = chosen_rows(star, table, None, _selection(arguments))
+    rows = chosen_rows(star, (optics, table), None, _selection(arguments))
     if not len(rows):
         raise ConfigError(f"{star}: --select leaves no particle: widen its limits")
     check_inside(star, arguments.datadir, table.iloc[rows])

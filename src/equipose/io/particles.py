@@ -35,15 +35,12 @@ from equipose.io.particle_tables import (
     PHASE_SHIFT,
     PIXEL,
     SIZE,
-    SUBSET,
     TILT,
     Tables,
     check_inside,
     chosen_rows,
     find_datadir,
     groups_in_use,
-    half_of,
-    has_halves,
     image_names,
     is_cryosparc,
     need,
@@ -78,7 +75,6 @@ __all__ = [
     "PIXEL",
     "Particles",
     "SIZE",
-    "SUBSET",
     "Selection",
     "Summary",
     "TILT",
@@ -90,8 +86,6 @@ __all__ = [
     "chosen_rows",
     "find_datadir",
     "groups_in_use",
-    "half_of",
-    "has_halves",
     "image_names",
     "is_cryosparc",
     "of_groups",
@@ -168,7 +162,7 @@ def summarise(star: Path, datadir: Path | None = None, select: Selection = (), t
         warnings.simplefilter("ignore", FileWarning)
         optics_table, particle_table = read_tables(star, told=told)
         need(star, "particles", particle_table, ("rlnImageName",))
-        rows = {subset: chosen_rows(star, particle_table, subset, select) for subset in (None, 1, 2)}
+        rows = {subset: chosen_rows(star, (optics_table, particle_table), subset, select) for subset in (None, 1, 2)}
         chosen = particle_table.iloc[rows[None]] if len(rows[None]) else particle_table
         optics_table = groups_in_use(star, optics_table, chosen)
         box, voxel_size = _common_size(sizes_of(star, folder, optics_table, chosen))
