@@ -33,11 +33,9 @@ localrules:
 
 
 onstart:
-    # Snakemake's limit on jobs a second (100 by default) has the scheduler look again a second after each of its rounds, and
-    # each job that ends adds a round: after 120 jobs those took half a core (its pull request 3744).
-    workflow.scheduler.job_rate_limiter = None
+    snakemake_internals.look_without_delay(workflow)
     remember_our_locks()
-    say(plan(config, [file for job in workflow.dag.needrun_jobs() for file in job.output]))
+    say(plan(config, snakemake_internals.files_to_make(workflow)))
 
 
 onsuccess:
@@ -73,7 +71,10 @@ for experiment in config["run"]:
 
 rule simulate_all:
     input:
-        collect("<results>/datasets/{dataset}/particles.star", dataset=sorted({run[0] for run in runs(config["run"])})),
+        collect(
+            "<results>/datasets/{dataset}/particles.star",
+            dataset=sorted({dataset for dataset, _, _ in asked_runs(config, config["run"])}),
+        ),
 
 
 rule train_all:

@@ -72,6 +72,29 @@ def test_info_says_why_it_draws_halves_where_all_particles_have_one(
     assert "25 and 25, drawn at random: rlnRandomSubset in the file is not 1 and 2\n" in capsys.readouterr().out
 
 
+def test_what_select_leaves_out_need_not_be_sound(monkeypatch, capsys, simulated_dataset, tmp_path: Path) -> None:
+    optics, table = read_tables(simulated_dataset.folder / "particles.star")
+    (tmp_path / "particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")
+    table.loc[7, ["rlnImageName", "rlnDefocusU"]] = ["1@../gone.mrcs", -5.0]
+    write_star(tmp_path / "a.star", optics, table.assign(rlnScore=np.arange(50) != 7))
+    assert equipose(monkeypatch, "validate", tmp_path / "a.star") == 2
+    assert equipose(monkeypatch, "validate", tmp_path / "a.star", "--select", "rlnScore", 1, "-") == 0
+    assert "49 particles of 32 pixels are sound" in capsys.readouterr().out
+
+
+def test_warnings_are_a_line_each_on_stderr(monkeypatch, capsys, simulated_dataset, tmp_path: Path) -> None:
+    optics, table = read_tables(simulated_dataset.folder / "particles.star")
+    (tmp_path / "particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")
+    write_star(tmp_path / "a.star", optics.assign(rlnImagePixelSize=17.5), table)
+    assert equipose(monkeypatch, "info", tmp_path / "a.star") == 0
+    said = capsys.readouterr()
+    assert "box            32 pixels of 17.5 Å" in said.out
+    assert said.err.startswith("warning: ") and said.err.count("\n") == 1 and "17 Å by its header" in said.err
+    assert equipose(monkeypatch, "info", tmp_path / "a.star", "--pixel-size", 17) == 0
+    said = capsys.readouterr()
+    assert "32 pixels of 17 Å" in said.out and not said.err
+
+
 def test_validate_says_that_sound_particles_are_sound(monkeypatch, capsys, simulated_dataset) -> None:
     assert equipose(monkeypatch, "validate", simulated_dataset.folder / "particles.star") == 0
     assert "50 particles of 32 pixels are sound" in capsys.readouterr().out
@@ -155,7 +178,7 @@ def test_symmetry_is_refused_plainly(monkeypatch, capsys, simulated_dataset, tmp
     [
         (("rlnNothing", 0, "-"), "lacks the column rlnNothing"),
         (("rlnDefocusU", "much", "-"), "much is no number"),
-        (("rlnDefocusU", "1e6", "-"), "a half of 0 particles that --select leaves is too few"),
+        (("rlnDefocusU", "1e6", "-"), "--select leaves no particle"),
     ],
 )
 def test_a_selection_that_cannot_be_made_is_refused(
@@ -193,7 +216,7 @@ def test_a_number_that_cannot_be_is_refused_by_the_name_of_its_option(
         ({"--contrast": "grey"}, "argument --contrast: invalid choice: 'grey'"),
         ({"--box": 33}, "argument --box: invalid choice: 33"),
         ({"--datadir": "nowhere"}, "--datadir: nowhere is no folder"),
-        ({"--symmetry": "C2"}, "symmetry C2 is not modelled"),
+        ({"--symmetry": "X2"}, "X2"),
         ({"--select": ("rlnDefocusU", "nan", "-")}, "--select: nan is no number"),
         ({"--select": ("rlnDefocusU", 2, 1)}, "--select rlnDefocusU 2 1: give the lower value first"),
         ({"--out": "file"}, "--out: {tmp_path}/file is no folder: name another one"),

@@ -73,6 +73,14 @@ def test_files_of_different_jobs_are_not_joined(tmp_path: Path) -> None:
         read_cryosparc(main, [twice])
 
 
+def test_uids_that_are_no_numbers_do_not_join(tmp_path: Path) -> None:
+    records = np.zeros(NUMBER, [("uid", "S4"), ("blob/idx", "<u4")])
+    with open(tmp_path / "b.cs", "wb") as file:
+        np.save(file, records)
+    with pytest.raises(ConfigError, match="b.cs: field uid is of type"):
+        read_cryosparc(cs(tmp_path / "a.cs", CTF), [tmp_path / "b.cs"])
+
+
 def test_exposure_groups_are_optics_groups(tmp_path: Path) -> None:
     group = np.array([4, 4, 9, 9, 4, 9], np.uint32)
     optics, table = read_tables(cs(tmp_path / "a.cs", BLOB | CTF | {"ctf/exp_group_id": group}))

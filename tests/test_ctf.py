@@ -94,3 +94,20 @@ def test_a_batch_of_parameters_gives_a_row_for_each() -> None:
     values = ctf(batch, grid(), BOX * PIXEL)
     assert values.shape == (2, BOX * BOX)
     torch.testing.assert_close(values[1], ctf(batch[1], grid(), BOX * PIXEL))
+
+
+def test_with_nine_parameters_amplitudes_fall_off_and_scale_as_in_relion() -> None:
+    k = torch.tensor([[0.0, 0.0], [3.0, -4.0], [10.0, 0.0]])
+    plain = torch.tensor([[2e4, 1.9e4, 30.0, 300.0, 2.7, 0.1, 0.0]])
+    envelope = 0.7 * torch.exp(-100.0 / 4 * k.square().sum(-1) / 128.0**2)
+    torch.testing.assert_close(
+        ctf(torch.cat([plain, torch.tensor([[100.0, 0.7]])], 1), k, 128.0), ctf(plain, k, 128.0) * envelope
+    )
+
+
+def test_images_may_each_have_frequencies_of_their_own() -> None:
+    batch = torch.stack([parameters(), parameters(defocus_u=15000.0)])
+    frequencies = torch.stack([grid(), grid().flip(0)])
+    values = ctf(batch, frequencies, BOX * PIXEL)
+    for row in range(2):
+        torch.testing.assert_close(values[row], ctf(batch[row], frequencies[row], BOX * PIXEL))

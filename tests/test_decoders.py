@@ -6,6 +6,7 @@ import torch
 
 from equipose.config.settings import DecoderLayers, DecoderOmega
 from equipose.core.fourier import from_half_disc, shift_phase
+from equipose.core.volumes import real_volume
 from equipose.model.autoencoder import Autoencoder, decoder_volume
 from equipose.model.decoders import TILE, FourierNet
 
@@ -22,6 +23,8 @@ def test_opposite_frequencies_have_conjugate_values(net):
     for frequencies in (k, on_planes):
         assert torch.allclose(net(-frequencies), net(frequencies).conj())
     assert net(torch.zeros(3)).imag == 0
+    elsewhere = on_planes[(on_planes != 0).any(1)]
+    assert (net(elsewhere).imag != 0).all()
 
 
 def test_the_published_size_multiplies_330240_times_a_point():
@@ -105,3 +108,20 @@ def test_a_moved_volume_is_evaluated_not_interpolated(small_run):
     moved = decoder_volume(model, motion)
     model.decoder.centres.copy_(centres @ torch.from_numpy(motion).float())
     assert np.allclose(moved, decoder_volume(model), atol=1e-6)
+
+
+def test_the_volume_of_a_transform_is_what_it_is_the_transform_of_below_nyquist() -> None:
+    """Of white noise, whose highest frequencies show."""
+    box = 12
+    whole = torch.randn(box, box, box, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    axis = torch.fft.fftfreq(box, 1 / box)
+    kz, ky, kx = torch.meshgrid(axis, axis, axis, indexing="ij")
+    spectrum = torch.fft.fftn(torch.roll(whole, (-box // 2,) * 3, (0, 1, 2)))  # about voxel box/2
+    inside = kx**2 + ky**2 + kz**2 < (box / 2) ** 2
+
+    def transform(k: torch.Tensor) -> torch.Tensor:
+        x, y, z = k.long().T
+        return spectrum[z, y, x] / box
+
+    expected = torch.roll(torch.fft.ifftn(spectrum * inside).real, (box // 2,) * 3, (0, 1, 2))
+    assert np.allclose(real_volume(transform, box, chunk=100), expected)

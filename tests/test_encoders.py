@@ -188,11 +188,11 @@ def test_a_saved_encoder_says_the_same_where_escnn_finds_another_basis(small_run
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_encoder_of_the_readme_learns_in_either_precision(small_run, monkeypatch, precision):
-    (python,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_encoder_of_the_docs_learns_in_either_precision(small_run, monkeypatch, precision):
+    (python,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.DOTALL)
     monkeypatch.setattr(encoders, "ENCODERS", dict(encoders.ENCODERS))
     names = dict(vars(encoders))
-    exec(compile(python, "README.md", "exec"), names)
+    exec(compile(python, "docs/extend.md", "exec"), names)
     encoder = names["ENCODERS"]["tiny"](small_run("d4_l2", 32, precision=precision).model, 32).train()
     found, shifts = encoder(torch.randn(4, 32, 32))
     assert (found.shape, shifts.shape) == ((4, 3, 3), (4, 2)) and found.dtype == shifts.dtype == torch.float32

@@ -11,7 +11,7 @@ import pytest
 
 from equipose.errors import ConfigError
 from equipose.io.files import check_writable, leave_the_future, sampled_digest, whole_file
-from equipose.io.locks import drop_stale_locks, one_at_a_time, remember_locks
+from equipose.io.locks import one_at_a_time
 
 
 def test_a_file_whose_writing_fails_stays_as_it_was_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -67,36 +67,6 @@ def test_files_of_ours_from_the_future_get_the_time_of_now_and_others_keep_their
     assert (tmp_path / "tomorrow.pt").stat().st_mtime == pytest.approx(now, abs=10)
     assert (tmp_path / "yesterday.pt").stat().st_mtime == pytest.approx(now - 86400)
     assert (tmp_path / "a user's").stat().st_mtime == pytest.approx(now + 86400)
-
-
-def lock(folder: Path, name: str) -> Path:
-    path = folder / "locks" / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("results/x")
-    return path
-
-
-def test_our_locks_are_dropped_where_no_snakemake_of_ours_is_alive_and_kept_where_one_is(tmp_path: Path) -> None:
-    alive = drop_stale_locks(tmp_path)
-    ours = lock(tmp_path, "0.output.lock")
-    remember_locks(alive, [ours])
-    with drop_stale_locks(tmp_path):  # a second Snakemake beside the first
-        assert ours.exists()
-    alive.close()
-    drop_stale_locks(tmp_path).close()
-    assert not ours.exists()
-
-
-def test_locks_of_another_pipeline_in_the_same_folder_stay(tmp_path: Path) -> None:
-    """Also one of the name that ours had: Snakemake takes the first number that is free."""
-    theirs = lock(tmp_path, "0.input.lock")
-    with drop_stale_locks(tmp_path) as alive:
-        ours = lock(tmp_path, "0.output.lock")
-        remember_locks(alive, [ours])
-    ours.unlink()
-    again = lock(tmp_path, "0.output.lock")
-    drop_stale_locks(tmp_path).close()
-    assert theirs.exists() and again.exists()
 
 
 def test_whoever_comes_second_is_told_so(tmp_path: Path) -> None:

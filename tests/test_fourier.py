@@ -71,3 +71,12 @@ def test_two_half_pixel_shifts_make_a_whole_one() -> None:
     phase = shift_phase(torch.tensor([0.5, 0.5]), disc)
     shifted = from_half_disc(to_half_disc(image, disc) * phase * phase, disc)
     torch.testing.assert_close(shifted, torch.roll(image, (1, 1), dims=(-2, -1)), atol=1e-5, rtol=0)
+
+
+def test_the_parts_of_a_disc_make_it_up_in_order() -> None:
+    disc = half_disc(16)
+    parts = disc.split(30)
+    assert [len(part.k) for part in parts] == [30, 30, 30, len(disc.k) - 90]
+    assert torch.equal(torch.cat([part.k for part in parts]), disc.k)
+    assert torch.equal(torch.cat([part.weights for part in parts]), disc.weights)
+    assert {part.box for part in parts} == {16}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from equipose.core import point_groups
 from equipose.core.fourier import half_disc
 from equipose.core.fourier_grid import (
     blend,
@@ -125,3 +126,16 @@ def test_an_enlarged_grid_has_the_same_values_at_the_same_points(generator):
     small = from_real_map(torch.randn(16, 16, 16, generator=generator), 8)
     found = grid_slices(enlarged(small, 8, 16), 16, rotations, disc)
     assert torch.allclose(found, grid_slices(small, 8, rotations, disc), atol=1e-5)
+
+
+def test_slices_are_inserted_at_all_mates_of_their_poses():
+    """A volume from one view alone looks the same after every rotation of the group."""
+    disc, group = half_disc(BOX, 10), torch.from_numpy(point_groups.group("C3")).float()
+    generator = torch.Generator().manual_seed(0)
+    rotations = random_rotations(40, generator)
+    grid = empty_grid(BOX // 2, torch.device("cpu"))
+    values = slices_of(rotations, disc.k)
+    insert_slices(grid, rotations, disc, values, torch.ones(values.shape), group)
+    looks = random_rotations(5, generator)
+    plain, turned = (grid_slices(grid_volume(grid), grid.radius, poses, disc) for poses in (looks, looks @ group[1]))
+    assert (turned - plain).abs().square().mean() < 0.02 * plain.abs().square().mean()

@@ -55,6 +55,17 @@ def test_only_the_shell_of_a_wave_tells_two_volumes_apart(noise):
     assert curve[7] < 0.9
 
 
+def test_the_curve_is_the_definition_over_all_coefficients_of_the_whole_transform(noise):
+    """Half of them are computed; each of the others counts as much."""
+    a, b = noise[0], noise[0] + noise[1]
+    k = np.fft.fftfreq(BOX, 1 / BOX)
+    shell = np.rint(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2))
+    fa, fb = np.fft.fftn(a), np.fft.fftn(b)
+    for number, value in enumerate(fourier_shell_correlation(a, b)):
+        x, y = fa[shell == number], fb[shell == number]
+        assert value == pytest.approx(np.vdot(x, y).real / np.sqrt(np.vdot(x, x).real * np.vdot(y, y).real))
+
+
 @pytest.mark.parametrize(("rule", "shell"), [("rint", 6), ("floor", 5)])
 def test_a_frequency_between_shells_goes_where_the_rule_says(noise, rule, shell):
     y, x = np.indices((BOX, BOX))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from equipose.core.groups import kernel_basis, motions, move_images
+from equipose.core.groups import kernel_basis, motions, move_images, moved_kernels, turn_images
 
 GROUPS = ["c4", "d4"]
 
@@ -61,3 +61,27 @@ def test_our_action_on_images_is_escnn_s(group):
 def test_kernel_basis_has_escnn_s_dimension(group, source, size, dimension):
     basis = kernel_basis(group, source, size)
     assert len(basis) == dimension == torch.linalg.matrix_rank(basis.flatten(1))
+
+
+@pytest.mark.parametrize(("group", "source", "size"), [("c4", "regular", 3), ("d4", "regular", 2), ("d4", "scalar", 3)])
+def test_a_kernel_to_the_identity_s_channel_holds_those_to_all_others(group, source, size):
+    basis = kernel_basis(group, source, size)
+    places = moved_kernels(group, source, size)
+    assert places.shape == basis.shape[1:]
+    assert torch.allclose(basis[:, 0].flatten(1)[:, places], basis, atol=1e-6)
+
+
+def test_a_quarter_turn_by_interpolation_is_the_array_s():
+    images = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0))
+    for g in motions("c4"):
+        assert torch.allclose(turn_images(g, images), move_images(g, images), atol=1e-5)
+
+
+def test_turned_content_lies_where_the_matrix_takes_it():
+    axis, centre, angle = torch.arange(32.0) - 15.5, torch.tensor([6.0, -2.0]), torch.tensor(0.5)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
+
+    def blob(place: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-((axis - place[0]) ** 2 + (axis[:, None] - place[1]) ** 2) / 18)[None]
+
+    assert torch.allclose(turn_images(turn, blob(centre)), blob(turn @ centre), atol=0.02)

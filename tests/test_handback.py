@@ -5,12 +5,14 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+from test_cryosparc import BLOB, CTF, PLACE, cs
 
 from equipose.config.settings import PreparationConfig
-from equipose.core.rotations import from_relion_angles, random_rotations
-from equipose.io.particles import ANGLES, ORIGINS, half_of, read_particles, read_tables
+from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
+from equipose.io.half_sets import half_of
+from equipose.io.particles import ANGLES, ORIGINS, read_particles, read_tables
 from equipose.io.starfiles import read_star
-from equipose.reconstruction.handback import write_poses
+from equipose.reconstruction.handback import in_other_hand, write_poses
 
 NUMBER, BOX = 8, 16
 
@@ -54,7 +56,7 @@ OPTICS |= {"rlnSphericalAberration": "2.700000", "rlnAmplitudeContrast": "0.1000
 def hand_back(path: Path, **told: object) -> tuple:
     """Tables of poses.star, and the poses in it in the file's order."""
     settings = dict.fromkeys(PreparationConfig.__dataclass_fields__) | {"star": str(path), "select": {}} | told
-    number = half_of(read_tables(path)[1])
+    number = half_of(*read_tables(path)[::-1])
     rng = np.random.default_rng(1)
     rotations, shifts = random_rotations(NUMBER, rng), rng.normal(size=(NUMBER, 2))
     parts = [np.flatnonzero(number == half) for half in (1, 2)]
@@ -127,3 +129,24 @@ def test_shifts_are_those_of_images_with_their_magnification(tmp_path: Path) -> 
     np.testing.assert_allclose(
         table[list(ORIGINS)].to_numpy(float), -shifts @ np.array([[1.02, 0.01], [0.03, 0.97]]), rtol=1e-6
     )
+
+
+def test_poses_of_a_cs_file_are_in_both_files_and_flip_together(tmp_path: Path) -> None:
+    fields = BLOB | CTF | PLACE | {"blob/path": b">stack.mrcs", "blob/shape": np.full((6, 2), BOX, np.uint32)}
+    wide = {name: np.resize(value, (NUMBER, *np.shape(value)[1:])) for name, value in fields.items()}
+    stack(tmp_path / "stack.mrcs")
+    _, table, rotations, shifts = hand_back(cs(tmp_path / "a.cs", wide, np.arange(NUMBER) + 7))
+    assert list(table["ucsfUid"]) == [str(uid) for uid in range(7, 7 + NUMBER)]
+    written = read_particles(tmp_path / "poses.cs")
+    np.testing.assert_allclose(written.rotations, rotations, atol=1e-6)
+    np.testing.assert_allclose(written.shifts, shifts, atol=1e-5)
+    assert list(written.particle_table["rlnRandomSubset"]) == list(
+        read_tables(tmp_path / "poses.star")[1]["rlnRandomSubset"]
+    )
+    in_other_hand(tmp_path / "poses.star", tmp_path / "flipped")
+    for name in ("poses.star", "poses.cs"):
+        (tmp_path / "flipped/stack.mrcs").unlink(missing_ok=True)
+        (tmp_path / "flipped/stack.mrcs").symlink_to(tmp_path / "stack.mrcs")
+        flipped = read_particles(tmp_path / "flipped" / name)
+        np.testing.assert_allclose(flipped.rotations, other_hand(rotations), atol=1e-6)
+        np.testing.assert_allclose(flipped.shifts, shifts, atol=1e-5)

@@ -65,6 +65,13 @@ def test_the_mask_is_1_two_voxels_beyond_the_density_and_falls_to_0_over_three_m
     np.testing.assert_allclose(along[last + 3 :], [0.75, 0.25] + [0] * (half - last - 5), atol=1e-6)
 
 
+def test_of_two_parts_the_larger_is_the_molecule() -> None:
+    volume = torch.zeros(32, 32, 32)
+    volume[8:20, 8:20, 8:20], volume[26:29, 26:29, 26:29] = 1, 2
+    mask = solvent_mask(volume)
+    assert mask[8:20, 8:20, 8:20].min() == 1 and mask[27, 27, 27] == 0
+
+
 def test_a_map_without_any_density_is_not_masked_away() -> None:
     assert solvent_mask(-torch.ones(8, 8, 8)).min() == 1
 

@@ -44,6 +44,28 @@ def test_coloured_noise_becomes_white(white: np.ndarray, window: np.ndarray) -> 
     np.testing.assert_allclose(after[2 : BOX // 2] / np.median(after), 1, atol=0.1)
 
 
+def test_the_lowest_shells_are_taken_as_the_second_and_all_others_as_they_are(white: np.ndarray) -> None:
+    coloured, whole = filtered(white, COLOUR), np.ones((BOX, BOX))
+    power = np.abs(np.fft.fft2(coloured, norm="ortho")) ** 2
+    k = np.fft.fftfreq(BOX, 1 / BOX)
+    shell = np.rint(np.hypot(k, k[:, None]))
+    found = noise_power(coloured, whole)
+    for number in range(2, BOX // 2):
+        assert found[number] == pytest.approx(power[:, shell == number].mean(), rel=0.05)  # one half of the plane
+    assert found[0] == found[1] == found[2] > 1.1 * found[3]
+
+
+def test_what_images_hold_in_the_nyquist_row_and_column_is_not_counted(white: np.ndarray) -> None:
+    stripes = 5 * (-1.0) ** np.arange(BOX)
+    whole = np.ones((BOX, BOX))
+    for pattern in (stripes, stripes[:, None]):
+        np.testing.assert_allclose(noise_power(white + pattern, whole), noise_power(white, whole), rtol=1e-4)
+
+
+def test_the_filter_is_the_inverse_amplitude_and_ten_at_most() -> None:
+    np.testing.assert_allclose(whitening(np.array([4.0, 1, 1, 0.25, 0.01, 0.001, 1])), [0.5, 1, 1, 2, 10, 10, 1])
+
+
 def test_a_shell_without_noise_is_not_raised_beyond_measure(white: np.ndarray, window: np.ndarray) -> None:
     cut = filtered(white, (shells(BOX) < 10).astype(float))
     assert whitening(noise_power(cut, window)).max() < 11

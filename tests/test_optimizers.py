@@ -18,6 +18,22 @@ def test_newton_schulz_brings_all_singular_values_near_one_and_keeps_the_directi
         u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
         mixed = u.T @ result @ vt.T
         assert torch.allclose(mixed, torch.diag(mixed.diagonal()), atol=1e-4)
+    square = torch.eye(5) + 0.1 * torch.randn(5, 5, generator=generator)
+    assert torch.linalg.svdvals(orthogonal(square)).min() > 0.6
+
+
+def test_an_update_follows_the_gradient_and_the_momentum_of_those_before():
+    """Nesterov's: 0.95 of the momentum, which the gradient is part of already, and the gradient."""
+    first, second = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    weight = torch.nn.Parameter(torch.zeros(4, 6))
+    muon = Muon([weight], lr=0.1)
+    weight.grad = first
+    muon.step()
+    before = weight.detach().clone()
+    weight.grad = second
+    muon.step()
+    expected = orthogonal(second + 0.95 * (0.95 * first + second))
+    assert torch.allclose(before - weight, 0.2 * 0.1 * 6**0.5 * expected, atol=1e-6)
 
 
 def test_an_update_has_a_fifth_of_the_rate_as_its_mean_square_whatever_the_gradient():
@@ -61,6 +77,17 @@ def test_descending_lowers_the_loss_and_clips_the_gradient(small_run):
     norm = torch.stack([weight.grad.norm() for weight in model.parameters() if weight.grad is not None]).norm()
     assert norm <= 1.001 * model.config.model.gradient_clip
     assert loss().item() < first
+
+
+def test_a_descent_follows_its_own_loss_alone(small_run):
+    """A gradient of an earlier one is not left over."""
+    model = Autoencoder(small_run("d4_l2"), image_scale=1.0)
+    weight = next(model.decoder.parameters())
+    descend(model, [], 1e-3 * weight.sum())
+    descend(model, [], 2e-3 * weight[0].sum())
+    expected = torch.zeros_like(weight)
+    expected[0] = 2e-3
+    assert torch.allclose(weight.grad, expected)
 
 
 def test_rates_are_constant_and_then_fall_to_zero_over_the_rest_of_the_budget(small_run):

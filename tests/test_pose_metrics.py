@@ -9,6 +9,7 @@ from equipose.core.pose_metrics import (
     Alignment,
     align,
     exact_scores,
+    hand_alignments,
     hand_shares,
     paper_scores,
     squared_distances,
@@ -102,6 +103,15 @@ def test_shares_of_a_perfect_run_are_one_and_chance(true, gauge):
     assert hand_shares(true @ gauge, true)["same"] == 1
     assert hand_shares(true @ gauge, true)["mirror"] < 0.06
     assert hand_shares(other_hand(true) @ gauge, true)["mirror"] == 1
+
+
+def test_each_hand_s_alignment_is_that_of_the_images_in_it(true, gauge):
+    noise = Rotation.from_rotvec(0.02 * np.random.default_rng(13).normal(size=(N, 3))).as_matrix()
+    half, mirror = np.arange(N) % 2 == 0, plane_mirror(5)
+    predicted = noise @ np.where(half[:, None, None], HAND_FLIP @ true @ mirror, true) @ gauge
+    found = hand_alignments(predicted, true)
+    assert np.allclose(found["same"], gauge.T, atol=0.01)
+    assert np.allclose(found["mirror"], HAND_FLIP @ gauge.T @ mirror, atol=0.01)
 
 
 def test_outliers_move_the_mean_but_not_the_robust_rotation(true, gauge):

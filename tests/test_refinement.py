@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from equipose.core.fourier_grid import FourierGrid, grid_volume, real_map
+from equipose.core.fourier_grid import FourierGrid, from_real_map, grid_volume, real_map, sampled
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.io.particles import read_particles
 from equipose.model.autoencoder import Autoencoder
@@ -104,3 +104,36 @@ def test_an_interrupted_refinement_continues_after_its_last_pass_to_the_same_res
     said.clear()
     refined("broken.pt", said.append)
     assert said[0].startswith("refinement 1/3"), "a broken file counts as none"
+
+
+@torch.no_grad()
+def test_refinement_starts_from_the_map_that_explains_images_better(small_run, simulated_dataset):
+    """The search's where the networks know nothing, the decoder's where the search's is noise or there is none."""
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    model = Autoencoder(small_run("d4_l2", 32), 1.0)
+    turned, moved = refinement._on_device(model, particles.rotations, particles.shifts)
+    every = torch.arange(len(turned))
+    right = real_map(grid_volume(refinement._back_projected(model, particles, every, turned, moved)), 16)
+    untrained = sampled(model.decoder, 16, torch.device("cpu"))
+    noise = 100 * torch.randn(right.shape, generator=torch.Generator().manual_seed(0)) * right.std()
+    for found, expected in ((right, from_real_map(right, 16)), (noise, untrained), (None, untrained)):
+        model.found = found
+        torch.testing.assert_close(refinement._first_volume(model, particles, turned, moved), expected)
+
+
+def test_an_image_that_goes_to_a_mate_of_its_pose_has_settled(monkeypatch, small_run, simulated_dataset, tmp_path):
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    run = small_run("d4_l2", 32)
+    half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))  # about z, of C2
+
+    def passes(symmetry: str) -> int:
+        dataset = dataclasses.replace(run.dataset, symmetry=symmetry)
+        settings = dataclasses.replace(run.model, refine_passes=7)
+        model, said = Autoencoder(dataclasses.replace(run, dataset=dataset, model=settings), 1.0), []
+        monkeypatch.setattr(refinement, "_best_pose", lambda *rest: (rest[4] @ half_turn, rest[5]))
+        monkeypatch.setattr(refinement, "STILL", 2.0)  # of the map nothing is asked
+        start = particles.rotations, particles.shifts
+        refinement.refine(model, particles, *start, said.append, tmp_path / f"{symmetry}.pt")
+        return sum("poses changed" in line for line in said)
+
+    assert passes("C2") == 4 and passes("C1") == 7

@@ -147,3 +147,8 @@ def test_gram_schmidt_gives_a_rotation_whose_first_column_is_the_first_vector() 
     torch.testing.assert_close(rotation.mT @ rotation, torch.eye(3, dtype=torch.float64).expand(20, 3, 3))
     torch.testing.assert_close(torch.linalg.det(rotation), torch.ones(20, dtype=torch.float64))
     torch.testing.assert_close(rotation[..., 0], torch.nn.functional.normalize(v1, dim=-1))
+
+
+def test_gram_schmidt_takes_vectors_in_any_arrangement() -> None:
+    v1, v2 = (torch.from_numpy(RNG.normal(size=(2, 5, 3))) for _ in range(2))
+    torch.testing.assert_close(rot.gram_schmidt(v1, v2)[1, 4], rot.gram_schmidt(v1[1, 4], v2[1, 4]))

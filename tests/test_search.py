@@ -9,6 +9,7 @@ import torch
 from test_fourier_grid import BOX, filled, slices_of
 
 from equipose.config.settings import Budget, EvaluationConfig
+from equipose.core import point_groups
 from equipose.core.ctf import ctf
 from equipose.core.fourier import half_disc, shift_phase, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, grid_slices, grid_volume, with_slopes
@@ -18,6 +19,8 @@ from equipose.model.autoencoder import Autoencoder
 from equipose.poses import search
 from equipose.poses.search_stages import fitting_rates, stage, start_search
 from equipose.training import train
+from equipose.training.checkpoint import IN_CHECKPOINT
+from equipose.training.run_progress import Progress
 
 ALONE = torch.eye(3)[None]
 """The group C1."""
@@ -97,7 +100,7 @@ def test_the_match_s_error_is_the_squared_distance_to_the_best_slice(grid, gener
 
 def test_shells_that_were_never_compared_weigh_nothing(grid, generator):
     target, transfer, _, _, disc = images_of(grid, 30, 5, generator)
-    _, spectrum = search.start_search(grid.radius, target, transfer, disc, ALONE, generator)
+    _, spectrum = search.start_search(grid.radius, target, transfer, disc, generator)
     wide = half_disc(BOX, 8)
     weights = search.whitened(wide, spectrum).weights
     assert torch.equal(weights > 0, wide.k.norm(dim=-1).round() <= disc.k.norm(dim=-1).max().round())
@@ -233,7 +236,7 @@ def test_a_run_with_a_search_continues_in_every_stage_to_the_same_result(
 def test_stages_of_a_budget_in_seconds_follow_the_clock_between_evaluations(quick, simulated_dataset, tmp_path):
     """Evaluations may be far apart: the fit must not go on until the next."""
     seconds = dataclasses.replace(quick, budget=Budget(seconds=100.0, steps=None))
-    progress, seen = train.Progress(step=8), []
+    progress, seen = Progress(step=8), []
     model = Autoencoder(seconds, image_scale=1.0)
     progress.search = start_search(model)
     progress.search.volume = grid_volume(empty_grid(model.box // 2, torch.device("cpu")))
@@ -249,7 +252,7 @@ def test_once_the_volume_is_found_the_search_s_grids_are_not_kept(quick, simulat
     asked = iter(range(1000))
     with pytest.raises(train.Interrupted):
         train.train(quick, particles, tmp_path, torch.device("cpu"), lambda _: None, lambda: next(asked) >= 8)
-    with torch.serialization.safe_globals(train.IN_CHECKPOINT):
+    with torch.serialization.safe_globals(IN_CHECKPOINT):
         content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]
     assert stage(content["step"], content["step"] / 16, quick.model.search)[0] == "fit"
     assert content["search"].best is None
@@ -270,7 +273,7 @@ def search_blobs(generator, steps: int, hypotheses):
     rotations = search.random_rotations(count, generator)
     target, transfer = slices_of(rotations, disc.k), torch.ones(count, len(disc.k))
     shifts, temperature = torch.zeros(1, 2), torch.ones(())
-    grid, spectrum = search.start_search(BOX // 2, target, transfer, disc, ALONE, generator)
+    grid, spectrum = search.start_search(BOX // 2, target, transfer, disc, generator)
     for step in range(steps):
         search.search_step(
             grid,
@@ -284,7 +287,6 @@ def search_blobs(generator, steps: int, hypotheses):
             600,
             hypotheses(step / steps),
             0.3,
-            ALONE,
             generator,
         )
     orientations = search.random_rotations(2000, generator)
@@ -304,3 +306,15 @@ def test_a_search_is_hotter_the_more_poses_an_image_is_to_weigh():
     """Noiseless likelihoods weigh one pose each: only a high temperature lets others count."""
     hot, cold = (search_blobs(torch.Generator().manual_seed(0), 12, lambda _, many=many: many)[0] for many in (100, 3))
     assert hot > 2 * cold
+
+
+def test_the_asymmetric_unit_holds_one_pose_of_each_image(generator):
+    """Of the orientations a g-th is left, and with their mates they cover all others as closely as all of them do."""
+    group = torch.from_numpy(point_groups.group("D3")).float()
+    unit = search.spread_rotations(6000, generator, group)
+    assert len(unit) == pytest.approx(1000, rel=0.15)
+    asked, mates = search.random_rotations(500, generator), (unit[:, None] @ group).flatten(0, 1)
+    nearest = torch.einsum("aij,bij->ab", asked, mates).amax(1).min()
+    assert float(torch.rad2deg(((nearest - 1) / 2).arccos())) < 20  # 6,000 are some 14° apart
+    traces = torch.einsum("aij,bij->ab", unit[:50], unit[:50]).fill_diagonal_(-1)
+    assert traces.max() < 3 - 1e-4

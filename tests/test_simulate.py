@@ -14,7 +14,6 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
-import starfile
 import torch
 
 from equipose.config.settings import SimulationConfig, simulation_config
@@ -27,6 +26,7 @@ from equipose.errors import ConfigError
 from equipose.io import progress
 from equipose.io.maps import write_map
 from equipose.io.particles import Particles, read_particles, write_star
+from equipose.io.starfiles import read_star
 
 RELION = Path(__file__).parents[2] / "shared" / "data" / "relion_projections"
 
@@ -227,7 +227,7 @@ def test_a_finished_dataset_is_three_files(make: Callable) -> None:
 @pytest.mark.parametrize("name", ["rln_proj_65_centered", "rln_proj_65_shifted"])
 def test_projections_agree_with_those_that_relion_wrote(name: str) -> None:
     volume, expected = mrcfile.read(RELION / "clean70SRibosome_vol_65p.mrc"), mrcfile.read(RELION / f"{name}.mrcs")
-    table = starfile.read(RELION / f"{name}.star")["particles"]
+    table = read_star(RELION / f"{name}.star")["particles"]
     rotations = from_relion_angles(table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy())
     shifts = -torch.from_numpy(table[["rlnOriginX", "rlnOriginY"]].to_numpy()).float()  # pixels
     # Their box is odd: RELION centres the volume on voxel 32 and the image on pixel 33. Ours is 66, centred on 33.

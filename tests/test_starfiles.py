@@ -88,6 +88,8 @@ def test_a_block_of_single_values_is_a_table_of_one_row(tmp_path: Path) -> None:
     assert dict(tables["general"].iloc[0]) == {"rlnA": 1, "rlnB": "x y"} and list(tables["optics"]["rlnVoltage"]) == [
         300
     ]
+    text = read_star(tmp_path / "a.star", as_text=True)["optics"]
+    assert list(text["rlnVoltage"]) == ["300.0"]
 
 
 def test_an_empty_line_ends_a_table_and_what_follows_is_said_to_be_left_out(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
     equipose info particles.star                       how many, how large, which optics, bright or dark
     equipose reconstruct particles.star --out DIR      poses.star, volume.mrc, half-maps, FSC, report.html
     equipose flip-hand DIR                             poses and maps of a reconstruction in the other hand
+    equipose symmetrise DIR C4                         poses and maps on RELION's axes of a point group
     equipose status results/paper                      which runs are done, running, stuck, failed; time left, metrics
     equipose status DIR                                the stage of a reconstruction, and its two runs
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipose import __version__
-from equipose.config.settings import TRAINING_BOXES, Told, merge, model_config, preparation_config
+from equipose.config.settings import TRAINING_BOXES, Selection, Told, merge, model_config, preparation_config
 from equipose.errors import ConfigError
 from equipose.io.files import check_can_be_made, whole_file, whole_folder, write_text
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable
@@ -58,14 +59,16 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     """Poses, a map and half-maps; the same command continues after a stop."""
     import yaml
 
+    from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import summarise
     from equipose.poses.search_stages import search_length
 
     _check(check_can_be_made, arguments.out.absolute(), "--out")
-    (star, _), out = _star(arguments), arguments.out.resolve()
-    select = {column: _limits(column, low, high) for column, low, high in arguments.select}
-    selection = tuple((column, *limits) for column, limits in select.items())
+    (star, tables), out = _star(arguments), arguments.out.resolve()
+    selection = _selection(arguments)
+    select = {column: list(limits) for column, *limits in selection}
     found = summarise(star, arguments.datadir, selection, _told(arguments))
+    warn_of_repeats(star, *tables)
     box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(found.box, LARGEST_BOX)), default=0)
     if not 0 < box <= found.box:
         needed = arguments.box or min(TRAINING_BOXES)
@@ -99,7 +102,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
             "passthrough": [str(path.resolve()) for path in arguments.passthrough],
             "symmetry": arguments.symmetry.upper(),
         },
-        "training": {"search": {"images": min(SEARCHED, half)}},
+        "training": {"search": {"images": min(SEARCHED, half), "starts": arguments.starts}},
         "datasets": {f"half{number}": {"star": str(star), "subset": number} for number in (1, 2)},
     }
     particles = yaml.safe_load((CHECKOUT / "workflow/presets/particles.yaml").read_text())
@@ -124,10 +127,12 @@ def reconstruct(arguments: argparse.Namespace) -> None:
 
 def validate(arguments: argparse.Namespace) -> None:
     """Read all particles once and check them, as a reconstruction does."""
+    from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import read_particles
 
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
+    warn_of_repeats(star, *tables)
     print(f"{star}: {len(particles.images)} particles of {particles.images.shape[-1]} pixels are sound")
 
 
@@ -135,17 +140,21 @@ def info(arguments: argparse.Namespace) -> None:
     """Print number, size, optics, poses and contrast of the particles."""
     import numpy as np
 
-    from equipose.io.particles import ANGLES, half_of, read_particles
+    from equipose.io.half_sets import half_of, repeats, warn_of_repeats
+    from equipose.io.particles import ANGLES, read_particles
 
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
+    warn_of_repeats(star, *tables)
     size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
     voltage, spherical_aberration, amplitude_contrast = (_values(column) for column in particles.ctf.T[3:6])
-    first, second = np.bincount(half_of(particles.particle_table), minlength=3)[1:]
+    first, second = np.bincount(half_of(particles.particle_table, particles.optics_table), minlength=3)[1:]
     groups = len(particles.optics_table)
     print(f"particles      {len(particles.images)}, in {groups} optics group{'s' * (groups != 1)}")
     print(f"box            {size} pixels of {particles.voxel_size:g} Å, {size * particles.voxel_size:.0f} Å")
-    print(f"halves         {first} and {second}, {_source_of_halves(particles.particle_table)}")
+    print(f"halves         {first} and {second}, {_source_of_halves(particles)}")
+    if again := repeats(particles.particle_table):
+        print(f"repeats        {again} rows show an image that an earlier row shows")
     print(f"optics         {voltage} kV, Cs {spherical_aberration} mm, amplitude contrast {amplitude_contrast}")
     print(f"defocus        {particles.ctf[:, :2].min():.0f} to {particles.ctf[:, :2].max():.0f} Å")
     print(f"astigmatism    up to {np.abs(defocus_u - defocus_v).max():.0f} Å")
@@ -190,6 +199,17 @@ def flip_hand(arguments: argparse.Namespace) -> None:
     print(f"{out}: the other hand of {folder}")
 
 
+def symmetrise(arguments: argparse.Namespace) -> None:
+    """Maps and poses of a reconstruction brought onto RELION's axes of a point group, and made symmetric."""
+    from equipose.reconstruction.symmetrise import symmetrise as make_symmetric
+
+    folder, symmetry = arguments.folder.resolve(), arguments.symmetry.upper()
+    out = (arguments.out or folder.with_name(f"{folder.name}_{symmetry}")).absolute()
+    _check(check_can_be_made, out, "--out")
+    frame = make_symmetric(folder, symmetry, out)
+    print(f"{out}: {folder} with the symmetry {symmetry}, whose axes correlate by {frame.correlation:.2f}")
+
+
 def status(arguments: argparse.Namespace) -> None:
     """Print the state of a results folder's runs, or of a reconstruction, from its files alone."""
     from equipose.study.status import status as status_of
@@ -204,11 +224,13 @@ def mirrored(volume: np.ndarray) -> np.ndarray:
     return np.roll(volume[::-1], 1, axis=0) if len(volume) % 2 == 0 else volume[::-1]
 
 
-def _source_of_halves(particle_table: pd.DataFrame) -> str:
-    from equipose.io.particles import SUBSET, has_halves
+def _source_of_halves(particles: Particles) -> str:
+    from equipose.io.half_sets import SUBSET, has_halves, kept_together, torn
 
+    particle_table = particles.particle_table
     if has_halves(particle_table):
-        return f"{SUBSET} in the file"
+        shared = torn(particle_table, kept_together(particle_table, particles.optics_table)).any()
+        return f"drawn anew: those of {SUBSET} share particles" if shared else f"{SUBSET} in the file"
     return "drawn at random" + (f": {SUBSET} in the file is not 1 and 2" if SUBSET in particle_table else "")
 
 
@@ -241,8 +263,8 @@ def _values(column: np.ndarray) -> str:
 
 def _limits(column: str, low: str, high: str) -> list[float | None]:
     """Limits of --select as numbers, None for `-`. Raises ConfigError if one is no number, or low is above high."""
-    limits = [_limit(low), _limit(high)]
-    if None not in limits and limits[0] > limits[1]:
+    least, most = limits = [_limit(low), _limit(high)]
+    if least is not None and most is not None and least > most:
         raise ConfigError(f"--select {column} {low} {high}: give the lower value first")
     return limits
 
@@ -266,13 +288,13 @@ def _check(check: Callable[[Path], None], path: Path, option: str) -> None:
 
 
 def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.DataFrame]]:
-    """The star file, absolute, and its tables.
+    """The star file, absolute, and its tables, with the rows that --select leaves.
 
     Without --datadir, images are sought from the star file's folder, the working folder, and the folders above the star
     file.
     """
     from equipose.core.point_groups import check_symmetry
-    from equipose.io.particles import check_inside, find_datadir, read_tables
+    from equipose.io.particles import check_inside, chosen_rows, find_datadir, read_tables
 
     star = arguments.star.resolve()
     check_symmetry(arguments.symmetry)
@@ -281,8 +303,15 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
     optics, table = read_tables(star, told=_told(arguments))
     if arguments.datadir is None:
         arguments.datadir = find_datadir(star, table)
-    check_inside(star, arguments.datadir, table)
-    return star, (optics, table)
+    rows = chosen_rows(star, (optics, table), None, _selection(arguments))
+    if not len(rows):
+        raise ConfigError(f"{star}: --select leaves no particle: widen its limits")
+    check_inside(star, arguments.datadir, table.iloc[rows])
+    return star, (optics, table.iloc[rows])
+
+
+def _selection(arguments: argparse.Namespace) -> Selection:
+    return tuple((column, *_limits(column, low, high)) for column, low, high in arguments.select)
 
 
 def _told(arguments: argparse.Namespace) -> Told:
@@ -324,15 +353,29 @@ def parser() -> argparse.ArgumentParser:
         reader.add_argument(
             "--phase-flipped", action="store_true", help="phases were flipped, but the file does not say so"
         )
+        reader.add_argument(
+            "--select",
+            nargs=3,
+            action="append",
+            default=[],
+            metavar=("COLUMN", "LOW", "HIGH"),
+            help="keep particles by a column, such as rlnMaxValueProbDistribution 0.1 -",
+        )
         reader.add_argument("--no-ctf", action="store_true", help="images have no CTF, such as clean projections")
         reader.add_argument("--symmetry", default="C1", help="point group: C1, C4, D7, T, O, I")
         if run is reconstruct:
             reader.add_argument("--out", type=Path, required=True, help="folder of all results")
             reader.add_argument(
+                "--starts",
+                type=number(int, 1),
+                default=4,
+                help="random maps that each half is searched from, the best of which goes on; default: %(default)d",
+            )
+            reader.add_argument(
                 "--fit-steps",
                 type=number(int, 0),
-                default=0,
-                help="minutes of training after the search: poses and map do not need it; default: %(default)d",
+                default=600,
+                help="of the networks, after the search; 0 is enough where noise is not strong; default: %(default)d",
             )
             reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
             reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")
@@ -341,14 +384,6 @@ def parser() -> argparse.ArgumentParser:
             )
             reader.add_argument(
                 "--whiten", action="store_true", help="whiten the noise by its spectrum outside of the mask"
-            )
-            reader.add_argument(
-                "--select",
-                nargs=3,
-                action="append",
-                default=[],
-                metavar=("COLUMN", "LOW", "HIGH"),
-                help="keep particles by a column, such as rlnMaxValueProbDistribution 0.1 -",
             )
             reader.add_argument(
                 "--shift-std",
@@ -360,6 +395,10 @@ def parser() -> argparse.ArgumentParser:
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
     flip.add_argument("--out", type=Path, help="folder of the flipped ones; default: FOLDER_flipped")
+    turned = command(symmetrise, "abinitio C4", "abinitio D7 --out symmetric")
+    turned.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
+    turned.add_argument("symmetry", help="point group: C4, D7, T, O, I")
+    turned.add_argument("--out", type=Path, help="folder of the symmetric ones; default: FOLDER_SYMMETRY")
     shown = command(status, "results/paper", "abinitio")
     shown.add_argument("results", type=Path, help="a preset's results folder, or a reconstruction's")
     shown.add_argument(

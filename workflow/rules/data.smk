@@ -19,11 +19,7 @@ rule dataset_json:
     conda:
         "../../envs/gpu.yaml"
     params:
-        json=lambda wildcards: (
-            simulation_config(config, wildcards.dataset)
-            if is_simulated(config, wildcards.dataset)
-            else preparation_config(config, wildcards.dataset)
-        ).to_json(),
+        json=lambda wildcards: freshness.asked_images(config, wildcards.dataset).to_json(),
     shell:
         "printf %s {params.json:q} > {output:q} 2> {log:q}"
 
@@ -71,7 +67,7 @@ rule assemble_structure:
 rule volume:
     input:
         config="<results>/datasets/{dataset}/config.json",
-        structure=structure_file,
+        structure=lambda wildcards: structure_file(wildcards.dataset),
         changed=where(freshness.dataset_changed),
     output:
         "<results>/datasets/{dataset}/volume.mrc",
@@ -124,7 +120,10 @@ rule simulate:
 rule prepare:
     input:
         config="<results>/datasets/{dataset}/config.json",
-        star=lambda wildcards: ancient(config["datasets"][wildcards.dataset]["star"]),  # freshness compares it and its stacks
+        star=lambda wildcards: [
+            ancient(config["datasets"][wildcards.dataset]["star"]),  # freshness compares it and its stacks
+            *map(ancient, preparation_config(config, wildcards.dataset).passthrough),
+        ],
         changed=where(freshness.dataset_changed),
     output:
         "<results>/datasets/{dataset}/particles.star",

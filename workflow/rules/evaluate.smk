@@ -6,8 +6,8 @@ rule evaluate:
         "<results>/runs/{dataset}/{model}/seed{seed}/model.pt",
         "<results>/runs/{dataset}/{model}/seed{seed}/history.csv",
         "<results>/datasets/{dataset}/particles.mrcs",
-        true_volume,
-        config=ancient("<results>/runs/{dataset}/{model}/seed{seed}/config.json"),
+        lambda wildcards: true_volume(wildcards.dataset),
+        config=settings_of("metrics.json", freshness.scores_changed),
         star="<results>/datasets/{dataset}/particles.star",
         changed=where(freshness.scores_changed),
     output:

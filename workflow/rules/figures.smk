@@ -94,7 +94,7 @@ rule dataset_figure:
     params:
         dataset=subpath(input.truth, parent=True),
         runs=lambda wildcards: in_runs("", [wildcards.experiment], wildcards.dataset),
-        options=lambda wildcards: FIGURE_OPTIONS.get(wildcards.figure, []),
+        options=lambda wildcards: figure_options(wildcards.figure),
         caption=lambda wildcards: caption(wildcards.figure),
         notes=lambda wildcards: stand_ins(wildcards.experiment),
     shell:

@@ -13,7 +13,7 @@ localrules:
 
 rule outcomes:
     input:
-        runs=that_exist("runs/*/*/seed*/metrics.json"),
+        runs=that_exist(RESULTS, "runs/*/*/seed*/metrics.json"),
         config="<results>/tables/config.json",
         changed=where(freshness.outcomes_changed),
     output:
@@ -56,7 +56,7 @@ rule claims:
 
 rule report:
     input:
-        found=that_exist("runs/*/*/seed*/metrics.json", "figures/*/*.png"),
+        found=that_exist(RESULTS, "runs/*/*/seed*/metrics.json", "figures/*/*.png"),
         claims="<results>/claims.csv",
         config="<results>/tables/config.json",
         template=here(HERE / "workflow/report/report.html.jinja"),

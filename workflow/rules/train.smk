@@ -27,7 +27,7 @@ rule run_json:
 
 rule train:
     input:
-        config=ancient("<results>/runs/{dataset}/{model}/seed{seed}/config.json"),  # freshness compares what is in model.pt
+        config=settings_of("model.pt", freshness.model_changed),
         star="<results>/datasets/{dataset}/particles.star",
         stack="<results>/datasets/{dataset}/particles.mrcs",
         changed=where(freshness.model_changed),
@@ -46,7 +46,9 @@ rule train:
         gpu=job("train", "gpu"),
         jobs_per_gpu=config["resources"]["jobs_per_gpu"],
         mem_mb=job("train", "memory_mb"),
-        runtime=train_minutes,
+        runtime=lambda wildcards: resources.train_minutes(
+            config, wildcards.dataset, wildcards.model, int(wildcards.seed)
+        ),
     params:
         dataset=subpath(input.star, parent=True),
         run=subpath(input.config, parent=True),

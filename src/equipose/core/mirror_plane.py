@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage, optimize
 
 from equipose.core.pose_metrics import HANDS, Alignment, hand_alignments, hand_shares
+from equipose.core.resizing import resized
 from equipose.core.rotations import HAND_FLIP
 
 DIRECTIONS = 400
@@ -70,7 +71,7 @@ def projection(volume: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 def mirror_plane(volume: np.ndarray) -> MirrorPlane:
     """The plane, at any offset, that mirrors a volume (L, L, L) best onto itself."""
-    small = _smaller(volume.astype(np.float64), SEARCH_BOX)
+    small = resized(volume.astype(np.float64), min(SEARCH_BOX, len(volume)))
     small = small - small.mean()
     best = max(_hemisphere(DIRECTIONS), key=lambda normal: _reflected(small, normal)[0])
     tangent = np.linalg.svd(best[None])[2][1:]  # two directions at right angles to it
@@ -129,12 +130,3 @@ def _hemisphere(count: int) -> np.ndarray:
     z, angle = 1 - index / count, np.pi * (1 + 5**0.5) * index
     radius = np.sqrt(1 - z**2)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
-
-
-def _smaller(volume: np.ndarray, box: int) -> np.ndarray:
-    """A volume at fewer voxels a side, of the same extent: its low frequencies."""
-    if len(volume) <= box:
-        return volume
-    spectrum = np.fft.fftshift(np.fft.fftn(volume))
-    inner = slice(len(volume) // 2 - box // 2, len(volume) // 2 + box // 2)
-    return np.fft.ifftn(np.fft.ifftshift(spectrum[inner, inner, inner])).real * (box / len(volume)) ** 3

@@ -48,13 +48,20 @@ def check_symmetry(name: str) -> None:
 @functools.lru_cache(maxsize=8)
 def group(name: str) -> np.ndarray:
     """The rotations (g, 3, 3) of a point group; the first one is the identity. Raises ConfigError for other names."""
+    found = ALONE
+    for turn in generators(name):
+        found = _closed(found, turn)
+    return found
+
+
+def generators(name: str) -> list[np.ndarray]:
+    """One or two rotations (3, 3) from which all others of a point group follow; that of the highest order comes first
+    in Cn and Dn. Raises ConfigError for a name that is no group's.
+    """
     check_symmetry(name)
     letter, order = name[0].upper(), int(name[1:] or 1)
     axes: tuple[Axis, ...] = POLYHEDRAL.get(letter, ((order, (0, 0, 1)),))
-    found = np.eye(3)[None]
-    for turn in [turn_about(*axis) for axis in (*axes, *([(2, (1, 0, 0))] if letter == "D" else []))]:
-        found = _closed(found, turn)
-    return found
+    return [turn_about(*axis) for axis in (*axes, *([(2, (1, 0, 0))] if letter == "D" else []))]
 
 
 def turn_about(order: int, axis: tuple[float, float, float] | np.ndarray) -> np.ndarray:

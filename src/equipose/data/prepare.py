@@ -108,11 +108,11 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
     Raises ConfigError if they cannot be read, are smaller than the box, or have no clear contrast.
     """
     star = Path(config.star)
-    datadir = config.datadir and Path(config.datadir)
+    datadir = Path(config.datadir) if config.datadir else None
     # Before the images are read: a stack that changes meanwhile is noticed.
     source = summarise(star, datadir, config.limits, config.told)
     tables = read_tables(star, told=config.told)
-    chosen = chosen_rows(star, tables[1], config.subset, config.limits)
+    chosen = chosen_rows(star, tables, config.subset, config.limits)
     if not len(chosen):
         raise ConfigError(f"{star}: no particle is within the limits of `select`: widen them")
     check_inside(star, datadir, tables[1].iloc[chosen])
@@ -334,8 +334,8 @@ def _write_stack(
     settings = sha256(
         repr((config, how.sign, how.voxel_size)).encode(),
         how.applied[rows],
-        how.aberrations and how.aberrations.tilt,
-        how.aberrations and how.aberrations.magnification,
+        None if how.aberrations is None else how.aberrations.tilt,
+        None if how.aberrations is None else how.aberrations.magnification,
         how.whitening,
         particles.ctf[rows],
     )

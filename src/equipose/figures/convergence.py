@@ -17,8 +17,7 @@ from matplotlib.axes import Axes
 from equipose.figures.command_line import command_line
 from equipose.figures.style import GUIDE, PAGE, model_colours, paper_style, save
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, load_run
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, dataset_title, load_run
 
 PLATEAU = 8 / 3
 """MSE of half of the images in either hand: the plateau of spurious mirror symmetry."""

@@ -16,8 +16,7 @@ from equipose.core.fsc import THRESHOLDS
 from equipose.figures.command_line import command_line
 from equipose.figures.style import COLUMN, GUIDE, PAGE, model_colours, paper_style, save
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, best_runs, load_run
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, best_runs, dataset_title, load_run
 
 
 def draw_fsc(axes: Axes, runs: list[Run], colours: dict[str, str]) -> None:

@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from equipose.core.surface import enclosing_level, fourier_upsample, molecule_fraction
+from equipose.core.resizing import resized
+from equipose.core.surface import enclosing_level, molecule_fraction
 from equipose.errors import ConfigError
 from equipose.figures.style import PAGE, SHADES, TRUTH, paper_style, save
 from equipose.io.maps import read_map
@@ -72,7 +73,7 @@ def draw_maps(
 
     Returns the width of the box in the axes' units; its centre is at (PIXELS / 2, PIXELS / 2).
     """
-    fine = [fourier_upsample(volume, FINE_BOX) for volume in volumes]
+    fine = [resized(volume, max(FINE_BOX, len(volume))) for volume in volumes]
     fraction = molecule_fraction(fine[0])
     levels = [enclosing_level(volume, fraction) for volume in fine]
     extent = min(1.0, 1.25 * molecule_extent(fine[0], levels[0]))  # room for maps that are worse than the truth

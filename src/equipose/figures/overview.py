@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import pyplot
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from equipose.figures.command_line import dataset_command_line
@@ -20,8 +21,7 @@ from equipose.figures.style import PAGE, TRUTH, degrees_text, model_colours, pap
 from equipose.io.maps import read_map
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, best_runs, load_runs
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, best_runs, dataset_title, load_runs
 
 EXAMPLES = (3, 3)
 """Rows and columns of example particles."""
@@ -69,11 +69,8 @@ def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:
         errors.set_title("Poses")
         draw_fsc(correlation, runs, colours)
         correlation.set_title("Maps against the truth")
-        lines = {}
-        for axes in (
-            correlation,
-            errors,
-        ):  # both plots may show the same models, but only the second shows refined poses
+        lines: dict[str, Artist] = {}
+        for axes in (correlation, errors):  # both may show the same models, but only the second shows refined poses
             lines |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         columns = min(5, len(lines))
         top.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, columnspacing=1.2)

@@ -34,7 +34,7 @@ def draw_fsc(axes: Axes, folder: Path) -> None:
     axes.axhline(THRESHOLD, **GUIDE)
     found = summary["resolution_angstrom"]["corrected"]
     beyond = "at the last shell, " if summary["resolved_to_the_last_shell"] else ""
-    axes.set_title(f"{beyond or f'{THRESHOLD} at '}{found:.3g} Å" if found else f"below {THRESHOLD}")
+    axes.set_title(f"{beyond or f'{THRESHOLD} at '}{found:.3g} Å" if found else "no resolution")
     axes.set_xlabel("Spatial frequency (1/Å)")
     axes.set_ylabel("FSC of half-maps")
     axes.set_ylim(-0.1, 1.02)

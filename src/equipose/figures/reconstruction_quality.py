@@ -1,6 +1,7 @@
 """The quality of a reconstruction, without a truth: agreement of the halves, scores, local resolution, example fits."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as pyplot
@@ -10,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from equipose.figures.style import COLUMN, GUIDE, PAGE, PALETTE, degrees_text
+from equipose.io.half_sets import SUBSET
 from equipose.io.maps import read_map
-from equipose.io.particles import SUBSET, read_tables
+from equipose.io.particles import read_tables
 from equipose.reconstruction.handback import SCORE
 
 HALVES = ((1, PALETTE[0]), (2, PALETTE[1]))
@@ -24,7 +26,7 @@ def draw_agreement(axes: Axes, folder: Path) -> None:
     """The angle between the two runs' poses, image by image."""
     apart = pd.read_csv(folder / "agreement.csv")
     within = json.loads((folder / "reconstruction.json").read_text())["agree_within_degrees"]
-    bins = np.geomspace(SMALLEST, LARGEST, 45)
+    bins = np.geomspace(SMALLEST, LARGEST, 45).tolist()
     for half, colour in HALVES:
         degrees = apart["degrees"][apart["half"] == half]
         label = f"half {half}: median {degrees_text(float(degrees.median()))}"
@@ -40,7 +42,7 @@ def draw_agreement(axes: Axes, folder: Path) -> None:
 def draw_scores(axes: Axes, folder: Path) -> None:
     """The correlation of every image with its projection, half by half."""
     particles = read_tables(folder / "poses.star")[1]
-    bins = np.linspace(*np.quantile(particles[SCORE], [0, 1]), 45)
+    bins = np.linspace(particles[SCORE].min(), particles[SCORE].max(), 45).tolist()
     for half, colour in HALVES:
         scores = particles[SCORE][particles[SUBSET] == half]
         axes.hist(scores, bins, histtype="step", color=colour, label=f"half {half}: median {scores.median():.2f}")
@@ -94,7 +96,7 @@ def plot_examples(folder: Path) -> Figure:
     return figure
 
 
-def single(draw: object, *arguments: object) -> Figure:
+def single(draw: Callable[..., object], *arguments: object) -> Figure:
     """A figure of one column that `draw` fills."""
     figure, axes = pyplot.subplots(figsize=(COLUMN, 2.6), layout="constrained")
     draw(axes, *arguments)

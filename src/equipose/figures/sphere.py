@@ -21,8 +21,7 @@ from equipose.core.rotations import degrees_from_squared_frobenius, viewing_dire
 from equipose.figures.command_line import dataset_command_line
 from equipose.figures.style import COLUMN, PAGE, degrees_text, paper_style, save
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, best_runs, load_runs
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, best_runs, dataset_title, load_runs
 
 RANGE = (0.3, 180.0)
 """Degrees at the ends of the colour scale."""
@@ -76,9 +75,8 @@ def draw_sphere(axes: Axes, run: Run) -> PathCollection:
     predicted, true = trace["predicted"][-1], trace["true"]
     aligned = alignment_of_most(predicted, true).rotations(predicted)
     degrees = degrees_from_squared_frobenius(squared_distances(aligned, true))
-    drawn = axes.scatter(
-        *equal_area(viewing_directions(true)).T, c=degrees, s=7, lw=0, cmap="viridis", norm=colors.LogNorm(*RANGE)
-    )
+    x, y = equal_area(viewing_directions(true)).T
+    drawn = axes.scatter(x, y, c=degrees, s=7, lw=0, cmap="viridis", norm=colors.LogNorm(*RANGE))
     axes.add_patch(Circle((0, 0), 1, fill=False, color="0.6", lw=0.8))
     axes.set_title(f"{run.label}\nmedian {degrees_text(float(np.median(degrees)))}")
     axes.set_aspect("equal")

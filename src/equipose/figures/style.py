@@ -22,7 +22,14 @@ PAGE = 7.2  # inches, two columns
 
 TRUTH = "#8c8c8c"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, safe for all eyes
-SHADES = (*PALETTE, *(colors.to_hex([0.45 * part for part in colors.to_rgb(colour)]) for colour in PALETTE))
+
+
+def _darker(colour: str) -> str:
+    red, green, blue = (0.45 * part for part in colors.to_rgb(colour))
+    return colors.to_hex((red, green, blue))
+
+
+SHADES = (*PALETTE, *(_darker(colour) for colour in PALETTE))
 """For more models than six: the palette, then the same colours darker."""
 
 GUIDE: dict[str, Any] = {"color": "0.45", "linewidth": 0.7, "zorder": 0}  # thresholds

@@ -20,8 +20,7 @@ from equipose.figures.command_line import dataset_command_line
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
 from equipose.io.progress import number, run_main
 from equipose.study.mixture import most_mixed
-from equipose.study.runs import Run, load_runs
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, dataset_title, load_runs
 
 IMAGES = 300
 """The first so many, as in the paper."""

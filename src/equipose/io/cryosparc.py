@@ -113,11 +113,12 @@ def read_records(path: Path, passthrough: Sequence[Path] = ()) -> dict[str, np.n
         for file, fields in ((path, joined), (other, more)):
             if UID not in fields:
                 raise ConfigError(f"{file} lacks the field uid, by which .cs files are joined: give it alone")
-        known, first = np.unique(more[UID], return_index=True)
-        if len(known) < len(more[UID]):
+        uid, wanted = _field(other, more, UID, "iu"), _field(path, joined, UID, "iu")
+        known, first = np.unique(uid, return_index=True)
+        if len(known) < len(uid):
             raise ConfigError(f"{other} has a particle's uid twice, and so cannot be joined by it: give it first")
-        place = np.searchsorted(known, joined[UID]).clip(max=len(known) - 1)
-        absent = known[place] != joined[UID]
+        place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+        absent = known[place] != wanted
         if absent.any():
             raise ConfigError(
                 f"{other} lacks {absent.sum()} of the {len(absent)} particles of {path}, by their uid: give the files"
@@ -182,7 +183,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         size = path.stat().st_size
         _check_length(path, size)
         with np.errstate(over="ignore"):  # where the header claims more bytes than there are numbers
-            records = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=size)
+            records = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=size)  # type: ignore[call-arg] # numpy 1's hints lack it
         names = (records.dtype.names or ()) if records.ndim == 1 else ()
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist") from error

@@ -109,7 +109,7 @@ def _counts(node: object) -> bool:
 
 
 def _called(call: ast.Call) -> str:
-    return getattr(call.func, "attr", None) or getattr(call.func, "id", "")
+    return getattr(call.func, "attr", "") or getattr(call.func, "id", "")
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:

@@ -38,7 +38,7 @@ def read_map(path: Path) -> tuple[np.ndarray, float]:
             " not packed"
         )
     shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
-    kind = np.dtype(KINDS[int(header["mode"])]).newbyteorder(header.dtype["mode"].byteorder)
+    kind = np.dtype(header.dtype["mode"].byteorder + KINDS[int(header["mode"])])
     offset, found = HEADER.itemsize + int(header["nsymbt"]), path.stat().st_size
     if min(shape) < 2 or int(header["ispg"]) > LAST_SPACE_GROUP:
         raise ConfigError(f"map {path} must be one 3D volume, found {shape[0]} × {shape[1]} × {shape[2]}: give one")

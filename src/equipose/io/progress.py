@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -17,12 +18,16 @@ SECONDS_BETWEEN_REPORTS, REPORTS = 5.0, 20
 SIGNALLED = 128
 """A shell's exit code of a command that signal N ended is this plus N."""
 
-Progress = Callable[[str, int, int], None]
+Report = Callable[[str, int, int], None]
 """A function of the activity's name, the images done so far, and the number of all images."""
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run `main`; a ConfigError ends it with `error: …` and exit code 2, a closed pipe (`… | head`) with 141 alone."""
+    """Run `main`; a ConfigError ends it with `error: …` and exit code 2, a closed pipe (`… | head`) with 141 alone.
+
+    A warning is a line, too.
+    """
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     try:
         try:
             main()
@@ -42,7 +47,7 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def reporter(say: Callable[[str], None] = say) -> Progress:
+def reporter(say: Callable[[str], None] = say) -> Report:
     """A function that prints the activity and the time left now and then, and nothing if it does not take long."""
     began: dict[str, float] = {}
     reported: dict[str, tuple[float, int]] = {}

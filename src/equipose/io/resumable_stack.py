@@ -68,7 +68,7 @@ def sha256(*parts: bytes | np.ndarray | None) -> str:
     """Of bytes and arrays, one after the other."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(np.ascontiguousarray(part).view(np.uint8) if isinstance(part, np.ndarray) else part or b"")
+        digest.update(np.ascontiguousarray(part).view(np.uint8).data if isinstance(part, np.ndarray) else part or b"")
     return digest.hexdigest()
 
 

@@ -183,9 +183,8 @@ def open_stack(path: Path) -> Stack:
     if header is None:
         raise ConfigError(f"image stack {path} {_what_else(start)}")
     mode = int(header["mode"])
-    kind = np.dtype("u1" if mode == 0 and not _signed(header) else KINDS[mode])
-    kind = kind.newbyteorder(header.dtype["mode"].byteorder)
-    shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
+    kind = np.dtype(header.dtype["mode"].byteorder + ("u1" if mode == 0 and not _signed(header) else KINDS[mode]))
+    shape = int(header["nz"]), int(header["ny"]), int(header["nx"])
     offset = HEADER.itemsize + int(header["nsymbt"])
     needed = offset + math.prod(shape) * kind.itemsize
     if min(shape) < 1 or offset < HEADER.itemsize or found < needed:
@@ -204,7 +203,7 @@ def _pixel_size(header: np.void) -> float | None:
 
 def _signed(header: np.void) -> bool:
     """Whether bytes (mode 0) have a sign: by IMOD's stamp, else by the extremes in the header, else yes (MRC2014)."""
-    words = np.dtype("i4").newbyteorder(header.dtype["mode"].byteorder)
+    words = np.dtype(header.dtype["mode"].byteorder + "i4")
     stamp, flags = np.frombuffer(header.tobytes(), words, 2, 152).tolist()
     if stamp == IMOD_STAMP:
         return bool(flags & 1)

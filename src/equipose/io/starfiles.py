@@ -5,11 +5,12 @@ quote followed by a blank. The first empty line after a row ends a table; empty 
 without quotes and comments, which is nearly every one, go through pandas' C parser.
 """
 
+import functools
 import io
 import itertools
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def read_star(path: Path, as_text: bool = False) -> dict[str, pd.DataFrame]:
         name = block[1].decode(errors="replace")
         labels, start, place = _labels(whole, block.end())
         if labels is None:
-            table, place = _list(path, whole, block.end())
+            table, place = _list(path, whole, block.end(), as_text)
         else:
             if twice := [label for label in labels if labels.count(label) > 1]:
                 raise ConfigError(f"star file {path}: table data_{name} has the column {twice[0]} twice: remove one")
@@ -89,9 +90,7 @@ def _read_bytes(path: Path) -> bytes:
         raise ConfigError(f"star file {path} cannot be read: it is UTF-16 text: save it as UTF-8")
     if b"\0" in whole:
         raise ConfigError(f"star file {path} cannot be read: it has bytes of zero: it is no text, or was damaged")
-    if b"\r" in whole:
-        whole = whole.replace(b"\r\n", b"\n")
-        whole = whole.replace(b"\r", b" " if b"\n" in whole else b"\n")
+    whole = whole.replace(b"\r", b" " if b"\n" in whole else b"\n")  # as blanks at the ends of lines they do no harm
     try:
         whole.isascii() or whole.decode()
     except UnicodeDecodeError as error:
@@ -132,16 +131,19 @@ def _labels(whole: bytes, start: int) -> tuple[list[str] | None, int, int]:
     return (labels, len(whole), len(whole)) if looped else (None, start, start)
 
 
-def _list(path: Path, whole: bytes, start: int) -> tuple[pd.DataFrame | None, int]:
+def _list(path: Path, whole: bytes, start: int, as_text: bool) -> tuple[pd.DataFrame | None, int]:
     """A block of `_label value` lines as a table of one row, and where it ends."""
     row: dict[str, str] = {}
+    end = len(whole)
     for begin, line in _lines(whole, start):
         if line.startswith((b"data_", b"loop_")):
-            return (_typed(pd.DataFrame([row], dtype=object)) if row else None), begin
+            end = begin
+            break
         if line.startswith(b"_") and len(line) > 1:
-            label, *values = _tokens(path, line.decode(), lambda begin=begin: _line_number(whole, begin))
+            label, *values = _tokens(path, line.decode(), functools.partial(_line_number, whole, begin))
             row.setdefault(label[1:], values[0] if values else "")
-    return (_typed(pd.DataFrame([row], dtype=object)) if row else None), len(whole)
+    table = pd.DataFrame([row], dtype=object) if row else None
+    return (table if as_text or table is None else _typed(table)), end
 
 
 def _table(path: Path, whole: bytes, start: int, end: int, labels: list[str], as_text: bool) -> pd.DataFrame:
@@ -198,7 +200,7 @@ def _rows(path: Path, whole: bytes, start: int, end: int, columns: int) -> list[
     """Values of a table with quotes or comments, row by row."""
     rows = []
     for begin, line in _lines(whole, start, end):
-        row = _tokens(path, line.decode(), lambda begin=begin: _line_number(whole, begin))
+        row = _tokens(path, line.decode(), functools.partial(_line_number, whole, begin))
         if row:
             if len(row) != columns:
                 raise _wrong_count(path, _line_number(whole, begin), len(row), columns)
@@ -206,7 +208,7 @@ def _rows(path: Path, whole: bytes, start: int, end: int, columns: int) -> list[
     return rows
 
 
-def _tokens(path: Path, line: str, number: object) -> list[str]:
+def _tokens(path: Path, line: str, number: Callable[[], int]) -> list[str]:
     """Values of one line, without their quotes and without a comment at its end."""
     values, place = [], 0
     line = line.rstrip()

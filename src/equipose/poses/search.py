@@ -86,14 +86,12 @@ def trial_shifts(run: RunConfig, radius: float, device: torch.device, deviations
 
 
 def start_search(
-    radius: int, target: Tensor, transfer: Tensor, disc: HalfDisc, group: Tensor, generator: torch.Generator
+    radius: int, target: Tensor, transfer: Tensor, disc: HalfDisc, generator: torch.Generator
 ) -> tuple[FourierGrid, Tensor]:
-    """A first volume, images (b, n) back-projected in random orientations, and their power spectrum (shells,).
-
-    The volume has the symmetry of the `group` (g, 3, 3).
-    """
+    """A first volume, images (b, n) back-projected in random orientations, and their power spectrum (shells,)."""
     grid = empty_grid(radius, target.device)
-    insert_slices(grid, random_rotations(len(target), generator), disc, transfer * target, transfer**2, group)
+    alone = torch.eye(3, device=target.device)[None]
+    insert_slices(grid, random_rotations(len(target), generator), disc, transfer * target, transfer**2, alone)
     found = shell_means(target.abs().square().mean(0), disc, disc.box // 2 + 1)
     return grid, torch.where(found > 0, found, torch.inf)  # shells beyond the disc get no weight
 
@@ -110,20 +108,19 @@ def search_step(
     orientations: int,
     hypotheses: float,
     rate: float,
-    group: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
     """One stochastic EM step on images `target` (b, n) with CTFs `transfer` (b, n), within the disc's radius.
 
-    `spectrum` (shells,) is the mean squared error a coefficient of each shell: noise, and signal that the volume does
-    not explain yet. Errors are divided by it; otherwise the strong lowest shells would drown the shells in which the
-    hands differ. `temperature` () divides the log likelihoods, so that an image weighs about `hypotheses` poses, or
-    more if noise leaves more in doubt; it is adapted at every step. So many `orientations` are spread over SO(3), and
-    those in the asymmetric unit of the `group` (g, 3, 3) are tried, each at all trial `shifts` (s, 2). Shifts have a
-    normal distribution with standard deviation `deviation`, in pixels. Grid (at this `rate`), spectrum and temperature
-    are updated in place. Returns the mean squared error per coefficient of the best matches.
+    `spectrum` (shells,) is the mean squared error a coefficient of each shell: noise, and what the volume does
+    not explain yet. Errors are divided by it, or the strong lowest shells would drown those that tell the hands apart.
+    `temperature` () divides the log likelihoods, so that an image weighs about `hypotheses` poses, or more where noise
+    leaves more in doubt; it follows from step to step. So many `orientations` are tried, each at all trial `shifts`
+    (s, 2), which have a normal distribution with standard deviation `deviation`, in pixels. Grid (at this `rate`),
+    spectrum and temperature are moved in place; returns the mean squared error per coefficient of the best matches.
     """
-    rotations = spread_rotations(orientations, generator, group)
+    alone = torch.eye(3, device=target.device)[None]
+    rotations = spread_rotations(orientations, generator, alone)
     slices = grid_slices(masked_volume(grid), grid.radius, rotations, disc)
     white = whitened(disc, spectrum)
     prior = shift_weight(deviation) * shifts.square().sum(-1) / 2
@@ -154,7 +151,7 @@ def search_step(
     found = shell_means(residual, disc, len(spectrum))
     spectrum[:] = torch.where(found > 0, (1 - rate) * spectrum + rate * found, spectrum)
     new = empty_grid(grid.radius, target.device)
-    insert_slices(new, rotations, disc, torch.view_as_complex(signal.unflatten(1, (-1, 2))), power, group)
+    insert_slices(new, rotations, disc, torch.view_as_complex(signal.unflatten(1, (-1, 2))), power, alone)
     blend(grid, new, rate, within=disc.k.norm(dim=-1).max())
     return residual.mean()
 

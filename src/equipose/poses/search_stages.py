@@ -27,6 +27,7 @@ from equipose.core.fourier_grid import (
     with_slopes,
 )
 from equipose.core.mask import masked_volume
+from equipose.core.symmetry_axes import find_axes, symmetrised
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.optimizers import descend, set_rates
 from equipose.poses import search
@@ -59,7 +60,7 @@ class SearchState:
 
 
 def stage(step: int, spent: float, config: SearchConfig) -> tuple[str, int]:
-    """The stage of a step after a part `spent` of the budget, and its index there (`train` goes on from `fit`)."""
+    """Stage of a step after a part `spent` of the budget, and the step's index in it: `train` counts on from `fit`."""
     first = config.starts * config.steps
     if step < first:
         return "search", step
@@ -134,7 +135,7 @@ def _search(
     disc = half_disc(model.box, radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
     if index == 0:
-        state.grid, state.spectrum = search.start_search(_coarse(model), target, transfer, disc, model.group, generator)
+        state.grid, state.spectrum = search.start_search(_coarse(model), target, transfer, disc, generator)
         state.temperature = torch.ones((), device=images.device)
         return target.abs().square().mean()
     error = search.search_step(
@@ -149,7 +150,6 @@ def _search(
         round(_between(*config.orientations, part)),
         _between(*config.hypotheses, part),
         config.rate,
-        model.group,
         generator,
     )
     if index == config.steps - 1:
@@ -202,10 +202,26 @@ def _refine(
     state.errors[part] = errors / disc.weights.sum()
 
     full_target, full_transfer = _measured(model, images, parameters, model.disc)
-    insert_images(state.grid, rotations, shifts, model.disc, full_target, full_transfer, model.group)
+    alone = torch.eye(3, device=images.device)[None]
+    insert_images(state.grid, rotations, shifts, model.disc, full_target, full_transfer, alone)
     if part.stop >= config.images:  # the pass is complete
         state.volume, state.grid = masked_volume(state.grid), empty_grid(radius, images.device)
+        if cycle == len(config.refine_radii) - 1:
+            state.volume = _on_axes(state.volume, model)
     return state.errors[part].mean()
+
+
+def _on_axes(volume: Tensor, model: Autoencoder) -> Tensor:
+    """The volume (m³, 2) with its axes where the dataset's point group has them, made symmetric.
+
+    Only here: from a random start that is made symmetric at once, three of four searches for GroEL's D7 ended in
+    another map.
+    """
+    symmetry = model.config.dataset.symmetry
+    if symmetry == "C1":
+        return volume
+    found = real_map(volume, model.box // 2)
+    return symmetrised(found, symmetry, find_axes(found, symmetry, model.config.model.search.last_radius))
 
 
 def _matched(
@@ -221,7 +237,9 @@ def _matched(
     disc = half_disc(model.box, config.last_radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
     white = search.whitened(disc, state.spectrum)
-    orientations = search.spread_rotations(config.refine_orientations, generator, model.group)
+    orientations = search.spread_rotations(
+        config.refine_orientations, generator, torch.eye(3, device=images.device)[None]
+    )
     weight = search.shift_weight(_deviation(model))
     _, best, shifts = search.match(
         field[:, :2].contiguous(),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipose.config.settings import RunConfig
+from equipose.config.settings import PreparationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, insert_images
@@ -50,9 +50,14 @@ class Half:
 
     def some(self, rows: np.ndarray | slice) -> "Half":
         """Some of the particles, in the order of `rows`."""
-        shown = {"images": self.particles.images[rows], "ctf": self.particles.ctf[rows]}
-        particles = dataclasses.replace(self.particles, **shown)
+        particles = self.particles
+        particles = dataclasses.replace(particles, images=particles.images[rows], ctf=particles.ctf[rows])
         return dataclasses.replace(self, particles=particles, rotations=self.rotations[rows], shifts=self.shifts[rows])
+
+    def centred(self, centre: np.ndarray) -> "Half":
+        """The same particles, their poses those of the map moved so that `centre` (3,), in voxels, comes to L/2."""
+        shifts = self.shifts + self.particles.voxel_size * self.rotations[:, :2] @ centre
+        return dataclasses.replace(self, shifts=shifts)
 
     def moved(self, alignment: Alignment) -> "Half":
         """The same particles, with their poses in another frame."""
@@ -79,12 +84,16 @@ def read_half(run: Path, dataset: Path) -> Half:
     particles, posed = (read_particles(folder) for folder in (dataset / "particles.star", run / "poses.star"))
     assert posed.rotations is not None and posed.shifts is not None
     factors = json.loads((dataset / "preparation.json").read_text())["whitening"]
-    symmetry = RunConfig.load(run / "config.json").dataset.symmetry
+    symmetry = PreparationConfig.load(dataset / "config.json").symmetry.upper()
     return Half(particles, posed.rotations, posed.shifts, symmetry, factors and tuple(factors))
 
 
-def bring_together(halves: list[Half], runs: list[Path]) -> tuple[list[Half], Alignment, list[np.ndarray]]:
+def bring_together(
+    halves: list[Half], runs: list[Path], same: np.ndarray
+) -> tuple[list[Half], Alignment, list[np.ndarray]]:
     """Both half-sets in the frame of the first, the alignment that moved the second, and how well the two runs agree.
+
+    Poses are compared modulo the rotations `same` (g, 3, 3), in the first half-set's frame, about voxel L/2.
 
     Each run finds poses for the images of the other half-set, which it never saw. The first half-set's images give the
     rotation, hand and translation between the runs. The third result is, for each half-set, the angle (n,) in degrees
@@ -93,7 +102,6 @@ def bring_together(halves: list[Half], runs: list[Path]) -> tuple[list[Half], Al
     first, second = halves
     theirs = _asked(runs[1], second, first)
     few = slice(len(theirs.rotations))
-    same = group(first.symmetry)
     alignment = align(theirs.rotations, first.rotations[few], theirs.shifts, first.shifts[few], same)
     moved = second.moved(alignment)
     answers = alignment.rotations(theirs.rotations), _asked(runs[0], first, moved).rotations

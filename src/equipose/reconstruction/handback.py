@@ -1,7 +1,7 @@
 """New poses in the user's own files: poses.star, and poses.cs where the particles came from cryoSPARC.
 
 Rows keep their order, and columns keep their text to the letter. Columns about former poses are replaced or removed.
-Columns that other programs need are added (`particles.for_refinement`).
+Columns that other programs need are added (`for_refinement`).
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,25 @@ from equipose.config.settings import PreparationConfig
 from equipose.core.rotations import from_relion_angles, other_hand, to_relion_angles
 from equipose.data.aberrations import read_aberrations
 from equipose.io.cryosparc import read_records, write_cryosparc
+from equipose.io.half_sets import SUBSET
+from equipose.io.particle_tables import numbers
 from equipose.io.particles import (
     ANGLES,
     ORIGINS,
-    SUBSET,
+    PHASE_SHIFT,
+    SIZE,
+    Tables,
+    Told,
     chosen_rows,
-    for_refinement,
+    groups_in_use,
+    image_names,
     is_cryosparc,
     read_tables,
+    sizes_of,
     without_poses,
     write_star,
 )
+from equipose.io.stacks import relion_name
 
 SCORE = "rlnParticleFigureOfMerit"
 """RELION's column for the score of a particle: here its correlation with its projection (particle_scores.py)."""
@@ -42,9 +50,9 @@ def write_poses(
     Each of `rotations` (n, 3, 3), `shifts` (n, 2) in Å and `scores` (n,) has an array for half 1 and one for half 2.
     Returns the number of rows that `select` left out.
     """
-    star, datadir = Path(config.star), config.datadir and Path(config.datadir)
+    star, datadir = Path(config.star), Path(config.datadir) if config.datadir else None
     tables = read_tables(star, told=config.told)
-    halves = [chosen_rows(star, tables[1], half, config.limits) for half in (1, 2)]
+    halves = [chosen_rows(star, tables, half, config.limits) for half in (1, 2)]
     order = np.argsort(np.concatenate(halves))
     rows = np.concatenate(halves)[order]
     subset = np.repeat([1, 2], [len(half) for half in halves])[order]
@@ -58,6 +66,52 @@ def write_poses(
         records = read_records(star, tuple(map(Path, config.told.passthrough)))
         write_cryosparc(output / "poses.cs", records, rows, turned, moved, subset, config.pixel_size)
     return len(tables[1]) - len(rows)
+
+
+def for_refinement(star: Path, datadir: Path | None, told: Told, rows: np.ndarray) -> Tables:
+    """Some rows of the user's own tables, to the letter, with what other programs need and ready for new poses.
+
+    RELION 3.1 needs rlnImageSize and rlnImageDimensionality in the optics table, and a stack's name to end in .mrcs;
+    cryoDRGN makes NaN maps without rlnPhaseShift. Of former poses only `ANGLES` and `ORIGINS` stay, to be replaced.
+    """
+    optics, table = read_tables(star, as_written=True, told=told)
+    table = table.iloc[rows]
+    sizes = sizes_of(star, datadir or star.parent, groups_in_use(star, optics, table), table)
+    optics, table = _split_by_size(star, optics, table, sizes[:, 0])
+    index, number, stacks, _ = image_names(star, table["rlnImageName"])
+    names = [relion_name(name) for name in stacks]
+    if names != stacks:
+        new = [f"{image + 1:06d}@{names[code]}" for image, code in zip(index.tolist(), number.tolist(), strict=True)]
+        table = table.assign(rlnImageName=new)
+    if PHASE_SHIFT not in table and PHASE_SHIFT not in optics:
+        table = table.assign(**{PHASE_SHIFT: 0.0})
+    return optics, without_poses(table, but=(*ANGLES, *ORIGINS)).reset_index(drop=True)
+
+
+def _split_by_size(star: Path, optics: pd.DataFrame, table: pd.DataFrame, sizes: np.ndarray) -> Tables:
+    """The tables with rlnImageSize and rlnImageDimensionality, `sizes` (n,) pixels: a group of each size.
+
+    A group whose particles have several sizes, as files of RELION 3.0 may have them, becomes several.
+    """
+    group = numbers(star, table["rlnOpticsGroup"]).astype(np.int64)
+    own = numbers(star, optics["rlnOpticsGroup"], "optics group").astype(np.int64)
+    box = {number: sorted(set(sizes[group == number].astype(int).tolist())) for number in own.tolist()}
+    usual = int(np.bincount(sizes.astype(int)).argmax())
+    if SIZE not in optics or any(len(found) > 1 for found in box.values()):
+        optics = optics.assign(**{SIZE: [box[number][0] if box[number] else usual for number in own.tolist()]})
+        for number, found in box.items():
+            for size in found[1:]:
+                new = int(own.max()) + 1
+                own = np.append(own, new)
+                row = optics[numbers(star, optics["rlnOpticsGroup"]) == number]
+                optics = pd.concat([optics, row.assign(rlnOpticsGroup=new, **{SIZE: size})], ignore_index=True)
+                group = np.where((group == number) & (sizes == size), new, group)
+        if len(own) > len(box):
+            optics["rlnOpticsGroupName"] = [f"opticsGroup{number}" for number in own]
+            table = table.assign(rlnOpticsGroup=group)
+    if "rlnImageDimensionality" not in optics:
+        optics = optics.assign(rlnImageDimensionality=2)
+    return optics, table
 
 
 def with_poses(

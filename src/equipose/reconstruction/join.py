@@ -10,6 +10,7 @@ hands is the true one (`equipose flip-hand`).
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,21 @@ from equipose.core import fsc
 from equipose.core.fourier_grid import FourierGrid, grid_map
 from equipose.core.local_resolution import local_resolution
 from equipose.core.mask import masked_volume, solvent_mask
+from equipose.core.point_groups import group
+from equipose.core.symmetry_axes import SYMMETRIC, detect, detected, find_axes
 from equipose.errors import ConfigError
 from equipose.io.files import whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
 from equipose.io.maps import write_map
 from equipose.io.progress import run_main
-from equipose.reconstruction.halves import back_project, bring_together, read_half
+from equipose.reconstruction.halves import Half, back_project, bring_together, read_half
 from equipose.reconstruction.handback import write_poses
 from equipose.reconstruction.names import AGREES, THRESHOLD
 from equipose.reconstruction.particle_scores import correlations, examples
+from equipose.reconstruction.verdict import headline, with_verdict
+
+DETECTED_BY = 0.8
+"""Part of the shells by which a point group is looked for."""
 
 
 def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Callable[[str], None]) -> None:
@@ -46,7 +53,9 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         )
     star = Path(configs[0].star)
     own = [read_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
-    halves, alignment, degrees = bring_together(own, runs)
+    own, symmetry, same, correlations_with_mates = _with_symmetry(own)
+    say(f"point group {symmetry}" + "".join(f", {name} {each:.2f}" for name, each in correlations_with_mates.items()))
+    halves, alignment, degrees = bring_together(own, runs, same)
     for number, apart in enumerate(degrees, start=1):
         say(
             f"half {number}: both runs give {100 * np.mean(apart < AGREES):.0f} % of {len(apart)} images the same pose"
@@ -55,13 +64,13 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     sums = [back_project(half) for half in halves]
     both = FourierGrid(sums[0].radius, sums[0].signal + sums[1].signal, sums[0].power + sums[1].power)
     box, voxel_size = halves[0].box, halves[0].particles.voxel_size
-    volume, *half_maps = (grid_map(grid).numpy() for grid in (both, *sums))
+    volume, first, second = (grid_map(grid).numpy() for grid in (both, *sums))
     molecule = solvent_mask(torch.from_numpy(volume))
     mask = molecule.numpy()
-    curves = fsc.corrected_fsc(*half_maps, mask)
+    curves = fsc.corrected_fsc(first, second, mask)
     resolution = {name: fsc.exact_resolution(curve, THRESHOLD, voxel_size).first for name, curve in curves.items()}
     resolved = resolution["corrected"] or box * voxel_size
-    local = local_resolution(*half_maps, voxel_size, resolved)
+    local = local_resolution(first, second, voxel_size, resolved)
 
     # Each half-set is compared with the other half-map, which has not seen its images, over the resolved shells. The
     # mask removes the noise around the molecule.
@@ -69,7 +78,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     grids = [masked_volume(grid, molecule) for grid in reversed(sums)]
     scores = [correlations(half, grid, shells) for half, grid in zip(halves, grids, strict=True)]
 
-    maps = {"volume": volume, "half1": half_maps[0], "half2": half_maps[1], "mask": mask, "local_resolution": local}
+    maps = {"volume": volume, "half1": first, "half2": second, "mask": mask, "local_resolution": local}
     for name, data in maps.items():
         write_map(output / f"{name}.mrc", data, voxel_size)
     shell = np.arange(box // 2)
@@ -96,14 +105,51 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "halves_agree": [float(np.mean(apart < AGREES)) for apart in degrees],
         "halves_median_degrees": [float(np.median(apart)) for apart in degrees],
         "agree_within_degrees": AGREES,
+        "confirmed": _confirmed(runs),
         "second_half_was_in_hand": alignment.hand,
         "hand": "undetermined",
+        "symmetry": own[0].symmetry,
+        "agree_modulo": symmetry,
+        "symmetry_correlation": correlations_with_mates,
         "correlation": _quartiles(np.concatenate(scores)),
         "code": {"reconstruct": fingerprint("reconstruct")},
     }
+    summary = with_verdict(summary)
     write_json(output / "reconstruction.json", summary)
-    found = resolution["corrected"]
-    say(f"FSC = {THRESHOLD} at {found:.3g} Å (gold standard, masked)" if found else f"FSC below {THRESHOLD} everywhere")
+    say(headline(summary))
+
+
+def _confirmed(runs: list[Path]) -> list[float] | None:
+    """The share of its own poses that each run confirms; None where a run was not asked."""
+    metrics = [run / "metrics.json" for run in runs]
+    if not all(path.is_file() for path in metrics):
+        return None
+    return [json.loads(path.read_text())["confirmed_share"] for path in metrics]
+
+
+def _with_symmetry(halves: list[Half]) -> tuple[list[Half], str, np.ndarray, dict[str, float]]:
+    """The halves, their point group, its rotations (g, 3, 3) in the first half's frame, and candidates' correlations.
+
+    The group is the one that was asked for. Where that is C1, it is the largest that the maps of both halves have: each
+    half is then moved so that its axes go through voxel L/2.
+    """
+    asked = halves[0].symmetry
+    if asked != "C1":
+        return halves, asked, group(asked), {}
+    volumes = [_molecule(half) for half in halves]
+    shells = DETECTED_BY * halves[0].box / 2
+    frames = detect(volumes[0], shells)
+    found, numbers = detected(frames), {name: frame.correlation for name, frame in frames.items()}
+    if found == "C1" or (other := find_axes(volumes[1], found, shells)).correlation < SYMMETRIC:
+        return halves, "C1", group("C1"), numbers
+    frame = frames[found]
+    centred = [half.centred(each.centre) for half, each in zip(halves, (frame, other), strict=True)]
+    return centred, found, frame.rotation @ group(found) @ frame.rotation.T, numbers
+
+
+def _molecule(half: Half) -> torch.Tensor:
+    volume = grid_map(back_project(half))
+    return volume * solvent_mask(volume)
 
 
 def _quartiles(values: np.ndarray) -> dict[str, Any]:

@@ -32,9 +32,9 @@ from equipose.io.fingerprint import Stage, dataset_code, fingerprint, training_c
 from equipose.io.particles import Summary, summarise
 from equipose.workflow.resolve import images_digest, run_config
 
-Run = tuple[str, str, int]
+RunKey = tuple[str, str, int]
 
-TABLE_KEYS = ("structures", "offline", "simulation", "datasets", "preparation", "training", "models")
+TABLE_KEYS: tuple[str, ...] = ("structures", "offline", "simulation", "datasets", "preparation", "training", "models")
 TABLE_KEYS += ("experiments", "evaluation", "figures")
 """The parts of the configuration that tables, claims, figures and reports need."""
 
@@ -83,7 +83,9 @@ def source_changed(config: dict[str, Any], dataset: str) -> bool:
     if "source" in record:
         return record["source"] != {"star": found.digest, "stacks": found.stacks}
     made_at = (folder / "particles.mrcs").stat().st_mtime  # of a version that recorded nothing
-    return any(path.stat().st_mtime > made_at for path in (Path(asked_images(config, dataset).star), *found.paths))
+    return any(
+        path.stat().st_mtime > made_at for path in (Path(preparation_config(config, dataset).star), *found.paths)
+    )
 
 
 def _structure_changed(config: dict[str, Any], dataset: str, folder: Path) -> bool:
@@ -116,12 +118,12 @@ def dataset_changed(config: dict[str, Any], dataset: str) -> bool:
 
 def run_settings_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
     asked = run_config(config, dataset, model, int(seed))
-    return settings_changed(config, run_folder(config, dataset, model, seed) / "config.json", asked)
+    return settings_changed(config, _run(config, dataset, model, seed) / "config.json", asked)
 
 
 def model_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
     """Whether a model has other settings than the wanted ones or, with `retrain: code`, comes from another code."""
-    folder = run_folder(config, dataset, model, seed)
+    folder = _run(config, dataset, model, seed)
     if not (folder / "model.pt").exists():
         return False
     made, asked = trained_with(folder), run_config(config, dataset, model, int(seed))
@@ -132,11 +134,12 @@ def model_changed(config: dict[str, Any], dataset: str, model: str, seed: str | 
 
 def scores_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
     """Whether metrics.json has other settings or another label or, with `retrain: code`, comes from another code."""
-    metrics = read_json(run_folder(config, dataset, model, seed) / "metrics.json")
+    folder = _run(config, dataset, model, seed)
+    metrics = read_json(folder / "metrics.json")
     if metrics is None:
         return False
-    made, asked = metrics.get("config"), run_config(config, dataset, model, int(seed))
-    if metrics["label"] != model_label(config, model) or (made is not None and not _same_run(config, made, asked)):
+    asked = run_config(config, dataset, model, int(seed))
+    if metrics["label"] != model_label(config, model) or _scores_differ(metrics, folder, config, asked):
         return True
     return config["retrain"] == "code" and bool(age(metrics_code(metrics)))
 
@@ -182,7 +185,7 @@ def reconstruction_changed(config: dict[str, Any], reconstruction: str) -> bool:
     return config["retrain"] == "code" and found is not None and bool(age(found.get("code", {"reconstruct": None})))
 
 
-def outdated(config: dict[str, Any], run: Run, folder: Path, metrics: dict[str, Any]) -> bool:
+def outdated(config: dict[str, Any], run: RunKey, folder: Path, metrics: dict[str, Any]) -> bool:
     """Whether the scores in the run folder `folder` come from settings other than those in `config`.
 
     A run that no experiment asks for is never outdated. Nor is a run judged by the tables/config.json of a version that
@@ -190,8 +193,7 @@ def outdated(config: dict[str, Any], run: Run, folder: Path, metrics: dict[str, 
     """
     if "preparation" not in config or run not in run_budgets(config):
         return False
-    made = metrics.get("config") or trained_with(folder)
-    return made is not None and not _same_run(config, made, run_config(config, *run))
+    return _scores_differ(metrics, folder, config, run_config(config, *run))
 
 
 def age(code: dict[Stage, str | None]) -> str:
@@ -205,11 +207,11 @@ def metrics_code(metrics: dict[str, Any]) -> dict[Stage, str | None]:
     return metrics.get("code", {"evaluate": None})
 
 
-def made_by_other_code(results: Path, runs: list[Run]) -> dict[Run, str]:
+def made_by_other_code(results: Path, runs: list[RunKey]) -> dict[RunKey, str]:
     """OLDER or UNKNOWN, for those of `runs` whose results another code made or may have made."""
     ages = {}
     for dataset, model, seed in runs:
-        folder = results / "runs" / dataset / model / f"seed{seed}"
+        folder = run_folder(results, dataset, model, seed)
         metrics = read_json(folder / "metrics.json")
         if metrics is not None:
             ages[dataset, model, seed] = age(metrics_code(metrics))
@@ -239,16 +241,30 @@ def structure_digest(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_path(dataset: str, model: str, seed: str | int) -> Path:
-    """A run's folder in runs/."""
+    """A run's place in the folders runs, logs and benchmarks."""
     return Path(dataset, model, f"seed{seed}")
 
 
-def run_folder(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> Path:
-    return Path(config["pathvars"]["results"]) / "runs" / run_path(dataset, model, seed)
+def run_folder(results: Path, dataset: str, model: str, seed: str | int) -> Path:
+    return results / "runs" / run_path(dataset, model, seed)
+
+
+def _run(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> Path:
+    return run_folder(Path(config["pathvars"]["results"]), dataset, model, seed)
 
 
 def _dataset(config: dict[str, Any], name: str) -> Path:
     return Path(config["pathvars"]["results"]) / "datasets" / name
+
+
+def _scores_differ(metrics: dict[str, Any], folder: Path, config: dict[str, Any], asked: RunConfig) -> bool:
+    """Whether scores come from settings other than `asked`, or from a model that has been replaced since."""
+    made = metrics.get("config")
+    if made is None:  # of a version that recorded nothing
+        if training_code(folder)["train"] is not None:
+            return True
+        made = trained_with(folder)
+    return made is not None and not _same_run(config, made, asked)
 
 
 def _same_run(config: dict[str, Any], made: dict[str, Any], asked: RunConfig) -> bool:

@@ -1,0 +1,74 @@
+"""A reconstruction that was made as C1, brought onto RELION's axes of a point group and made symmetric."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from equipose.core import fsc
+from equipose.core.fourier_grid import real_map
+from equipose.core.point_groups import check_symmetry
+from equipose.core.rotations import from_relion_angles, to_relion_angles
+from equipose.core.symmetry_axes import SYMMETRIC, Frame, find_axes, symmetrised
+from equipose.errors import ConfigError
+from equipose.io.files import whole_folder, write_json, write_text
+from equipose.io.maps import read_map, write_map
+from equipose.io.particles import ANGLES, ORIGINS, per_particle, read_tables, write_star
+
+MAPS = ("volume", "half1", "half2", "mask", "local_resolution")
+
+THRESHOLD = 0.143
+"""Of the FSC of two half-maps."""
+
+
+def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
+    """Write poses.star and the maps of a reconstruction in `folder` on the axes of `symmetry`, in `out`.
+
+    Half-maps are made symmetric each by itself, and their FSC is computed again. Returns the frame in which the map
+    has the axes. Raises ConfigError where there is no reconstruction, or its map does not have this symmetry.
+    """
+    check_symmetry(symmetry)
+    if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
+        raise ConfigError(f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction")
+    if out.exists():
+        raise ConfigError(f"{out} exists already: remove it, or name another folder with --out")
+    maps = {name: read_map(folder / f"{name}.mrc") for name in MAPS if (folder / f"{name}.mrc").is_file()}
+    volume, voxel_size = maps["volume"]
+    mask = maps["mask"][0] if "mask" in maps else 1.0
+    frame = find_axes(torch.from_numpy(volume * mask), symmetry, 0.8 * len(volume) / 2)
+    if frame.correlation < SYMMETRIC:
+        raise ConfigError(
+            f"{folder / 'volume.mrc'} does not have the symmetry {symmetry}: its best axes correlate by"
+            f" {frame.correlation:.2f}, and {SYMMETRIC} is needed. Try a smaller group, or look at reconstruction.json"
+        )
+    made = {
+        name: real_map(symmetrised(torch.from_numpy(data), symmetry, frame), len(data) // 2).numpy()
+        for name, (data, _) in maps.items()
+    }
+    poses = folder / "poses.star"
+    optics, table = read_tables(poses, as_written=True)
+    angles = np.stack([per_particle(poses, label, optics, table) for label in ANGLES], axis=1)
+    origins = np.stack([per_particle(poses, label, optics, table) for label in ORIGINS], axis=1)
+    rotations = from_relion_angles(angles)
+    table[list(ORIGINS)] = origins - voxel_size * rotations[:, :2] @ frame.centre
+    table[list(ANGLES)] = to_relion_angles(rotations @ frame.rotation)
+    with whole_folder(out) as partial:
+        for name, data in made.items():
+            write_map(partial / f"{name}.mrc", data, voxel_size)
+        write_star(partial / "poses.star", optics, table)
+        if (folder / "agreement.csv").is_file():
+            shutil.copy2(folder / "agreement.csv", partial)
+        if {"half1", "half2", "mask"} <= made.keys():
+            curves = fsc.corrected_fsc(made["half1"], made["half2"], np.clip(made["mask"], 0, 1))
+            shell = np.arange(len(volume) // 2)
+            frequency = {"shell": shell, "frequency_per_angstrom": shell / (len(volume) * voxel_size)}
+            write_text(partial / "fsc.csv", pd.DataFrame(frequency | curves).to_csv(index=False))
+            if (folder / "reconstruction.json").is_file():
+                found = {name: fsc.exact_resolution(each, THRESHOLD, voxel_size).first for name, each in curves.items()}
+                summary = json.loads((folder / "reconstruction.json").read_text())
+                changed = {"symmetry": symmetry, "resolution_angstrom": found}
+                write_json(partial / "reconstruction.json", summary | changed)
+    return frame

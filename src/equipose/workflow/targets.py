@@ -1,0 +1,166 @@
+"""The files that the workflow's rules are asked for or read, and the sentences that go with them.
+
+Plain functions of the configuration, as Snakemake reads it from config.yaml and a preset. The rules bind them to it in
+workflow/rules/common.smk.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from snakemake.io import ancient
+
+from equipose.config.settings import asked_runs, is_simulated, structure_source
+from equipose.workflow.freshness import run_folder
+
+OF_A_RECONSTRUCTION = ("poses.star", "volume.mrc", "half1.mrc", "half2.mrc", "reconstruction.png", "report.html")
+
+
+def results_folder(config: dict[str, Any]) -> Path:
+    return Path(config["pathvars"]["results"])
+
+
+def seen_from_here(path: Path) -> str:
+    """`path` as seen from the working directory: the repository's folder may move without a rerun."""
+    return os.path.relpath(path)
+
+
+def rule_names(files: Iterable[Path]) -> list[str]:
+    """The rules that are written in `files`: an experiment is a target of its own name, beside these."""
+    return re.findall(r"^rule\b *(\w+)", "\n".join(path.read_text() for path in files), re.MULTILINE)
+
+
+def names_of(config: dict[str, Any], simulated: bool) -> str:
+    """A pattern for the datasets that are simulated, or for those that are not."""
+    names = [name for name in config["datasets"] if is_simulated(config, name) == simulated]
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def in_runs(config: dict[str, Any], name: str, experiments: Collection[str], only: str | None = None) -> list[str]:
+    """The file `name` in the folder of each run of `experiments`, on the dataset `only` if one is named."""
+    runs = [run for run in asked_runs(config, experiments) if only in (None, run[0])]
+    return [f"{run_folder(results_folder(config), *run)}/{name}" for run in runs]
+
+
+def structure_file(config: dict[str, Any], dataset: str, embedded: Path) -> str:
+    """Atoms or map of a dataset's structure: the user's file, the embedded one, or the one to be downloaded.
+
+    `embedded` is the folder of the embedded structures.
+    """
+    source, made = structure_source(config, dataset), config["datasets"][dataset]["structure"]
+    if "path" in source and "assembly" in source:
+        return f"{results_folder(config)}/structures/{made}.assembly.npz"
+    if "path" in source:
+        return ancient(source["path"])  # freshness compares its content
+    if "embedded" in source:
+        return ancient(seen_from_here(embedded / f"{source['embedded']}.npz"))
+    return f"{results_folder(config)}/structures/{made}.npz"
+
+
+def assembly_option(config: dict[str, Any], structure: str) -> list[str]:
+    """The option that asks for the biological assembly of a structure, if its line in the configuration does."""
+    source = config["structures"][structure]
+    return ["--assembly", str(source["assembly"])] if "assembly" in source else []
+
+
+def true_volume(config: dict[str, Any], dataset: str) -> list[str]:
+    """The volume of a simulated dataset; nobody knows the one of a user's."""
+    return [f"{results_folder(config)}/datasets/{dataset}/volume.mrc"] if is_simulated(config, dataset) else []
+
+
+def experiment_datasets(config: dict[str, Any], experiment: str) -> list[str]:
+    """Folders of an experiment's simulated datasets."""
+    return [f"{results_folder(config)}/datasets/{dataset}" for dataset in _simulated(config, experiment)]
+
+
+def table_files(config: dict[str, Any], experiments: Iterable[str]) -> list[str]:
+    return [
+        f"{results_folder(config)}/tables/{experiment}{mode}.{format}"
+        for experiment in experiments
+        for mode in ("", "_exact")
+        for format in ("csv", "tex", "md", "html")
+    ]
+
+
+def table_command(config: dict[str, Any], experiment: str, paper: Path) -> str:
+    """The command that sums up an experiment's results, quoted for a shell; `paper` is the folder of its numbers."""
+    results = results_folder(config)
+    command = ["python", "-m", "equipose.study.tables", "--config", f"{results}/tables/config.json"]
+    command += ["--experiment", experiment, "--results", str(results), "--paper", seen_from_here(paper)]
+    return shlex.join([*command, "--notes", *stand_ins(config, experiment)])
+
+
+def paper_table(config: dict[str, Any], experiment: str, paper: Path) -> list[str]:
+    """The paper's own numbers for an experiment, if it names any, in the folder `paper`."""
+    name = config["experiments"][experiment].get("compare")
+    return [seen_from_here(paper / f"{name}.csv")] if name else []
+
+
+def has_tables(config: dict[str, Any], experiment: str) -> bool:
+    return all(map(os.path.exists, table_files(config, [experiment])))
+
+
+def partly_run(config: dict[str, Any], experiment: str) -> bool:
+    """Whether some runs of an experiment have results and some, one of which may have failed, do not."""
+    metrics = list(map(os.path.exists, in_runs(config, "metrics.json", [experiment])))
+    return any(metrics) and not all(metrics) and (results_folder(config) / "tables/config.json").exists()
+
+
+def stand_ins(config: dict[str, Any], experiment: str) -> list[str]:
+    """A note for each structure whose embedded atoms are of another entry than the one that is asked for."""
+    names = {config["datasets"][dataset]["structure"] for dataset in _simulated(config, experiment)}
+    sources = {name: config["structures"][name] for name in sorted(names) if config["offline"]}
+    return [
+        f"Structure {name}: embedded {source['embedded'].upper()}, the offline stand-in for PDB"
+        f" {' and '.join(source['pdb'])}."
+        for name, source in sources.items()
+        if "embedded" in source and "pdb" in source and [source["embedded"].upper()] != source["pdb"]
+    ]
+
+
+def figure_files(
+    config: dict[str, Any], experiments: Iterable[str], of_runs: Collection[str], of_datasets: Collection[str]
+) -> list[str]:
+    """Every figure of the experiments, as picture and as PDF, and each dataset's maps for ChimeraX.
+
+    `of_runs` and `of_datasets` are the names of the figures of an experiment and of one of its datasets.
+    """
+    pictures, commands = [], []
+    for experiment in experiments:
+        datasets = _simulated(config, experiment)  # the others have no true map
+        names = [*(["examples"] if datasets else []), *of_runs]
+        names += [f"{figure}_{dataset}" for figure in of_datasets for dataset in datasets]
+        folder = f"{results_folder(config)}/figures/{experiment}"
+        pictures += [f"{folder}/{name}" for name in names]
+        commands += [f"{folder}/maps_{dataset}.cxc" for dataset in datasets]
+    return [f"{picture}.{format}" for picture in pictures for format in ("png", "pdf")] + commands
+
+
+def figure_options(config: dict[str, Any], figure: str) -> list[str]:
+    """What the configuration says about a figure, as options of its command."""
+    return ["--within", *map(str, config["figures"]["subset_within"])] if figure == "subsets" else []
+
+
+def reconstruction_files(config: dict[str, Any]) -> list[str]:
+    folders = [f"{results_folder(config)}/maps/{name}" for name in config["reconstructions"]]
+    return [f"{folder}/{file}" for folder in folders for file in OF_A_RECONSTRUCTION]
+
+
+def of_halves(config: dict[str, Any], reconstruction: str, pattern: str) -> list[str]:
+    """`pattern` in the results folder, for each of the two halves of a reconstruction."""
+    spec = config["reconstructions"][reconstruction]
+    return [f"{results_folder(config)}/{pattern.format(half=half, **spec)}" for half in spec["halves"]]
+
+
+def rerun_command(presets: Iterable[Path]) -> str:
+    """The command that makes all that the configuration asks for, with `presets` laid over it."""
+    files = list(map(seen_from_here, presets))
+    return shlex.join(["snakemake", "--cores", "all", *(["--configfile", *files] if files else [])])
+
+
+def _simulated(config: dict[str, Any], experiment: str) -> list[str]:
+    """The simulated datasets of an experiment."""
+    return [name for name in config["experiments"][experiment]["datasets"] if is_simulated(config, name)]

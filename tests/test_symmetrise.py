@@ -1,0 +1,66 @@
+"""A reconstruction brought onto RELION's axes: map and poses still show the same images."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+from test_symmetry_axes import BOX, blobs
+
+from equipose.core.fourier import half_disc, shift_phase
+from equipose.core.fourier_grid import from_real_map, grid_slices
+from equipose.core.rotations import from_relion_angles, random_rotations, to_relion_angles
+from equipose.errors import ConfigError
+from equipose.io.maps import read_map, write_map
+from equipose.io.particles import ANGLES, ORIGINS, read_tables, write_star
+from equipose.reconstruction.symmetrise import symmetrise
+
+VOXEL = 8.0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What a reconstruction of a C3 molecule as C1 leaves: its frame, and its centre, are anyhow."""
+    rng, made = np.random.default_rng(0), tmp_path / "abinitio"
+    made.mkdir()
+    volume = blobs("C3", Rotation.random(random_state=7).as_matrix(), np.array([0.6, -0.3, 0.4])).numpy()
+    for name in ("volume", "half1", "half2"):
+        write_map(made / f"{name}.mrc", volume, VOXEL)
+    write_map(made / "mask.mrc", np.ones_like(volume), VOXEL)
+    optics = {"rlnOpticsGroup": [1], "rlnImagePixelSize": [VOXEL], "rlnImageSize": [BOX], "rlnVoltage": [300.0]}
+    table = pd.DataFrame({"rlnImageName": [f"{i + 1}@particles.mrcs" for i in range(20)], "rlnOpticsGroup": 1})
+    table[list(ANGLES)] = to_relion_angles(random_rotations(20, rng))
+    table[list(ORIGINS)] = rng.normal(0, 10, (20, 2))
+    write_star(made / "poses.star", pd.DataFrame(optics), table)
+    return made
+
+
+def shown(folder: Path) -> torch.Tensor:
+    """Coefficients (n, m) of the projections of a folder's map at its poses."""
+    _, table = read_tables(folder / "poses.star")
+    volume = from_real_map(torch.from_numpy(read_map(folder / "volume.mrc")[0]), BOX // 2)
+    rotations = torch.from_numpy(from_relion_angles(table[list(ANGLES)].to_numpy(float))).float()
+    shifts = torch.from_numpy(-table[list(ORIGINS)].to_numpy(float) / VOXEL).float()
+    disc = half_disc(BOX, 10)
+    return shift_phase(shifts, disc) * grid_slices(volume, BOX // 2, rotations, disc)
+
+
+def test_map_and_poses_move_together_and_the_axis_comes_to_z(folder: Path, tmp_path: Path) -> None:
+    frame = symmetrise(folder, "C3", tmp_path / "symmetric")
+    assert frame.correlation > 0.95
+    before, after = shown(folder), shown(tmp_path / "symmetric")
+    assert (after - before).abs().square().sum() < 0.01 * before.abs().square().sum()
+    volume = from_real_map(torch.from_numpy(read_map(tmp_path / "symmetric/volume.mrc")[0]), BOX // 2)
+    turn = torch.from_numpy(Rotation.from_rotvec([0, 0, 2 * np.pi / 3]).as_matrix()).float()
+    looks = torch.from_numpy(random_rotations(10, np.random.default_rng(1))).float()
+    disc = half_disc(BOX, 10)
+    plain, turned = (grid_slices(volume, BOX // 2, poses, disc) for poses in (looks, looks @ turn))
+    assert (turned - plain).abs().square().sum() < 0.01 * plain.abs().square().sum()
+
+
+def test_a_symmetry_that_the_map_does_not_have_is_refused_and_nothing_written(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not have the symmetry C4: its best axes correlate by 0"):
+        symmetrise(folder, "C4", tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,48 @@
+"""A point group's axes are found in a map that lies anyhow, and a map without it has low numbers."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from equipose.core.fourier_grid import real_map
+from equipose.core.point_groups import group
+from equipose.core.symmetry_axes import find_axes, symmetrised
+
+BOX = 32
+
+
+def blobs(symmetry: str, turn: np.ndarray, centre: np.ndarray) -> torch.Tensor:
+    """A map (L, L, L) of Gaussians with a point group, turned, and moved by `centre` (x, y, z) voxels."""
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(0, 3.5, (9, 3)) + [0, 0, 1]
+    every = np.concatenate([atoms @ rotation.T for rotation in group(symmetry)]) @ turn.T + centre
+    axis = np.arange(BOX) - BOX // 2
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    density = sum(np.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / (2 * 1.3**2)) for a, b, c in every)
+    return torch.from_numpy(density.astype(np.float32))
+
+
+@pytest.mark.parametrize("symmetry", ["C3", "D2", "T"])
+def test_a_group_s_axes_are_found_wherever_they_lie(symmetry):
+    turn, centre = Rotation.random(random_state=3).as_matrix(), np.array([0.7, -0.4, 0.3])
+    frame = find_axes(blobs(symmetry, turn, centre), symmetry, 10)
+    assert frame.correlation > 0.95
+    wanted = turn @ group(symmetry) @ turn.T  # the group's rotations in the map's frame
+    found = frame.rotation @ group(symmetry) @ frame.rotation.T
+    assert np.einsum("aij,bij->ab", found, wanted).max(1).min() > 1 + 2 * np.cos(np.radians(2))
+
+
+def test_a_group_that_a_map_does_not_have_correlates_little():
+    volume = blobs("C3", np.eye(3), np.zeros(3))
+    assert find_axes(volume, "C4", 10).correlation < 0.5
+    assert find_axes(volume, "D3", 10).correlation < 0.7
+
+
+def test_a_symmetrised_map_lies_on_relion_s_axes_and_is_the_molecule():
+    turn = Rotation.random(random_state=5).as_matrix()
+    frame = find_axes(blobs("C3", turn, np.array([0.5, 0, -0.5])), "C3", 10)
+    made = real_map(symmetrised(blobs("C3", turn, np.array([0.5, 0, -0.5])), "C3", frame), BOX // 2)
+    again = find_axes(made, "C3", 10)
+    assert again.correlation > 0.99
+    assert np.allclose(np.abs(again.rotation[:, 2]), [0, 0, 1], atol=0.02)

@@ -1,0 +1,122 @@
+"""The files that the workflow's rules are asked for, and the sentences that go with them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from snakemake.io import is_flagged
+
+from equipose.workflow import targets
+
+EMBEDDED = Path("embedded")
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    return {
+        "pathvars": {"results": "out"},
+        "offline": True,
+        "structures": {
+            "80s": {"pdb": ["6qzp"], "embedded": "1d3d"},
+            "own": {"path": "own.pdb"},
+            "whole": {"path": "own.pdb", "assembly": 1},
+            "far": {"pdb": ["4v6x"]},
+        },
+        "datasets": {
+            **{name: {"structure": name, "snr": 1} for name in ("80s", "own", "whole", "far")},
+            "mine": {"star": "mine.star"},
+        },
+        "models": {"a": {}, "b": {}},
+        "experiments": {
+            "first": {"datasets": ["80s", "mine"], "models": ["a", "b"], "seeds": [0, 1], "budget": {"steps": 1}},
+            "second": {"datasets": ["80s"], "models": ["a"], "seeds": [1], "budget": {"steps": 1}, "compare": "table1"},
+        },
+        "figures": {"subset_within": [0.1, 0.2]},
+        "reconstructions": {"pair": {"halves": ["one", "two"], "model": "a", "seed": 3}},
+    }
+
+
+def test_a_run_that_two_experiments_ask_for_is_named_once(config: dict[str, Any]) -> None:
+    files = targets.in_runs(config, "model.pt", ["first", "second"], "80s")
+    assert files == [f"out/runs/80s/{model}/seed{seed}/model.pt" for model in "ab" for seed in (0, 1)]
+    assert len(targets.in_runs(config, "model.pt", ["first"])) == 8
+
+
+def test_a_structure_comes_from_a_file_from_the_package_or_from_a_rule(config: dict[str, Any]) -> None:
+    files = {name: targets.structure_file(config, name, EMBEDDED) for name in ("80s", "own", "whole", "far")}
+    assert files == {
+        "80s": "embedded/1d3d.npz",
+        "own": "own.pdb",
+        "whole": "out/structures/whole.assembly.npz",
+        "far": "out/structures/far.npz",
+    }
+    assert [name for name, file in files.items() if is_flagged(file, "ancient")] == ["80s", "own"]
+    assert targets.assembly_option(config, "whole") == ["--assembly", "1"]
+    assert targets.assembly_option(config, "own") == []
+
+
+def test_a_stand_in_is_named_where_it_is_used(config: dict[str, Any]) -> None:
+    assert targets.stand_ins(config, "first") == ["Structure 80s: embedded 1D3D, the offline stand-in for PDB 6qzp."]
+    assert targets.stand_ins(config | {"offline": False}, "first") == []
+
+
+def test_tables_and_figures_of_an_experiment(config: dict[str, Any]) -> None:
+    tables = targets.table_files(config, ["first"])
+    assert len(tables) == 8 and "out/tables/first_exact.html" in tables
+    figures = targets.figure_files(config, ["first"], ["curves"], ["sphere"])
+    assert set(figures) == {
+        *(
+            f"out/figures/first/{name}.{kind}"
+            for name in ("examples", "curves", "sphere_80s")
+            for kind in ("png", "pdf")
+        ),
+        "out/figures/first/maps_80s.cxc",
+    }
+    assert targets.figure_options(config, "subsets") == ["--within", "0.1", "0.2"]
+    assert targets.figure_options(config, "sphere") == []
+    assert targets.paper_table(config, "second", Path("paper")) == ["paper/table1.csv"]
+    assert targets.paper_table(config, "first", Path("paper")) == []
+
+
+def test_simulated_datasets_and_those_of_a_user(config: dict[str, Any]) -> None:
+    assert targets.names_of(config, simulated=True) == "80s|own|whole|far"
+    assert targets.names_of(config, simulated=False) == "mine"
+    config["datasets"] = {"mine": {"star": "mine.star"}}
+    assert targets.names_of(config, simulated=True) == "(?!)"
+    assert targets.true_volume(config, "mine") == []
+
+
+def test_an_experiment_is_partly_run_where_some_runs_have_scores(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    metrics = [Path(file) for file in targets.in_runs(config, "metrics.json", ["first"])]
+    for path in (Path("out/tables/config.json"), metrics[0]):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert targets.partly_run(config, "first")
+    assert not targets.partly_run(config, "second")  # none of its runs has
+    for path in metrics[1:]:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert not targets.partly_run(config, "first")
+    assert not targets.has_tables(config, "first")
+
+
+def test_a_reconstruction_has_two_halves(config: dict[str, Any]) -> None:
+    assert targets.of_halves(config, "pair", "runs/{half}/{model}/seed{seed}") == [
+        "out/runs/one/a/seed3",
+        "out/runs/two/a/seed3",
+    ]
+    assert "out/maps/pair/report.html" in targets.reconstruction_files(config)
+
+
+def test_commands_are_quoted_for_a_shell(config: dict[str, Any]) -> None:
+    assert targets.rerun_command([]) == "snakemake --cores all"
+    assert targets.rerun_command([Path("my own.yaml")]) == "snakemake --cores all --configfile 'my own.yaml'"
+    assert targets.table_command(config, "first", Path("paper")).endswith("the offline stand-in for PDB 6qzp.'")
+
+
+def test_rules_are_found_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "a.smk").write_text("rule one:\n    input: 'x'\n\n    rule: \nrule two :\n# rule three:\n")
+    assert targets.rule_names([tmp_path / "a.smk"]) == ["one", "two"]
