@@ -117,14 +117,14 @@ def why_unfinished(config: dict[str, Any], results: Path, asked: RunKey) -> str:
 
 
 def has_failed(unfinished: str) -> bool:
-    """Whether what `why_unfinished` says is that the run failed."""
+    """Whether the reason from `why_unfinished` is that the run failed."""
     return unfinished not in ("", NOT_RUN, NOT_ENDED, OUTDATED)
 
 
 def final_mse(metrics: dict[str, Any]) -> float:
-    """The MSE that seeds are ranked by: of the poses that the map is from, refined where they were; NaN without truth.
+    """The MSE by which seeds are ranked: of the map's poses, refined if there are any; NaN without a truth.
 
-    On training images, as the paper defines it.
+    It is of training images, by the paper's definition.
     """
     poses = "refined" if metrics["training"] and metrics["training"]["refined"] else "direct"
     return number_at(metrics, ("training", poses, "paper", "mse"))
