@@ -10,7 +10,8 @@ import pytest
 from equipose import cli
 from equipose.errors import ConfigError
 from equipose.study.status import STATES, run_status, status
-from equipose.training.train import Progress, progress_line
+from equipose.training.monitor import progress_line
+from equipose.training.run_progress import Progress
 from equipose.workflow.resolve import run_config
 
 NOW = 1_800_000_000.0

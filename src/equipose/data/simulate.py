@@ -46,7 +46,7 @@ from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
 from equipose.io.maps import read_map
 from equipose.io.particles import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
-from equipose.io.progress import Progress, number, reporter, run_main, say
+from equipose.io.progress import Report, number, reporter, run_main, say
 
 CHUNK = 64
 """Images a random stream; part of what a seed means."""
@@ -69,7 +69,7 @@ def simulate(
     volume_path: Path,
     output: Path,
     threads: int,
-    progress: Progress,
+    progress: Report,
     structure: dict[str, Any] | None = None,
 ) -> None:
     """Make the dataset in `output`: the `images` training images first, then the `held_out` ones.
@@ -283,7 +283,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
-def _run(results: Iterable[list[float]], chunks: list[slice], progress: Progress, what: str) -> np.ndarray:
+def _run(results: Iterable[list[float]], chunks: list[slice], progress: Report, what: str) -> np.ndarray:
     """What the chunks return, in their order, (chunks, values)."""
     rows = []
     for chunk, result in zip(chunks, results, strict=True):
@@ -334,7 +334,7 @@ def _write_statistics(path: Path, moments: np.ndarray, pixels: int) -> None:
 
 # Plain reads and writes at a position, which threads can share: the pages of a memory map would count as memory used.
 def _write_images(file: io.FileIO, rows: slice, images: np.ndarray) -> None:
-    data = memoryview(np.ascontiguousarray(images, np.float32)).cast("B")
+    data = np.ascontiguousarray(images, np.float32).data.cast("B")
     try:
         written = os.pwrite(file.fileno(), data, _offset(rows, images.shape[-1]))
     except OSError as error:

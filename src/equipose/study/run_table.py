@@ -20,9 +20,8 @@ from equipose.io.files import read_json, write_text
 from equipose.io.progress import run_main
 from equipose.reconstruction.verdict import CONVERGED
 from equipose.study.mixture import MIXED_SHARE, read_mixture
-from equipose.study.runs import load_run
+from equipose.study.runs import load_run, load_settings
 from equipose.study.seed_agreement import best_agreement
-from equipose.study.tables import load_settings
 from equipose.workflow.freshness import age, metrics_code, outdated, trained_with
 
 RUN = ["dataset", "model", "seed"]
@@ -102,6 +101,8 @@ def outcome(run: Path, metrics: dict[str, Any], dataset: Path) -> dict[str, Any]
     """
     config = metrics.get("config") or trained_with(run)
     images = metrics.get("images") or read_json(dataset / "config.json")
+    if config is None or images is None:
+        raise ConfigError(f"{run}: its config.json, or that of its dataset {dataset}, is gone: evaluate the run again")
     made = json.loads((run / "provenance.json").read_text())[-1]  # the last start, if training was interrupted
     flat = pd.json_normalize(metrics).iloc[0]
     refined = metrics["training"].get("refined")
