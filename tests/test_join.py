@@ -71,7 +71,7 @@ def poses_written(
     star: Path, datadir: Path, parts: list[Half], scores: list, select: dict | None = None
 ) -> pd.DataFrame:
     """data_particles of poses.star with the poses of two halves."""
-    settings = dict.fromkeys(PreparationConfig.__dataclass_fields__)
+    settings = {"name": "x"}
     config = PreparationConfig(**settings | {"star": str(star), "datadir": str(datadir), "select": select or {}})
     rotations, shifts = ([getattr(part, name) for part in parts] for name in ("rotations", "shifts"))
     write_poses(star.parent, config, rotations, shifts, scores)
@@ -163,7 +163,7 @@ def test_rows_that_were_left_out_have_no_pose_and_the_others_keep_their_order(ha
 
 
 def test_halves_of_different_star_files_are_refused(halves: Path) -> None:
-    with pytest.raises(join.ConfigError, match="two datasets of one star file"):
+    with pytest.raises(join.ConfigError, match="two datasets of the same star file"):
         join.reconstruct([halves / "run1"] * 2, [halves / "half1"] * 2, halves / "none", lambda _: None)
 
 
