@@ -9,7 +9,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from equipose.config.settings import asked_runs, model_label, simulation_config, structure_source
+from equipose.config.settings import (
+    asked_runs,
+    model_label,
+    preparation_config,
+    simulation_config,
+    structure_source,
+)
 from equipose.errors import ConfigError
 from equipose.figures import OF_DATASETS, OF_RUNS, caption
 from equipose.study.plan import plan
