@@ -33,6 +33,7 @@ test: lint unit-test workflow-test
 lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
@@ -73,7 +74,7 @@ format: .venv/installed
 	$(BIN)/snakefmt Snakefile workflow
 
 clean:
-	rm -rf .venv .venv-interop .pytest_cache .ruff_cache
+	rm -rf .venv .venv-interop .pytest_cache .ruff_cache .mypy_cache
 
 .venv/installed: pyproject.toml constraints.txt requirements-nodeps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \

@@ -1,4 +1,4 @@
-"""The command `equipose`: poses and a map from your own particles, and how runs are doing.
+"""The command `equipose`: poses and a map from your own particles, and the state of runs.
 
     equipose validate particles.star                   is everything there that a reconstruction needs?
     equipose info particles.star                       how many, how large, which optics, bright or dark
@@ -6,9 +6,9 @@
     equipose flip-hand DIR                             poses and maps of a reconstruction in the other hand
     equipose symmetrise DIR C4                         poses and maps on RELION's axes of a point group
     equipose status results/paper                      which runs are done, running, stuck, failed; time left, metrics
-    equipose status DIR                                which stage a reconstruction has come to, and its two runs
+    equipose status DIR                                the stage of a reconstruction, and its two runs
 
-RELION's star files name images from the project's folder: run there, or say `--datadir`.
+RELION's star files name images from the project's folder: run there, or give `--datadir`.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ if TYPE_CHECKING:
 
     from equipose.io.particles import Particles
 
-# NumPy, pandas and PyTorch take seconds to load: each command imports for itself what it needs, and --help nothing.
+# NumPy, pandas and PyTorch take seconds to load: each command imports what it needs, and --help imports none of them.
 
 CHECKOUT = Path(__file__).parents[2]
-"""Where the workflow lies: equipose is installed from a checkout of its repository, in place."""
+"""Folder of the workflow: equipose is installed from a checkout of its repository, in place."""
 
 LARGEST_BOX = 32
-"""Pixels of `--box` unless it is given: a first map in minutes."""
+"""Default of `--box` in pixels: a first map in minutes."""
 
 FEWEST, SEARCHED = 500, 3000
-"""Particles of a half: the fewest that a search can start from, and those whose poses it refines."""
+"""Particles of a half-set: the fewest that a search can start from, and the number whose poses it refines."""
 
 MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "local_resolution.mrc")
 EITHER_HAND = ("fsc.csv", "agreement.csv", "examples.npz", "reconstruction.json")
-"""What of a reconstruction's files has a hand, and what is the same in both."""
+"""Files of a reconstruction: those that depend on the hand, and those that are the same in both hands."""
 
 REPORT = CHECKOUT / "workflow/report/reconstruction.html.jinja"
 
 
 def reconstruct(arguments: argparse.Namespace) -> None:
-    """Poses, a map and half-maps; the same command continues what was stopped."""
+    """Poses, a map and half-maps; the same command continues after a stop."""
     import yaml
 
     from equipose.io.particles import summarise
@@ -124,7 +124,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
 
 
 def validate(arguments: argparse.Namespace) -> None:
-    """Read everything once, as a reconstruction would."""
+    """Read all particles once and check them, as a reconstruction does."""
     from equipose.io.particles import read_particles
 
     star, tables = _star(arguments)
@@ -133,7 +133,7 @@ def validate(arguments: argparse.Namespace) -> None:
 
 
 def info(arguments: argparse.Namespace) -> None:
-    """What the particles are."""
+    """Print number, size, optics, poses and contrast of the particles."""
     import numpy as np
 
     from equipose.io.particles import ANGLES, half_of, read_particles
@@ -158,7 +158,7 @@ def info(arguments: argparse.Namespace) -> None:
 
 
 def flip_hand(arguments: argparse.Namespace) -> None:
-    """Maps mirrored along z, and the poses that go with them: every projection stays as it was."""
+    """Mirror the maps along z, and change the poses so that every projection stays the same."""
     from equipose.figures.reconstruction import plot_reconstruction
     from equipose.io.maps import read_map, write_map
     from equipose.io.particles import ANGLES, read_tables
@@ -203,14 +203,14 @@ def symmetrise(arguments: argparse.Namespace) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    """How the runs of a results folder, or a reconstruction, are doing, from its files alone."""
+    """Print the state of a results folder's runs, or of a reconstruction, from its files alone."""
     from equipose.study.status import status as status_of
 
     print(status_of(arguments.results, arguments.silent_minutes, time.time()))
 
 
 def mirrored(volume: np.ndarray) -> np.ndarray:
-    """V(x, y, -z) of a volume (z, y, x) about voxel L/2; the plane that has no partner stays."""
+    """V(x, y, -z) of a volume (z, y, x) about voxel L/2; the plane without a partner stays."""
     import numpy as np
 
     return np.roll(volume[::-1], 1, axis=0) if len(volume) % 2 == 0 else volume[::-1]
@@ -252,9 +252,9 @@ def _values(column: np.ndarray) -> str:
 
 
 def _limits(column: str, low: str, high: str) -> list[float | None]:
-    """Limits of --select as numbers, None for `-`. Raises ConfigError where one is none, or nothing lies between."""
-    limits = [_limit(low), _limit(high)]
-    if None not in limits and limits[0] > limits[1]:
+    """Limits of --select as numbers, None for `-`. Raises ConfigError if one is no number, or low is above high."""
+    least, most = limits = [_limit(low), _limit(high)]
+    if least is not None and most is not None and least > most:
         raise ConfigError(f"--select {column} {low} {high}: give the lower value first")
     return limits
 
@@ -270,7 +270,7 @@ def _limit(text: str) -> float | None:
 
 
 def _check(check: Callable[[Path], None], path: Path, option: str) -> None:
-    """Have an error of `check` name the option."""
+    """Run `check` on a value, and put the option's name into its error."""
     try:
         check(path)
     except ConfigError as error:
@@ -280,7 +280,8 @@ def _check(check: Callable[[Path], None], path: Path, option: str) -> None:
 def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.DataFrame]]:
     """The star file, absolute, and its tables, with the rows that --select leaves.
 
-    With no --datadir, images are looked for from the star file's folder, the working one, and those above the file.
+    Without --datadir, images are sought from the star file's folder, the working folder, and the folders above the star
+    file.
     """
     from equipose.core.point_groups import check_symmetry
     from equipose.io.particles import check_inside, chosen_rows, find_datadir, read_tables
@@ -304,7 +305,7 @@ def _selection(arguments: argparse.Namespace) -> Selection:
 
 
 def _told(arguments: argparse.Namespace) -> Told:
-    """What the command line says of the particles beyond their file."""
+    """Facts about the particles that the command line gives and their file lacks."""
     passthrough = tuple(str(path.resolve()) for path in arguments.passthrough)
     return Told(arguments.pixel_size, arguments.phase_flipped, arguments.no_ctf, passthrough)
 
@@ -336,9 +337,11 @@ def parser() -> argparse.ArgumentParser:
         reader.add_argument("star", type=Path, help="star file of RELION 3.0 to 5, or cryoSPARC .cs file")
         reader.add_argument("passthrough", type=Path, nargs="*", help="more .cs files of the same job")
         reader.add_argument("--datadir", type=Path, help="folder that image names are relative to")
-        reader.add_argument("--pixel-size", type=number(float, 0, above=True), help="Å, where the file's is wrong")
         reader.add_argument(
-            "--phase-flipped", action="store_true", help="phases were flipped, and the file does not say so"
+            "--pixel-size", type=number(float, 0, above=True), help="Å, if the file's pixel size is wrong"
+        )
+        reader.add_argument(
+            "--phase-flipped", action="store_true", help="phases were flipped, but the file does not say so"
         )
         reader.add_argument(
             "--select",
@@ -370,10 +373,13 @@ def parser() -> argparse.ArgumentParser:
                 "--mask-radius", type=number(float, 0, above=True), help="Å, of a circular mask; default: none"
             )
             reader.add_argument(
-                "--whiten", action="store_true", help="make the noise white, by its spectrum outside the mask"
+                "--whiten", action="store_true", help="whiten the noise by its spectrum outside of the mask"
             )
             reader.add_argument(
-                "--shift-std", type=number(float, 0), default=10.0, help="Å by which particles are off centre"
+                "--shift-std",
+                type=number(float, 0),
+                default=10.0,
+                help="standard deviation of the particles' shifts in Å",
             )
             reader.add_argument("--cores", type=number(int, 1), help="CPU cores; default: all")
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
@@ -386,7 +392,10 @@ def parser() -> argparse.ArgumentParser:
     shown = command(status, "results/paper", "abinitio")
     shown.add_argument("results", type=Path, help="a preset's results folder, or a reconstruction's")
     shown.add_argument(
-        "--silent-minutes", type=number(float, 0), default=30.0, help="of a run until it counts as stuck"
+        "--silent-minutes",
+        type=number(float, 0),
+        default=30.0,
+        help="minutes without news after which a run counts as stuck",
     )
     return top
 

@@ -61,7 +61,7 @@ def limits(schema: dict[str, Any]) -> str:
         return _word(schema["const"])
     if "anyOf" in schema:
         return _either([limits(part) for part in schema["anyOf"]])
-    kind = schema.get("type")
+    kind = schema.get("type", "")
     if kind in ("integer", "number"):
         return f"a {'whole ' * (kind == 'integer')}number{_range(schema)}"
     if kind == "array":

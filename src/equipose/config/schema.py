@@ -68,7 +68,8 @@ def config_text(text: str) -> str:
     for section, kind in SECTIONS.items():
         lines = [f"{section}: # {kind.__doc__}", *_lines(kind(), present[section], "  ")]
         block = re.compile(rf"^{section}:.*\n(?:  .*\n)+", re.MULTILINE)
-        text = block.sub(lambda _, lines=lines: "\n".join(lines) + "\n", text, count=1)
+        made = "\n".join([*lines, ""]).replace("\\", r"\\")  # `sub` reads a backslash as the start of an escape
+        text = block.sub(made, text, count=1)
     return text
 
 

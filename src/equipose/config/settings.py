@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import json
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -88,6 +89,7 @@ Seeds = Annotated[
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
     """Base of the dataclasses below: to and from plain data and JSON."""
 
@@ -160,29 +162,31 @@ class SimulatedDataset(Config):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Simulation(Config):
-    """settings of every simulated dataset whose own line does not say otherwise"""
+    """settings of every simulated dataset, unless its own line overrides them"""
 
-    box: Box = Field(128, description="side of the images and of the volume in pixels")
-    images: Count = Field(100000, description="number of images to train on")
-    held_out: Whole = Field(1000, description="number of further images that are never trained on")
+    box: Box = Field(default=128, description="side of the images and of the volume in pixels")
+    images: Count = Field(default=100000, description="number of images to train on")
+    held_out: Whole = Field(default=1000, description="number of further images that are never trained on")
     resolution: Positive = Field(
-        2.0,
+        default=2.0,
         description="resolution in voxels of the density made from atoms (ChimeraX molmap, σ = 0.225 × resolution)",
     )
-    shift_std: NotNegative = Field(20.0, description="standard deviation in Å of the shifts along x and y")
-    snr: Positive | Literal["noiseless"] = Field("noiseless", description="signal-to-noise ratio")
+    shift_std: NotNegative = Field(default=20.0, description="standard deviation in Å of the shifts along x and y")
+    snr: Positive | Literal["noiseless"] = Field(default="noiseless", description="signal-to-noise ratio")
     snr_definition: Literal["variance", "amplitude"] = Field(
-        "variance",
+        default="variance",
         description="what the ratio is of, clean images over noise: variances, or standard deviations",
     )
-    voltage: Positive = Field(300.0, description="acceleration voltage in kV")
-    spherical_aberration: NotNegative = Field(2.7, description="spherical aberration in mm")
-    amplitude_contrast: Share = Field(0.1, description="fraction of amplitude contrast")
-    defocus: Positive = Field(20000.0, description="median defocus in Å, of a log-normal distribution (underfocus)")
-    defocus_log_std: NotNegative = Field(0.2, description="standard deviation of the logarithm of the defocus")
-    seed: Whole = Field(0, description="seed of poses, shifts, defocus and noise")
+    voltage: Positive = Field(default=300.0, description="acceleration voltage in kV")
+    spherical_aberration: NotNegative = Field(default=2.7, description="spherical aberration in mm")
+    amplitude_contrast: Share = Field(default=0.1, description="fraction of amplitude contrast")
+    defocus: Positive = Field(
+        default=20000.0, description="median defocus in Å, of a log-normal distribution (underfocus)"
+    )
+    defocus_log_std: NotNegative = Field(default=0.2, description="standard deviation of the logarithm of the defocus")
+    seed: Whole = Field(default=0, description="seed of poses, shifts, defocus and noise")
     symmetry: Annotated[str, Field(min_length=1)] = Field(
-        "C1",
+        default="C1",
         description="point group of the structure, if it lies on RELION's axes: poses are searched and scored modulo"
         " the group",
     )
@@ -205,44 +209,50 @@ class ParticlesDataset(Config):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Preparation(Config):
-    """settings of every dataset of your own particles whose own line does not say otherwise"""
+    """settings of every dataset of your own particles, unless its own line overrides them"""
 
-    datadir: str | None = Field(None, description="folder that image names are relative to; null: the star file's own")
-    box: Box = Field(64, description="pixels that images are Fourier-cropped to")
-    held_out: Whole = Field(0, description="number of particles, the last ones, that are never trained on")
+    datadir: str | None = Field(
+        default=None, description="folder that image names are relative to; null: the star file's own"
+    )
+    box: Box = Field(default=64, description="pixels that images are Fourier-cropped to")
+    held_out: Whole = Field(default=0, description="number of particles, the last ones, that are never trained on")
     shift_std: NotNegative = Field(
-        10.0, description="standard deviation in Å, along x and y, by which particles are off centre"
+        default=10.0, description="standard deviation in Å, along x and y, by which particles are off centre"
     )
     subset: Annotated[int, Field(ge=1, le=2)] | None = Field(
-        None, description="half 1 or 2 of the particles, by rlnRandomSubset; null: all particles"
+        default=None, description="half 1 or 2 of the particles, by rlnRandomSubset; null: all particles"
     )
-    contrast: Literal["detect", "bright", "dark"] = Field("detect", description="whether protein is bright or dark")
+    contrast: Literal["detect", "bright", "dark"] = Field(
+        default="detect", description="whether protein is bright or dark"
+    )
     mask_radius: Positive | None = Field(
-        None, description="radius in Å of a soft circular mask, particle and shifts inside; null: no mask"
+        default=None, description="radius in Å of a soft circular mask, particle and shifts inside; null: no mask"
     )
     whiten: bool = Field(
-        False,
+        default=False,
         description="whether images are filtered so that their noise, measured in the background, is white; the map is"
         " filtered back",
     )
     select: dict[str, tuple[Number | None, Number | None]] = Field(
-        {},
+        default={},
         description="rows to keep by a column, such as { rlnMaxValueProbDistribution: [0.1, null] }: the lowest and the"
         " highest value, null for no limit",
     )
     symmetry: Annotated[str, Field(min_length=1)] = Field(
-        "C1", description="point group of the particle: Cn, Dn, T, O or I, on RELION's axes"
+        default="C1", description="point group of the particle: Cn, Dn, T, O or I, on RELION's axes"
     )
-    truth: bool = Field(False, description="whether the star file's poses are the truth that tables compare with")
-    pixel_size: Positive | None = Field(None, description="pixel size in Å; null: the star file's")
+    truth: bool = Field(
+        default=False, description="whether the star file's poses are the truth that tables compare with"
+    )
+    pixel_size: Positive | None = Field(default=None, description="pixel size in Å; null: the star file's")
     phase_flipped: bool = Field(
-        False,
+        default=False,
         description="whether phases were flipped and are undone here although the star file does not say so: RELION's"
         " --phase_flip leaves no trace",
     )
-    no_ctf: bool = Field(False, description="whether images have no CTF, such as clean projections")
+    no_ctf: bool = Field(default=False, description="whether images have no CTF, such as clean projections")
     passthrough: tuple[str, ...] = Field(
-        (), description="more .cs files of the same cryoSPARC job, joined to `star` by uid"
+        default=(), description="more .cs files of the same cryoSPARC job, joined to `star` by uid"
     )
 
 
@@ -265,31 +275,31 @@ class PreparationConfig(Preparation, ParticlesDataset):
 class DecoderLayers(Config):
     """Hidden layers of FourierNet's two SIRENs."""
 
-    envelope: Whole = Field(2, description="hidden layers of the envelope")
-    modulant: Whole = Field(3, description="hidden layers of the modulant")
+    envelope: Whole = Field(default=2, description="hidden layers of the envelope")
+    modulant: Whole = Field(default=3, description="hidden layers of the modulant")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DecoderOmega(Config):
     """The frequency factors of FourierNet's two SIRENs."""
 
-    envelope: Positive = Field(30.0, description="frequency factor of the envelope")
-    modulant: Positive = Field(40.0, description="frequency factor of the modulant")
+    envelope: Positive = Field(default=30.0, description="frequency factor of the envelope")
+    modulant: Positive = Field(default=40.0, description="frequency factor of the modulant")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimizerConfig(Config):
     name: Literal["adam", "muon"] = Field(
-        "adam", description="Adam, or Muon for the encoder's weight matrices and Adam for all else"
+        default="adam", description="Adam, or Muon for the encoder's weight matrices and Adam for all else"
     )
-    learning_rate: Positive = Field(1e-4, description="learning rate of Adam")
+    learning_rate: Positive = Field(default=1e-4, description="learning rate of Adam")
     encoder_rate: Positive = Field(
-        1.0, description="multiple of learning_rate at which the encoder learns, which is then the decoder's"
+        default=1.0, description="multiple of learning_rate at which the encoder learns, which is then the decoder's"
     )
-    amsgrad: bool = Field(True, description="whether Adam is the AMSGrad variant")
-    matrix_learning_rate: Positive = Field(2e-3, description="learning rate of Muon")
+    amsgrad: bool = Field(default=True, description="whether Adam is the AMSGrad variant")
+    matrix_learning_rate: Positive = Field(default=2e-3, description="learning rate of Muon")
     decay_from: Share = Field(
-        1.0, description="part of the budget after which learning rates fall linearly to zero; 1: never"
+        default=1.0, description="part of the budget after which learning rates fall linearly to zero; 1: never"
     )
 
 
@@ -297,46 +307,55 @@ class OptimizerConfig(Config):
 class SearchConfig(Config):
     """What `init: search` does before training; radii in shells, the rest in images, steps and plain numbers."""
 
-    batch: Count = Field(200, description="images a step of the search")
+    batch: Count = Field(default=200, description="images a step of the search")
     orientations: tuple[Orientations, Orientations] = Field(
-        (500, 4608), description="orientations tried for an image at a start's first step and at its last"
+        default=(500, 4608), description="orientations tried for an image at a start's first step and at its last"
     )
     hypotheses: tuple[Shells, Shells] = Field(
-        (30, 2),
+        default=(30, 2),
         description="poses that an image weighs at a start's first step and at its last; shifts lie a quarter of the"
         " last shell's wavelength apart",
     )
-    candidates: Count = Field(4, description="best orientations of an image that are refined first")
-    rate: SomeShare = Field(0.3, description="rate at which a step moves the volume")
-    first_radius: Shells = Field(3.0, description="shells compared at a start's first step")
-    last_radius: Shells = Field(9.0, description="shells compared at a start's last step")
+    candidates: Count = Field(default=4, description="best orientations of an image that are refined first")
+    rate: SomeShare = Field(default=0.3, description="rate at which a step moves the volume")
+    first_radius: Shells = Field(default=3.0, description="shells compared at a start's first step")
+    last_radius: Shells = Field(default=9.0, description="shells compared at a start's last step")
     starts: Count = Field(
-        2, description="searches from different random volumes; the one that explains the images best goes on"
+        default=2, description="searches from different random volumes; the one that explains the images best goes on"
     )
-    steps: Annotated[int, Field(ge=2)] = Field(60, description="steps of each start")
-    images: Count = Field(3000, description="images whose poses are refined and back-projected after the search")
-    refine_orientations: Orientations = Field(4608, description="orientations tried for an image whose pose is refined")
-    refine_radii: Counts = Field((10, 13, 16), description="shells compared in each refining pass")
-    refine_iterations: Count = Field(3, description="Gauss-Newton steps a refining pass")
+    steps: Annotated[int, Field(ge=2)] = Field(default=60, description="steps of each start")
+    images: Count = Field(
+        default=3000, description="images whose poses are refined and back-projected after the search"
+    )
+    refine_orientations: Orientations = Field(
+        default=4608, description="orientations tried for an image whose pose is refined"
+    )
+    refine_radii: Counts = Field(default=(10, 13, 16), description="shells compared in each refining pass")
+    refine_iterations: Count = Field(default=3, description="Gauss-Newton steps a refining pass")
     fit_until: SomeShare = Field(
-        0.8, description="part of the budget up to which encoder and decoder then learn from rendered images"
+        default=0.8, description="part of the budget up to which encoder and decoder then learn from rendered images"
     )
     fit_ramp: Whole = Field(
-        1000, description="first of these steps, in which the rendered noise grows from none to the measured one"
+        default=1000,
+        description="first of these steps, in which the rendered noise grows from none to the measured one",
     )
-    fit_slices: Count = Field(4, description="slices of the volume a step that the decoder is fitted to")
+    fit_slices: Count = Field(default=4, description="slices of the volume a step that the decoder is fitted to")
     fit_learning_rate: Positive = Field(
-        1e-3, description="Adam's learning rate at the first of these steps, falling to training's"
+        default=1e-3, description="Adam's learning rate at the first of these steps, falling to training's"
     )
-    fit_matrix_learning_rate: Positive = Field(2e-2, description="Muon's learning rate at the first of these steps")
+    fit_matrix_learning_rate: Positive = Field(
+        default=2e-2, description="Muon's learning rate at the first of these steps"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MarchingConfig(Config):
     """The loss sees shells up to `first_radius`, and over `steps` training steps all of them; 0 steps: at once."""
 
-    first_radius: Shells = Field(4.0, description="shells that the first training step sees")
-    steps: Whole = Field(0, description="training steps until all shells are seen, in even growth; 0: all at once")
+    first_radius: Shells = Field(default=4.0, description="shells that the first training step sees")
+    steps: Whole = Field(
+        default=0, description="training steps until all shells are seen, in even growth; 0: all at once"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -350,56 +369,56 @@ class NamedModel(Config):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Training(Config):
-    """settings of every model whose own line does not say otherwise"""
+    """settings of every model, unless its own line overrides them"""
 
     init: Literal["none", "search"] = Field(
-        "none",
+        default="none",
         description="where training starts: from random weights as in the paper, or from a volume found by a stochastic"
         " EM (search.py)",
     )
-    search: SearchConfig = Field(SearchConfig(), description="what `init: search` does before training")
+    search: SearchConfig = Field(default=SearchConfig(), description="what `init: search` does before training")
     widths: Counts = Field(
-        (64, 128, 256, 256, 256),
+        default=(64, 128, 256, 256, 256),
         description="channels of the encoder's log2(box) - 2 blocks, summed over the group's elements; the last one"
         " repeats where there are more blocks",
     )
-    head_widths: Counts = Field((512, 256), description="hidden channels of the rotation and shift heads")
-    shift_scale: Positive = Field(1.0, description="Å a unit of the shift head's output")
-    decoder_width: Count = Field(256, description="width of the decoder's layers")
+    head_widths: Counts = Field(default=(512, 256), description="hidden channels of the rotation and shift heads")
+    shift_scale: Positive = Field(default=1.0, description="Å a unit of the shift head's output")
+    decoder_width: Count = Field(default=256, description="width of the decoder's layers")
     decoder_layers: DecoderLayers = Field(
-        DecoderLayers(), description="hidden sine layers after the first, in each of the decoder's two networks"
+        default=DecoderLayers(), description="hidden sine layers after the first, in each of the decoder's two networks"
     )
     decoder_omega: DecoderOmega = Field(
-        DecoderOmega(), description="frequency factor of the sine layers, in each of the decoder's two networks"
+        default=DecoderOmega(), description="frequency factor of the sine layers, in each of the decoder's two networks"
     )
-    batch: Annotated[int, Field(ge=2)] = Field(64, description="images a training step")
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="how weights are updated")
-    gradient_clip: Positive = Field(1.0, description="largest norm of the gradient of all weights")
+    batch: Annotated[int, Field(ge=2)] = Field(default=64, description="images a training step")
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="how weights are updated")
+    gradient_clip: Positive = Field(default=1.0, description="largest norm of the gradient of all weights")
     hypotheses: Count = Field(
-        1,
+        default=1,
         description="rotations that the encoder gives for an image, of which the best reconstructed one is trained;"
         " more than 1 with the loss l2 only",
     )
     turns: Count = Field(
-        1,
-        description="angles in between quarter turns by which an image is turned where its pose is asked for; the"
-        " answer counts that lies nearest to the best pose, once all are refined (pose_choice.py); 1: as it is",
+        default=1,
+        description="test-time augmentation: number of angles within a quarter turn by which an image is turned; of the"
+        " poses, the one nearest to the best refined pose is taken (pose_choice.py); 1: the image as it is",
     )
     average: Share = Field(
-        0.0,
+        default=0.0,
         description="last part of all steps so far over which the weights that are judged and kept are averaged; 0: the"
         " last weights",
     )
     marching: MarchingConfig = Field(
-        MarchingConfig(), description="frequency marching, a loss that sees more and more shells while training"
+        default=MarchingConfig(), description="frequency marching, a loss that sees more and more shells while training"
     )
     refine_passes: Whole = Field(
-        0,
+        default=0,
         description="passes of refinement, at most, over the poses of all particles after training (refinement.py);"
         " each ends with a back-projected map",
     )
     precision: Precision = Field(
-        "float32",
+        default="float32",
         description="number format of convolutions and the decoder's hidden layers while training; bfloat16 is about"
         " twice as fast; evaluation is in float32",
     )
@@ -414,21 +433,30 @@ class ModelConfig(Training, NamedModel):
 class Budget(Config):
     """Training time, either in `seconds` or in `steps`; the other is None."""
 
-    seconds: Positive | None = Field(None, description="training time in seconds, evaluation not counted")
-    steps: Count | None = Field(None, description="number of training steps")
+    seconds: Positive | None = Field(default=None, description="training time in seconds, evaluation not counted")
+    steps: Count | None = Field(default=None, description="number of training steps")
+
+    @property
+    def time(self) -> float:
+        """Seconds of a budget that is not in steps."""
+        assert self.seconds is not None
+        return self.seconds
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluationConfig(Config):
     """how runs are watched and judged"""
 
-    every: Count = Field(100, description="steps between evaluations")
+    every: Count = Field(default=100, description="steps between evaluations")
     images: Count = Field(
-        1000, description="number of training images scored at each evaluation, and as many held-out ones"
+        default=1000, description="number of training images scored at each evaluation, and as many held-out ones"
     )
-    converged_mse: Positive = Field(0.1, description="a run has converged once an evaluation's MSE is below this")
+    converged_mse: Positive = Field(
+        default=0.1, description="a run has converged once an evaluation's MSE is below this"
+    )
     stop_after: Whole = Field(
-        0, description="converged evaluations in a row after which a run ends before its budget is spent; 0: never"
+        default=0,
+        description="converged evaluations in a row after which a run ends before its budget is spent; 0: never",
     )
 
 
@@ -455,18 +483,18 @@ class Structure(Config):
     """where a molecule's atoms come from: `pdb`, `embedded` or both, or `path` alone, and an `assembly` to build"""
 
     pdb: Annotated[tuple[Annotated[str, Field(pattern="^[0-9][A-Za-z0-9]{3}$")], ...], Field(min_length=1)] = Field(
-        (),
+        default=(),
         description="PDB entries that share one frame and are joined, such as [3J79, 3J7A]; ids of four letters and"
         " digits, in quotes where YAML would read a number",
     )
-    embedded: str = Field("", description="name of a file in workflow/resources/structures, without .npz")
+    embedded: str = Field(default="", description="name of a file in workflow/resources/structures, without .npz")
     path: Annotated[str, Field(pattern=r"\.(cif|cif\.gz|mmcif|pdb|pdb\.gz|ent|npz|mrc|map)$")] = Field(
-        "",
+        default="",
         description="your own file: mmCIF (.cif, .cif.gz, .mmcif), PDB (.pdb, .ent), atoms (.npz of coords and"
         " elements) or map (.mrc, .map)",
     )
     assembly: Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")] = Field(
-        "",
+        default="",
         description="name of the biological assembly that is built of each mmCIF or PDB entry, such as 1; without it,"
         " atoms are read as deposited",
     )
@@ -493,7 +521,7 @@ class Experiment(Config):
         description="how seeds are summed up: mean ± std of the three best by MSE, or the best one"
     )
     compare: str = Field(
-        "",
+        default="",
         description="the paper's own numbers to print beside ours: name of a file in workflow/resources/paper, without"
         " .csv",
     )
@@ -506,7 +534,7 @@ class Figures(Config):
     subset_within: Annotated[
         tuple[Annotated[float, Field(gt=0, le=8), WrapValidator(_as_written)], ...], Field(min_length=1, max_length=4)
     ] = Field(
-        (0.125, 0.5, 2.0),
+        default=(0.125, 0.5, 2.0),
         description="squared Frobenius distances below which an image counts into S_i (Eq. 32), a panel of Fig. 7 each;"
         " 0.125, 0.5 and 2 are 14°, 29° and 60°",
     )
@@ -516,33 +544,33 @@ class Figures(Config):
 class Job(Config):
     """what a job of this rule asks for"""
 
-    threads: Count = Field(1, description="CPU threads a job")
-    memory_mb: Count = Field(8000, description="memory a job in MB")
+    threads: Count = Field(default=1, description="CPU threads a job")
+    memory_mb: Count = Field(default=8000, description="memory a job in MB")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class GpuJob(Config):
     """what a job of this rule asks for"""
 
-    gpu: Whole = Field(1, description="GPUs a job; without any GPU, jobs run on the CPU")
-    threads: Count = Field(1, description="CPU threads a job")
-    memory_mb: Count = Field(8000, description="memory a job in MB")
+    gpu: Whole = Field(default=1, description="GPUs a job; without any GPU, jobs run on the CPU")
+    threads: Count = Field(default=1, description="CPU threads a job")
+    memory_mb: Count = Field(default=8000, description="memory a job in MB")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Resources(Config):
     """what jobs ask of the machine or the cluster; sites add their own facts in workflow/profiles"""
 
-    volume: Job = Field(Job(), description="the density of a structure")
-    simulate: Job = Field(Job(threads=8), description="simulating or preparing particles")
-    train: GpuJob = Field(GpuJob(memory_mb=24000), description="training")
-    evaluate: GpuJob = Field(GpuJob(), description="evaluation")
+    volume: Job = Field(default=Job(), description="the density of a structure")
+    simulate: Job = Field(default=Job(threads=8), description="simulating or preparing particles")
+    train: GpuJob = Field(default=GpuJob(memory_mb=24000), description="training")
+    evaluate: GpuJob = Field(default=GpuJob(), description="evaluation")
     jobs_per_gpu: Count = Field(
-        1,
+        default=1,
         description="training and evaluation jobs that may share a GPU of this machine, and its memory",
     )
     runtime_slack_minutes: Count = Field(
-        60,
+        default=60,
         description="minutes that a training job may run on top of its budget in seconds (start, evaluations, last"
         " checkpoint), and any other job in all",
     )
@@ -555,8 +583,8 @@ class Configuration(Config):
     pathvars: Pathvars = Field(description="where outputs go")
     run: SomeNames = Field(description="names of the experiments that the default target makes")
     retrain: Literal["settings", "code"] = Field(
-        description="what must have changed for finished datasets, runs and reconstructions to be made again: their"
-        " settings or data, or also the code that decides their numbers"
+        description="the changes after which finished datasets, runs and reconstructions are made again: of settings or"
+        " data, or also of the code that decides their numbers"
     )
     offline: bool = Field(
         description="true takes a structure's embedded atoms where it has them; false downloads its PDB entries"
@@ -662,7 +690,7 @@ def run_budgets(config: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, 
     return budgets
 
 
-def asked_runs(config: dict[str, Any], experiments: list[str]) -> dict[tuple[str, str, int], dict[str, float]]:
+def asked_runs(config: dict[str, Any], experiments: Collection[str]) -> dict[tuple[str, str, int], dict[str, float]]:
     """The budget of every (dataset, model, seed) that these experiments ask for."""
     asked = {name: config["experiments"][name] for name in experiments}
     return run_budgets(config | {"experiments": asked, "run": experiments})

@@ -24,8 +24,9 @@ class HalfDisc:
     k: Tensor
     weights: Tensor
 
-    def to(self, device: torch.device) -> "HalfDisc":
-        return HalfDisc(self.box, self.k.to(device), self.weights.to(device))
+    def to(self, place: torch.device | Tensor) -> "HalfDisc":
+        """The same on a device, or on a tensor's device and in its precision."""
+        return HalfDisc(self.box, self.k.to(place), self.weights.to(place))
 
     def split(self, size: int) -> list["HalfDisc"]:
         """Parts of at most `size` frequencies, in order."""

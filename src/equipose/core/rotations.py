@@ -1,4 +1,4 @@
-"""SO(3) as the whole package uses it: one convention, stated once.
+"""The package's one convention for SO(3) and poses.
 
 Axes are x = column, y = row (MRC order). A pose R maps volume coordinates to image coordinates,
 
@@ -15,6 +15,8 @@ which is RELION's ZYZ matrix A. From it follow
 * a global rotation of the volume acts on the right, V'(x) = V(G x)  ⇒  R' = R G;
 * the other hand, V'(x) = V(M x) with det M = -1, shows the same images under R' = F R M.
 """
+
+from typing import overload
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -49,6 +51,10 @@ def other_hand(rotations: np.ndarray) -> np.ndarray:
     return HAND_FLIP @ rotations @ HAND_FLIP
 
 
+@overload
+def degrees_from_squared_frobenius(squared: np.ndarray) -> np.ndarray: ...
+@overload
+def degrees_from_squared_frobenius(squared: float) -> float: ...
 def degrees_from_squared_frobenius(squared: np.ndarray | float) -> np.ndarray | float:
     """Angle in degrees of the rotation between two poses with ‖R - R'‖² = `squared`."""
     return np.degrees(2 * np.arcsin(np.sqrt(np.clip(np.asarray(squared) / 8, 0, 1))))

@@ -4,10 +4,10 @@ import numpy as np
 
 
 def enclosing_level(volume: np.ndarray, fraction: float) -> float:
-    """The density that a `fraction` of the box is above."""
+    """The density level that a `fraction` of the box exceeds."""
     return float(np.quantile(volume, 1 - fraction))
 
 
 def molecule_fraction(volume: np.ndarray) -> float:
-    """The part of the box that a molecule's map shows: above a fifth of its high densities."""
+    """The part of the box that a molecule fills: voxels above a fifth of the map's high densities."""
     return float((volume > 0.2 * np.quantile(volume, 0.999)).mean())

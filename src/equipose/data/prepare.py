@@ -108,7 +108,7 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
     Raises ConfigError where they cannot be read, are smaller than the box, or do not tell their contrast.
     """
     star = Path(config.star)
-    datadir = config.datadir and Path(config.datadir)
+    datadir = Path(config.datadir) if config.datadir else None
     # Before the images are read: a stack that changes meanwhile is noticed.
     source = summarise(star, datadir, config.limits, config.told)
     tables = read_tables(star, told=config.told)
@@ -334,8 +334,8 @@ def _write_stack(
     settings = sha256(
         repr((config, how.sign, how.voxel_size)).encode(),
         how.applied[rows],
-        how.aberrations and how.aberrations.tilt,
-        how.aberrations and how.aberrations.magnification,
+        None if how.aberrations is None else how.aberrations.tilt,
+        None if how.aberrations is None else how.aberrations.magnification,
         how.whitening,
         particles.ctf[rows],
     )

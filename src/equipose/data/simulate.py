@@ -334,7 +334,7 @@ def _write_statistics(path: Path, moments: np.ndarray, pixels: int) -> None:
 
 # Plain reads and writes at a position, which threads can share: the pages of a memory map would count as memory used.
 def _write_images(file: io.FileIO, rows: slice, images: np.ndarray) -> None:
-    data = memoryview(np.ascontiguousarray(images, np.float32)).cast("B")
+    data = np.ascontiguousarray(images, np.float32).data.cast("B")
     try:
         written = os.pwrite(file.fileno(), data, _offset(rows, images.shape[-1]))
     except OSError as error:

@@ -27,6 +27,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -207,7 +208,7 @@ def main() -> None:
         volume = density(arguments.source, arguments.box, arguments.voxel_size, arguments.resolution, say)
         write_map(arguments.output, volume, arguments.voxel_size)
         return
-    sources = []
+    sources: list[dict[str, Any]] = []
     if arguments.command == "fetch":
         coords, numbers, sources = fetch_entries(arguments.pdb, arguments.url, arguments.assembly, say)
         arrays = _arrays(coords, numbers)

@@ -53,15 +53,16 @@ def draw_folding(axes: Axes) -> None:
     axes.plot(*direction, "o", color=PALETTE[0], ms=5)
     axes.plot(*-direction, "o", mfc="white", color=PALETTE[0], ms=5)
     axes.plot(direction[0], 0, "o", color=PALETTE[1], ms=5)
-    axes.annotate("$d$", direction, xytext=(4, 3), textcoords="offset points")
-    axes.annotate("$-d$", -direction, xytext=(-14, -9), textcoords="offset points")
+    axes.annotate("$d$", (direction[0], direction[1]), xytext=(4, 3), textcoords="offset points")
+    axes.annotate("$-d$", (-direction[0], -direction[1]), xytext=(-14, -9), textcoords="offset points")
     axes.annotate("the disc", (-0.95, 0.06), fontsize=7, color="0.2")
     axes.set_title("$d$ and $-d$ fold\nonto one point")
 
 
 def draw_directions(axes: Axes, rotations: np.ndarray, shades: np.ndarray, frame: np.ndarray) -> None:
     """Viewing directions of poses (n, 3, 3), in a volume turned by `frame` (3, 3)."""
-    axes.scatter(*folded(viewing_directions(rotations) @ frame.T).T, c=shades, s=5, lw=0)
+    x, y = folded(viewing_directions(rotations) @ frame.T).T
+    axes.scatter(x, y, c=shades, s=5, lw=0)
     axes.add_patch(Circle((0, 0), 1, fill=False, color="0.6", lw=0.8))
 
 

@@ -2,9 +2,9 @@
 
 `python -m equipose.figures.orbit --dataset DIR --runs DIR … --output PATH`
 
-Arrows are the volume's x, y and z axes as the image shows them, from the particle's predicted centre; those that point
-away from the viewer are thin. Below, the angle by which a pose departs from the first one moved with the image: none
-for an equivariant encoder.
+Arrows are the volume's x, y and z axes as the image shows them, from the particle's predicted centre. Thin arrows point
+away from the viewer. The number below is the angle between a pose and the first pose moved with the image: zero for an
+equivariant encoder.
 """
 
 from pathlib import Path
@@ -53,7 +53,9 @@ def draw_pose(axes: Axes, rotation: np.ndarray, shift: np.ndarray, box: int) -> 
         head = 10 * min(1.0, np.hypot(x, y) / (0.15 * box))  # no longer than its arrow
         arrow = {"arrowstyle": "-|>,head_length=0.3,head_width=0.15", "color": colour, "lw": 1.6 if depth < 0 else 0.8}
         arrow |= {"mutation_scale": head}
-        axes.annotate("", start + (x, y), start, arrowprops=arrow | {"shrinkA": 0, "shrinkB": 0})
+        axes.annotate(
+            "", (start[0] + x, start[1] + y), (start[0], start[1]), arrowprops=arrow | {"shrinkA": 0, "shrinkB": 0}
+        )
 
 
 def plot_orbit(image: np.ndarray, runs: list[Run], output: Path) -> None:

@@ -1,4 +1,4 @@
-"""A reconstruction: the map from two sides, the FSC of its half-maps, and where the particles were seen from."""
+"""A reconstruction: the map from two sides, the FSC of its half-maps, and the viewing directions of the particles."""
 
 import argparse
 import json
@@ -48,7 +48,7 @@ def directions_seen(folder: Path) -> np.ndarray:
 
 
 def plot_reconstruction(folder: Path, output: Path) -> None:
-    """What `equipose.reconstruction.join` wrote in `folder`, as one picture."""
+    """The output of `equipose.reconstruction.join` in `folder`, as one picture."""
     volume, _ = read_map(folder / "volume.mrc")
     with paper_style():
         figure, (front, side, correlation, directions) = pyplot.subplots(
@@ -70,7 +70,7 @@ def plot_reconstruction(folder: Path, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m equipose.figures.reconstruction", description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="what equipose.reconstruction.join wrote")
+    parser.add_argument("--folder", type=Path, required=True, help="output folder of equipose.reconstruction.join")
     parser.add_argument("--output", type=Path, required=True, help="picture; written as .pdf and .png")
     arguments = parser.parse_args()
     plot_reconstruction(arguments.folder, arguments.output)

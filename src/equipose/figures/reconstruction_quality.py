@@ -1,6 +1,7 @@
-"""How good a reconstruction is, without a truth: agreement of the halves, scores, local resolution, example fits."""
+"""The quality of a reconstruction, without a truth: agreement of the halves, scores, local resolution, example fits."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as pyplot
@@ -21,10 +22,10 @@ SMALLEST, LARGEST = 0.1, 180.0
 
 
 def draw_agreement(axes: Axes, folder: Path) -> None:
-    """How far apart the two runs' poses are, image by image."""
+    """The angle between the two runs' poses, image by image."""
     apart = pd.read_csv(folder / "agreement.csv")
     within = json.loads((folder / "reconstruction.json").read_text())["agree_within_degrees"]
-    bins = np.geomspace(SMALLEST, LARGEST, 45)
+    bins = np.geomspace(SMALLEST, LARGEST, 45).tolist()
     for half, colour in HALVES:
         degrees = apart["degrees"][apart["half"] == half]
         label = f"half {half}: median {degrees_text(float(degrees.median()))}"
@@ -40,7 +41,7 @@ def draw_agreement(axes: Axes, folder: Path) -> None:
 def draw_scores(axes: Axes, folder: Path) -> None:
     """The correlation of every image with its projection, half by half."""
     particles = read_tables(folder / "poses.star")[1]
-    bins = np.linspace(*np.quantile(particles[SCORE], [0, 1]), 45)
+    bins = np.linspace(particles[SCORE].min(), particles[SCORE].max(), 45).tolist()
     for half, colour in HALVES:
         scores = particles[SCORE][particles[SUBSET] == half]
         axes.hist(scores, bins, histtype="step", color=colour, label=f"half {half}: median {scores.median():.2f}")
@@ -50,7 +51,7 @@ def draw_scores(axes: Axes, folder: Path) -> None:
 
 
 def plot_local_resolution(folder: Path) -> Figure:
-    """Three sections through the centre of the map; colours where the mask is."""
+    """Three sections through the centre of the map, coloured inside of the mask."""
     volume, local, mask = (read_map(folder / f"{name}.mrc")[0] for name in ("volume", "local_resolution", "mask"))
     low, high = np.quantile(local[mask > 0.5], [0.02, 0.98])
     figure, row = pyplot.subplots(1, 3, figsize=(PAGE, PAGE / 3 + 0.1), layout="constrained")
@@ -73,7 +74,7 @@ def plot_local_resolution(folder: Path) -> Figure:
 
 
 def plot_examples(folder: Path) -> Figure:
-    """Particles, their projections, and what is left; one grey scale a particle, none of its own for the residual."""
+    """Particles, their projections, and the residuals; all three of a particle share one grey scale."""
     shown = np.load(folder / "examples.npz")
     images, projections = shown["images"], shown["projections"]
     count = len(images)
@@ -94,8 +95,8 @@ def plot_examples(folder: Path) -> Figure:
     return figure
 
 
-def single(draw: object, *arguments: object) -> Figure:
-    """A figure of one column with what `draw` draws."""
+def single(draw: Callable[..., object], *arguments: object) -> Figure:
+    """A figure of one column that `draw` fills."""
     figure, axes = pyplot.subplots(figsize=(COLUMN, 2.6), layout="constrained")
     draw(axes, *arguments)
     return figure

@@ -2,8 +2,8 @@
 
 `python -m equipose.figures.sphere --dataset DIR --runs DIR … --output PATH`
 
-The best seed of each model, its training images at the last evaluation, under the alignment that fits most of them.
-Areas of the disc are areas of the sphere, so that points are as dense as directions are.
+The points are the training images of each model's best seed, at the last evaluation, under the alignment that fits most
+of them. Areas of the disc are areas of the sphere, so points are as dense as directions.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ RANGE = (0.3, 180.0)
 """Degrees at the ends of the colour scale."""
 
 PER_CELL, MOST_RINGS = 25, 9
-"""Directions that a cell of a density holds on average, and rings of cells at most."""
+"""A density's cell holds this many directions on average; a density has at most so many rings of cells."""
 
 
 def equal_area(directions: np.ndarray) -> np.ndarray:
@@ -37,7 +37,7 @@ def equal_area(directions: np.ndarray) -> np.ndarray:
 
 
 def draw_density(axes: Axes, directions: np.ndarray) -> PatchCollection:
-    """How often directions (n, 3) are seen, relative to an even spread: cells of one area that fill the disc.
+    """The density of directions (n, 3), relative to an even spread, in cells of one area that fill the disc.
 
     Ring i has 3 (2i + 1) cells, so that all have the same area, and none is cut by the rim.
     """
@@ -75,9 +75,8 @@ def draw_sphere(axes: Axes, run: Run) -> PathCollection:
     predicted, true = trace["predicted"][-1], trace["true"]
     aligned = alignment_of_most(predicted, true).rotations(predicted)
     degrees = degrees_from_squared_frobenius(squared_distances(aligned, true))
-    drawn = axes.scatter(
-        *equal_area(viewing_directions(true)).T, c=degrees, s=7, lw=0, cmap="viridis", norm=colors.LogNorm(*RANGE)
-    )
+    x, y = equal_area(viewing_directions(true)).T
+    drawn = axes.scatter(x, y, c=degrees, s=7, lw=0, cmap="viridis", norm=colors.LogNorm(*RANGE))
     axes.add_patch(Circle((0, 0), 1, fill=False, color="0.6", lw=0.8))
     axes.set_title(f"{run.label}\nmedian {degrees_text(float(np.median(degrees)))}")
     axes.set_aspect("equal")

@@ -370,8 +370,8 @@ def check_inside(star: Path, datadir: Path | None, particle_table: pd.DataFrame)
 class ImageNames(NamedTuple):
     """What rlnImageName says of n images."""
 
-    index: np.ndarray
-    """(n,) from 0"""
+    place: np.ndarray
+    """(n,) where each one is in its stack, from 0"""
     number: np.ndarray
     """(n,) the number of each one's stack"""
     stacks: list[str]

@@ -5,11 +5,12 @@ quote followed by a blank. The first empty line after a row ends a table; empty 
 without quotes and comments, which is nearly every one, go through pandas' C parser.
 """
 
+import functools
 import io
 import itertools
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,13 @@ import pandas as pd
 from equipose.errors import ConfigError, FileWarning
 
 SAMPLED = 1000
-"""Rows by which the type of a column is guessed; a later row that is of another type makes it text."""
+"""Rows from which the type of a column is guessed; a later row of another type makes the column text."""
 
 SIGNIFICANT = 1e-7
 """Relative error that six decimals may make; a column with smaller numbers is written with ten digits."""
 
 EXTRA = "\0"
-"""A column after the last one: it holds what rows have too much."""
+"""A column after the last one, for the surplus values of rows."""
 
 TEXT = re.compile("Name|File|Image$|Path")
 """Labels of text, also where it looks like a number."""
@@ -139,7 +140,7 @@ def _list(path: Path, whole: bytes, start: int, as_text: bool) -> tuple[pd.DataF
             end = begin
             break
         if line.startswith(b"_") and len(line) > 1:
-            label, *values = _tokens(path, line.decode(), lambda begin=begin: _line_number(whole, begin))
+            label, *values = _tokens(path, line.decode(), functools.partial(_line_number, whole, begin))
             row.setdefault(label[1:], values[0] if values else "")
     table = pd.DataFrame([row], dtype=object) if row else None
     return (table if as_text or table is None else _typed(table)), end
@@ -199,7 +200,7 @@ def _rows(path: Path, whole: bytes, start: int, end: int, columns: int) -> list[
     """Values of a table with quotes or comments, row by row."""
     rows = []
     for begin, line in _lines(whole, start, end):
-        row = _tokens(path, line.decode(), lambda begin=begin: _line_number(whole, begin))
+        row = _tokens(path, line.decode(), functools.partial(_line_number, whole, begin))
         if row:
             if len(row) != columns:
                 raise _wrong_count(path, _line_number(whole, begin), len(row), columns)
@@ -207,7 +208,7 @@ def _rows(path: Path, whole: bytes, start: int, end: int, columns: int) -> list[
     return rows
 
 
-def _tokens(path: Path, line: str, number: object) -> list[str]:
+def _tokens(path: Path, line: str, number: Callable[[], int]) -> list[str]:
     """Values of one line, without their quotes and without a comment at its end."""
     values, place = [], 0
     line = line.rstrip()
@@ -287,7 +288,7 @@ def _texts(column: pd.Series) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """In quotes that do not end the value too early; RELION 3.1 does not read the bells by which it escapes them."""
+    """In quotes that do not end the value too early. RELION 3.1 escapes quotes by bells, but cannot read these."""
     if "\n" in text:
         raise ConfigError(f"{text!r} cannot stand in a star file: it has a line end")
     for quote in "\"'":

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,10 @@ class Autoencoder(nn.Module):
     `precision` is the one that the run trains in, if it is not the configuration's; `dtype` is what is computed in
     where some digits do not count.
     """
+
+    group: Tensor
+    frequencies: Tensor
+    weights: Tensor
 
     def __init__(self, config: RunConfig, image_scale: float, precision: Precision | None = None) -> None:
         super().__init__()
@@ -162,12 +167,21 @@ class MeanError(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, model, ctf_parameters, target, motion, rotations, shifts, *weights):
+    def forward(
+        ctx: Any,
+        model: Autoencoder,
+        ctf_parameters: Tensor,
+        target: Tensor,
+        motion: Tensor | None,
+        rotations: Tensor,
+        shifts: Tensor,
+        *weights: Tensor,
+    ) -> Tensor:
         inputs = [rotations.detach().requires_grad_(), shifts.detach().requires_grad_(), *weights]
         gradients = [torch.zeros_like(value) for value in inputs]
         total = target.new_zeros((), dtype=shifts.dtype)
         with torch.enable_grad():
-            for errors in model._part_errors(*inputs[:2], ctf_parameters, target, motion, model.disc):
+            for errors in model._part_errors(inputs[0], inputs[1], ctf_parameters, target, motion, model.disc):
                 mean = errors.mean()
                 total += mean.detach()
                 torch._foreach_add_(gradients, torch.autograd.grad(mean, inputs))  # on a GPU one launch, not 40
@@ -175,7 +189,7 @@ class MeanError(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, None, None, *torch._foreach_mul(ctx.gradients, gradient)
 
 

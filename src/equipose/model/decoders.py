@@ -36,13 +36,14 @@ class Siren(nn.Module):
         super().__init__()
         self.omega, self.precision = omega, precision
         sizes = [3] + [width] * (hidden + 1) + [2]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
-        for index, layer in enumerate(self.layers):
+        layers = [nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+        self.layers = nn.ModuleList(layers)
+        for index, layer in enumerate(layers):
             bound = 1 / layer.in_features if index == 0 else math.sqrt(6 / layer.in_features) / omega
             nn.init.uniform_(layer.weight, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *hidden, last = self.layers
+        first, *hidden, last = (layer for layer in self.layers if isinstance(layer, nn.Linear))  # all of them
         # ω goes into the small weights, not the large activations.
         x = torch.sin(affine(x, self.omega * first.weight, self.omega * first.bias))
         if self.training and self.precision == "bfloat16":

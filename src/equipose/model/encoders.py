@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class GaussianPyramid(nn.Module):
     """
 
     channels = 5
+    profile: Tensor
 
     def __init__(self, precision: Precision) -> None:
         super().__init__()
@@ -77,6 +79,7 @@ class Conv(nn.Conv2d):
     """A convolution in the precision of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
         return functional.conv2d(x, self.weight.to(x), self.bias.to(x), padding=self.padding)
 
 
@@ -92,7 +95,8 @@ class StandardEncoder(nn.Module):
             for source in [before] + [after] * (convolutions - 1):
                 layers += [Conv(source, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
             layers.append(nn.MaxPool2d(2) if block < 3 else nn.AvgPool2d(2))
-        self.features = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten()).to(memory_format=torch.channels_last)
+        features = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten())
+        self.features = features.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # not in its hints
         self.rotation_head = self._head(4 * widths[-1], config.head_widths, 6 * config.hypotheses)
         self.shift_head = self._head(4 * widths[-1], config.head_widths, 2)
         self.shift_scale = config.shift_scale
@@ -116,6 +120,9 @@ class GroupConv(nn.Module):
     Maps (b, c · fields_in, h, w) to (b, |G| · fields_out, h', w'), c = |G| for regular source fields and 1 for scalars.
     A channel is element · fields + field, so that in channels-last memory the fields lie side by side.
     """
+
+    basis: Tensor
+    rows: Tensor
 
     def __init__(self, group: Group, source: FieldType, fields_in: int, fields_out: int, size: int) -> None:
         super().__init__()
@@ -157,9 +164,12 @@ class InnerBatchNorm(nn.Module):
 
     def forward(self, fields: Tensor) -> Tensor:
         norm, order = self.norm, fields.shape[1] // self.norm.num_features
+        assert norm.running_mean is not None and norm.running_var is not None  # as in every norm with statistics
+        assert norm.momentum is not None and norm.num_batches_tracked is not None
         if not self.training:
             parameters = norm.running_mean, norm.running_var, norm.weight, norm.bias
-            return functional.batch_norm(fields, *(value.repeat(order) for value in parameters), eps=norm.eps)
+            mean, variance, weight, bias = (value.repeat(order) for value in parameters)
+            return functional.batch_norm(fields, mean, variance, weight, bias, eps=norm.eps)
         normalised, mean, variance = NormaliseFields.apply(fields, norm.weight, norm.bias, norm.eps)
         count = fields.numel() / norm.num_features
         with torch.no_grad():
@@ -177,21 +187,21 @@ class NormaliseFields(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, eps):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         unused = weight.new_zeros(2, x.shape[1])  # running statistics of channels; they set the results' precision
-        statistics = torch.batch_norm_update_stats(x, *unused, 0.0)
+        statistics = torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)
         means, variances = (value.view(-1, len(weight)) for value in statistics)
         between, mean = torch.var_mean(means, 0, correction=0)
         variance = variances.mean(0) + between
-        every = torch.stack([mean, variance, weight, bias]).repeat(1, len(means))
+        every_mean, every_variance, scale, offset = torch.stack([mean, variance, weight, bias]).repeat(1, len(means))
         ctx.save_for_backward(x, weight, mean, variance)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance)
-        return functional.batch_norm(x, *every, eps=eps), mean, variance
+        return functional.batch_norm(x, every_mean, every_variance, scale, offset, eps=eps), mean, variance
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient, *_):
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, variance = ctx.saved_tensors
         order = x.shape[1] // len(weight)
         rate = (variance + ctx.eps).rsqrt()
@@ -215,6 +225,8 @@ class VectorHead(nn.Module):
 
     Equivariant by construction, and every equivariant linear map from regular fields is of this form.
     """
+
+    action: Tensor
 
     def __init__(self, action: Tensor, fields: int, vectors: int) -> None:
         super().__init__()

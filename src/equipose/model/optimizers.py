@@ -1,9 +1,12 @@
 """Optimisers of a run: `make_optimizers` builds those that config.yaml names."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equipose.config.settings import OptimizerConfig
+from equipose.model.autoencoder import Autoencoder
 
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -17,11 +20,11 @@ class Muon(torch.optim.Optimizer):
     Adam's have, 0.2² of the rate (Liu et al. 2025). torch's own Muon takes matrices only, and works in bfloat16.
     """
 
-    def __init__(self, parameters: list[Tensor], lr: float) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override] # no closure that finds the loss again: nobody gives one
         for group in self.param_groups:
             for weight in (weight for weight in group["params"] if weight.grad is not None):
                 momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
@@ -42,7 +45,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return x
 
 
-def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: Autoencoder, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """Adam for all of `model`, or with `muon` for all but its encoder's weight matrices, which Muon moves.
 
     Adam has two groups of weights, the decoder's and the encoder's; `rate` is the multiple of Adam's learning rate at
@@ -71,7 +74,7 @@ def training_rates(config: OptimizerConfig, spent: float) -> dict[str, float]:
     return {"Adam": left * config.learning_rate, "Muon": left * config.matrix_learning_rate}
 
 
-def descend(model: nn.Module, optimizers: list[torch.optim.Optimizer], loss: Tensor) -> None:
+def descend(model: Autoencoder, optimizers: list[torch.optim.Optimizer], loss: Tensor) -> None:
     """One update down the loss's gradient, which is clipped to the norm in the model's configuration."""
     model.zero_grad()
     loss.backward()

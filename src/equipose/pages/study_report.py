@@ -184,8 +184,8 @@ def differences(
     """Settings of the runs' datasets and models that differ from the paper's settings under the same name."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for section, resolve in (("datasets", simulation_config), ("models", model_config)):
-        column = 0 if section == "datasets" else 1
-        for name in dict.fromkeys(run[column] for run in runs if run[column] in paper[section]):
+        names = dict.fromkeys(run[0] if section == "datasets" else run[1] for run in runs)
+        for name in (name for name in names if name in paper[section]):
             ours, theirs = (_flat(dataclasses.asdict(resolve(source, name))) for source in (config, paper))
             for key in ours:
                 if ours[key] != theirs[key]:

@@ -50,8 +50,8 @@ class Half:
 
     def some(self, rows: np.ndarray | slice) -> "Half":
         """Some of the particles, in the order of `rows`."""
-        shown = {"images": self.particles.images[rows], "ctf": self.particles.ctf[rows]}
-        particles = dataclasses.replace(self.particles, **shown)
+        particles = self.particles
+        particles = dataclasses.replace(particles, images=particles.images[rows], ctf=particles.ctf[rows])
         return dataclasses.replace(self, particles=particles, rotations=self.rotations[rows], shifts=self.shifts[rows])
 
     def centred(self, centre: np.ndarray) -> "Half":

@@ -50,7 +50,7 @@ def write_poses(
     Each of `rotations` (n, 3, 3), `shifts` (n, 2) in Å and `scores` (n,) has an array for half 1 and one for half 2.
     Returns the number of rows that `select` left out.
     """
-    star, datadir = Path(config.star), config.datadir and Path(config.datadir)
+    star, datadir = Path(config.star), Path(config.datadir) if config.datadir else None
     tables = read_tables(star, told=config.told)
     halves = [chosen_rows(star, tables[1], half, config.limits) for half in (1, 2)]
     order = np.argsort(np.concatenate(halves))

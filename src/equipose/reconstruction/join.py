@@ -63,13 +63,13 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     sums = [back_project(half) for half in halves]
     both = FourierGrid(sums[0].radius, sums[0].signal + sums[1].signal, sums[0].power + sums[1].power)
     box, voxel_size = halves[0].box, halves[0].particles.voxel_size
-    volume, *half_maps = (grid_map(grid).numpy() for grid in (both, *sums))
+    volume, first, second = (grid_map(grid).numpy() for grid in (both, *sums))
     molecule = solvent_mask(torch.from_numpy(volume))
     mask = molecule.numpy()
-    curves = fsc.corrected_fsc(*half_maps, mask)
+    curves = fsc.corrected_fsc(first, second, mask)
     resolution = {name: fsc.exact_resolution(curve, THRESHOLD, voxel_size).first for name, curve in curves.items()}
     resolved = resolution["corrected"] or box * voxel_size
-    local = local_resolution(*half_maps, voxel_size, resolved)
+    local = local_resolution(first, second, voxel_size, resolved)
 
     # Each half-set is compared with the other half-map, which has not seen its images, over the resolved shells. The
     # mask removes the noise around the molecule.
@@ -77,7 +77,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     grids = [masked_volume(grid, molecule) for grid in reversed(sums)]
     scores = [correlations(half, grid, shells) for half, grid in zip(halves, grids, strict=True)]
 
-    maps = {"volume": volume, "half1": half_maps[0], "half2": half_maps[1], "mask": mask, "local_resolution": local}
+    maps = {"volume": volume, "half1": first, "half2": second, "mask": mask, "local_resolution": local}
     for name, data in maps.items():
         write_map(output / f"{name}.mrc", data, voxel_size)
     shell = np.arange(box // 2)

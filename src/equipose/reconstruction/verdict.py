@@ -38,9 +38,12 @@ class Share:
     high: float
 
 
+State = Literal["converged", "partly converged", "not converged"]
+
+
 @dataclass(frozen=True)
 class Verdict:
-    state: Literal["converged", "partly converged", "not converged"]
+    state: State
     says: str
     certainty: str
     shares: list[Share]
@@ -55,6 +58,7 @@ def verdict(summary: dict[str, Any]) -> Verdict:
     ]
     worst = min(shares, key=lambda each: each.low)
     resolved = summary["resolution_angstrom"]["corrected"] is not None
+    state: State
     percent = f"{100 * min(summary['halves_agree']):.0f} %"
     if worst.low >= CONVERGED and resolved:
         state = "converged"

@@ -153,12 +153,10 @@ def assess(claim: dict[str, Any], runs: list[RunRow], confidence: float, seeds: 
         raise ConfigError(f"claims: no test `{claim['test']}` with number `{claim['number']}`.")
     chosen = choose(runs, claim["of"])
     compared = choose(runs, claim["over"]) if claim["test"] == "ratio" else []
-    without = {
-        "failed": _names([run for run in [*chosen, *compared] if is_failed(run)]),
-        "missing": _names([run for run in [*chosen, *compared] if is_missing(run)]),
-    }
+    failed = _names([run for run in [*chosen, *compared] if is_failed(run)])
+    missing = _names([run for run in [*chosen, *compared] if is_missing(run)])
     short = [run for run in chosen if _too_short(run, claim)]
-    nothing = Assessment("no such run" if _are_there(claim, runs) else "not run", **without)
+    nothing = Assessment("no such run" if _are_there(claim, runs) else "not run", failed=failed, missing=missing)
     if claim["test"] == "ratio":
         pairs = _by_dataset(claim["number"], chosen, compared)
         if not pairs:
@@ -179,7 +177,7 @@ def assess(claim: dict[str, Any], runs: list[RunRow], confidence: float, seeds: 
             if claim["test"] == "every":
                 values = _within(values, claim["between"])
             estimate, interval = float(values.mean()), rate_interval(int(values.sum()), len(values), confidence)
-        counts, fewest = (len(values),), len(values)
+        counts, fewest = (len(values), 0), len(values)
     told = [run for run in chosen if run not in short]
     if claim["test"] == "every" and not _within(numbers_of(told, claim["number"]), claim["between"]).all():
         verdict = "not reproduced"  # a single run outside of the range refutes the statement
@@ -189,7 +187,7 @@ def assess(claim: dict[str, Any], runs: list[RunRow], confidence: float, seeds: 
         verdict = judge(*interval, [EVERY, 1.0])
     else:
         verdict = judge(*interval, claim["between"], strictly=claim["test"] == "ratio")
-    return Assessment(verdict, estimate, *interval, *counts, short=len(short), **without)
+    return Assessment(verdict, estimate, *interval, *counts, len(short), failed, missing)
 
 
 def _within(values: np.ndarray, between: list[float]) -> np.ndarray:

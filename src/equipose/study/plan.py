@@ -52,7 +52,8 @@ def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = G
     particles = sum((dataset.images + dataset.held_out) * dataset.box**2 * 4 for dataset in missing)
     evaluated = [folder for run in asked if ((folder := run_folder(results, *run)) / "metrics.json").exists()]
     if evaluated:
-        folders = len(runs) * np.mean([sum(file.stat().st_size for file in run.iterdir()) for run in evaluated])
+        sizes = [sum(file.stat().st_size for file in run.iterdir()) for run in evaluated]
+        folders = len(runs) * float(np.mean(sizes))
     else:
         folders = sum(_assumed_bytes(of_runs[dataset]) for dataset, _, _ in runs)
 
@@ -148,7 +149,7 @@ def _assumed_bytes(dataset: DatasetConfig) -> int:
     return VOXEL_BYTES * dataset.box**3 + IMAGE_BYTES * (dataset.images + dataset.held_out)
 
 
-def _budget(budgets: Sequence[dict[str, float]]) -> str:
+def _budget(budgets: Collection[dict[str, float]]) -> str:
     seconds, steps = (sum(budget.get(unit, 0) for budget in budgets) for unit in ("seconds", "steps"))
     return " and ".join([duration(seconds)] * bool(seconds) + [f"{steps} steps"] * bool(steps)) or "nothing"
 

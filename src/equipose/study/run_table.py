@@ -101,6 +101,8 @@ def outcome(run: Path, metrics: dict[str, Any], dataset: Path) -> dict[str, Any]
     """
     config = metrics.get("config") or trained_with(run)
     images = metrics.get("images") or read_json(dataset / "config.json")
+    if config is None or images is None:
+        raise ConfigError(f"{run}: its config.json, or that of its dataset {dataset}, is gone: evaluate the run again")
     made = json.loads((run / "provenance.json").read_text())[-1]  # the last start, if training was interrupted
     flat = pd.json_normalize(metrics).iloc[0]
     refined = metrics["training"].get("refined")

@@ -17,7 +17,13 @@ from equipose.model.autoencoder import Autoencoder, load_state, state
 from equipose.poses.search_stages import SearchState
 from equipose.training.run_progress import Progress
 
-IN_CHECKPOINT = [SearchState, FourierGrid, np.zeros(0).__reduce__()[0], np.float64().__reduce__()[0], np.ndarray]
+IN_CHECKPOINT: list[Any] = [
+    SearchState,
+    FourierGrid,
+    np.zeros(0).__reduce__()[0],
+    np.float64().__reduce__()[0],
+    np.ndarray,
+]
 IN_CHECKPOINT += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int64, bool))]
 """What a checkpoint holds besides tensors and plain numbers; numpy's two functions that rebuild arrays and scalars have
 another name in each version."""

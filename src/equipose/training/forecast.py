@@ -44,7 +44,7 @@ def forecast(
         ahead = count * per_step
         length = f"{count:,} steps are {duration(ahead)}"
     else:
-        ahead = max(config.budget.seconds - seconds, 0)
+        ahead = max(config.budget.time - seconds, 0)
         count = int(ahead / per_step)
         length = f"{duration(ahead)} are {count:,} steps"
     evaluations = count // config.evaluation.every * 2 * config.evaluation.images * per_image
@@ -119,7 +119,8 @@ def _in_use(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     status = Path("/proc/self/status")
-    return 1024 * int(re.search(r"VmRSS:\s*(\d+)", status.read_text())[1]) if status.exists() else 0
+    found = re.search(r"VmRSS:\s*(\d+)", status.read_text()) if status.exists() else None
+    return 1024 * int(found[1]) if found else 0
 
 
 def _memory_of(device: torch.device) -> str:

@@ -87,7 +87,7 @@ def progress_line(config: RunConfig, progress: Progress) -> str:
     if budget.steps is not None:
         done, left = f"step {progress.step}/{budget.steps}", (budget.steps - progress.step) * rate
     else:
-        done, left = f"step {progress.step}", max(budget.seconds - progress.seconds, 0)
+        done, left = f"step {progress.step}", max(budget.time - progress.seconds, 0)
     if progress.search is not None:
         done += f" ({stage(progress.step, spent_part(config, progress), config.model.search)[0]})"
     parts = [f"[{config.dataset.name} {config.model.name} seed {config.seed}] {done}, {progress.seconds:.0f} s"]

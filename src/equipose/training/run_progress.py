@@ -32,7 +32,7 @@ def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.
         return True
     if config.budget.steps is not None:
         return progress.step >= config.budget.steps
-    return progress.seconds + more_seconds >= config.budget.seconds
+    return progress.seconds + more_seconds >= config.budget.time
 
 
 def stayed_converged(config: RunConfig, progress: Progress) -> bool:
@@ -47,4 +47,4 @@ def spent_part(config: RunConfig, progress: Progress, more_seconds: float = 0.0)
     """Part of the budget that is spent, 0 to 1."""
     if config.budget.steps is not None:
         return progress.step / config.budget.steps
-    return min((progress.seconds + more_seconds) / config.budget.seconds, 1.0)
+    return min((progress.seconds + more_seconds) / config.budget.time, 1.0)

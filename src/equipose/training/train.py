@@ -33,6 +33,7 @@ from equipose.io.particles import Particles, check_training_box, read_particles
 from equipose.io.processes import stop_on_signals
 from equipose.io.progress import number, run_main, say
 from equipose.io.provenance import provenance
+from equipose.io.stacks import Images
 from equipose.model.autoencoder import Autoencoder, mode, save_model, state
 from equipose.model.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.model.losses import LOSSES
@@ -67,7 +68,7 @@ def epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 
-def image_scale(images: np.ndarray, sample: int = 1000) -> float:
+def image_scale(images: np.ndarray | Images, sample: int = 1000) -> float:
     """1 / standard deviation of the first images, so that a loss of 1 is that of predicting nothing."""
     return float(1 / np.std(images[:sample], dtype=np.float64))
 
@@ -82,7 +83,7 @@ def train(
     output: Path,
     device: torch.device,
     say: Callable[[str], None],
-    stop_requested: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[], int] = lambda: False,
 ) -> None:
     """Train to the end of the budget, continuing from a checkpoint if there is one, and write the run's outputs.
 

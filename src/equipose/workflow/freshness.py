@@ -34,7 +34,7 @@ from equipose.workflow.resolve import images_digest, run_config
 
 RunKey = tuple[str, str, int]
 
-TABLE_KEYS = ("structures", "offline", "simulation", "datasets", "preparation", "training", "models")
+TABLE_KEYS: tuple[str, ...] = ("structures", "offline", "simulation", "datasets", "preparation", "training", "models")
 TABLE_KEYS += ("experiments", "evaluation", "figures")
 """Of the configuration: what tables, claims, figures and reports need to know."""
 
@@ -83,7 +83,9 @@ def source_changed(config: dict[str, Any], dataset: str) -> bool:
     if "source" in record:
         return record["source"] != {"star": found.digest, "stacks": found.stacks}
     made_at = (folder / "particles.mrcs").stat().st_mtime  # of a version that recorded nothing
-    return any(path.stat().st_mtime > made_at for path in (Path(asked_images(config, dataset).star), *found.paths))
+    return any(
+        path.stat().st_mtime > made_at for path in (Path(preparation_config(config, dataset).star), *found.paths)
+    )
 
 
 def _structure_changed(config: dict[str, Any], dataset: str, folder: Path) -> bool:

@@ -8,7 +8,9 @@ from equipose.config.settings import (
     Budget,
     DatasetConfig,
     EvaluationConfig,
+    PreparationConfig,
     RunConfig,
+    SimulationConfig,
     is_simulated,
     model_config,
     preparation_config,
@@ -21,21 +23,22 @@ from equipose.io.particles import summarise
 
 def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
     """What training knows of the dataset `name`. Of a user's, the star file says how many images, and how large."""
+    source: SimulationConfig | PreparationConfig
     if is_simulated(config, name):
-        source = simulation_config(config, name)
-        images, voxel_size, made_from = source.images, source.voxel_size, images_digest(source.to_json())
+        source = simulated = simulation_config(config, name)
+        images, voxel_size, made_from = simulated.images, simulated.voxel_size, images_digest(simulated.to_json())
     else:
-        source = preparation_config(config, name)
-        star = Path(source.star)
-        found = summarise(star, source.datadir and Path(source.datadir), source.limits, source.told)
-        images = found.subsets[source.subset] - source.held_out
+        source = own = preparation_config(config, name)
+        star = Path(own.star)
+        found = summarise(star, Path(own.datadir) if own.datadir else None, own.limits, own.told)
+        images = found.subsets[own.subset] - own.held_out
         if images < 1:
             raise ConfigError(
-                f"`datasets.{name}`: {source.held_out} images are to be held out, and {star} has"
-                f" {found.subsets[source.subset]} to choose from: lower `held_out`, or `select` more."
+                f"`datasets.{name}`: {own.held_out} images are to be held out, and {star} has"
+                f" {found.subsets[own.subset]} to choose from: lower `held_out`, or `select` more."
             )
-        voxel_size = found.box * found.voxel_size / source.box
-        made_from = images_digest(source.to_json(), found.digest, found.stacks)
+        voxel_size = found.box * found.voxel_size / own.box
+        made_from = images_digest(own.to_json(), found.digest, found.stacks)
     return DatasetConfig(
         name=name,
         box=source.box,
