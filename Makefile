@@ -6,6 +6,7 @@
 #   CASES        for `make fuzz`: broken files that each of its nine tests reads
 #   GPUS         for `make plan`: how many to plan for, such as "4 16"
 #   BENCH        for `make bench`: its options, such as --quick
+#   MUTATION     for `make mutation`: its options, such as --modules fsc
 
 SHELL := /bin/bash
 PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
@@ -18,7 +19,7 @@ GPUS ?=
 BIN := .venv/bin
 WORKERS := --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults test-slurm test-gpu fuzz plan bench format clean
+.PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults test-slurm test-gpu fuzz mutation plan bench format clean
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores all --quiet host rules --configfile workflow/presets/demo.yaml
@@ -50,6 +51,9 @@ test-interop: .venv/installed .venv-interop/installed
 
 fuzz: .venv/installed
 	FUZZ_CASES=$(CASES) $(BIN)/pytest tests/test_fuzz.py
+
+mutation: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation/run.py $(MUTATION)
 
 test-faults: .venv/installed
 	$(BIN)/pytest tests/faults

@@ -9,7 +9,7 @@ import yaml
 
 from equipose.errors import ConfigError
 from equipose.study.claims import (
-    Run,
+    RunRow,
     as_markdown,
     asked_or_found,
     assess,
@@ -22,7 +22,7 @@ from equipose.study.run_table import NUMBERS
 CLAIMS = yaml.safe_load((Path(__file__).parents[1] / "workflow/report/claims.yaml").read_text())
 
 
-def result(model="d4_l2", dataset="one", mse=0.01, converged=True, seed=0, **more) -> Run:
+def result(model="d4_l2", dataset="one", mse=0.01, converged=True, seed=0, **more) -> RunRow:
     return {"model": model, "dataset": dataset, "seed": seed, "converged": converged, "mse": mse} | more
 
 
@@ -52,7 +52,7 @@ def test_a_rate_is_judged_by_its_exact_interval():
 
 
 @pytest.fixture
-def nine(paper_config, tmp_path) -> list[Run]:
+def nine(paper_config, tmp_path) -> list[RunRow]:
     """Of nine runs that are asked for, two failed and two are missing: one never began, one is at its training."""
     asked = {"datasets": ["80s_snr1"], "models": ["d4_l2"], "seeds": [*range(9)], "budget": {"steps": 5}}
     logs = tmp_path / "logs/train/80s_snr1/d4_l2"

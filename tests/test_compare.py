@@ -83,5 +83,5 @@ def test_one_seed_has_no_spread():
 def test_nothing_to_compare_is_a_message(reference, tmp_path):
     with pytest.raises(ConfigError, match="no dataset and model in common"):
         compare(write(tmp_path / "empty", []), reference)
-    with pytest.raises(ConfigError, match=r"no .*nowhere/runs.csv, .*: `publish` writes it"):
+    with pytest.raises(ConfigError, match=r"no .*nowhere/runs.csv, .*: write it with `publish`"):
         compare(reference, tmp_path / "nowhere")

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from equipose.core import surface
+from equipose.core.resizing import resized
 from equipose.errors import ConfigError
 from equipose.figures import maps, style
 from equipose.figures.convergence import FLOOR, draw_errors, plot_convergence
@@ -113,15 +114,19 @@ def test_levels_enclose_the_asked_fraction_of_the_box():
     assert (volume > surface.enclosing_level(volume, 0.1)).mean() == pytest.approx(0.1, abs=1e-3)
 
 
-def test_fourier_upsampling_keeps_every_voxel_of_a_band_limited_map():
+def test_a_band_limited_map_keeps_every_voxel_on_a_finer_grid_and_on_the_way_back():
     volume = ball((1, -2, 3), 6)
     spectrum = np.fft.fftn(volume)
     nyquist = np.fft.fftfreq(BOX) == -0.5
     spectrum[nyquist], spectrum[:, nyquist], spectrum[:, :, nyquist] = 0, 0, 0
     volume = np.fft.ifftn(spectrum).real
-    fine = surface.fourier_upsample(volume, 2 * BOX)
+    fine = resized(volume, 2 * BOX)
     assert fine.shape == (2 * BOX,) * 3
     assert np.allclose(fine[::2, ::2, ::2], volume)
+    assert np.allclose(resized(fine, BOX), volume)
+    odd = resized(volume, 2 * BOX + 1)
+    assert odd.shape == (2 * BOX + 1,) * 3
+    assert np.allclose(resized(odd, BOX), volume)
 
 
 def test_a_featureless_map_does_not_stop_a_figure():

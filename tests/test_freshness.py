@@ -41,7 +41,7 @@ def write(path: Path, content: object) -> None:
 def finished(config: dict, tmp_path: Path) -> dict:
     """A dataset and a run, as the rules leave them."""
     run = run_config(config, *RUN)
-    folder, dataset = freshness.run_folder(config, *RUN), tmp_path / "datasets" / DATASET
+    folder, dataset = freshness._run(config, *RUN), tmp_path / "datasets" / DATASET
     write(dataset / "config.json", simulation_config(config, DATASET).to_json())
     write(dataset / "simulation.json", {"structure": {"embedded": "5nrl"}, "code": fingerprint("simulate")})
     write(dataset / "particles.star", "")
@@ -93,7 +93,7 @@ def test_a_setting_changes_what_depends_on_it(finished: dict, overlay: dict, of:
 def test_what_the_model_was_trained_with_counts_once_config_json_has_been_written_anew(finished: dict) -> None:
     """A changed setting, and an interruption before training."""
     asked = changed(finished, training={"batch": 8})
-    folder = freshness.run_folder(finished, *RUN)
+    folder = freshness._run(finished, *RUN)
     write(folder / "config.json", run_config(asked, *RUN).to_json())
     assert verdicts(asked) == {"dataset": False, "settings": False, "model": True, "scores": True}
     metrics = read_json(folder / "metrics.json")
@@ -114,7 +114,7 @@ def test_code_ages_results_and_changes_them_only_where_that_is_asked_for(finishe
 
 
 def test_results_of_a_version_that_recorded_nothing_are_done_and_of_an_unknown_code(finished: dict) -> None:
-    results, folder = Path(finished["pathvars"]["results"]), freshness.run_folder(finished, *RUN)
+    results, folder = Path(finished["pathvars"]["results"]), freshness._run(finished, *RUN)
     write(results / "datasets" / DATASET / "simulation.json", {"images": 200})
     write(folder / "provenance.json", [{"from_step": 0}])
     write(folder / "metrics.json", {"label": finished["models"][MODEL]["label"]})
@@ -123,7 +123,7 @@ def test_results_of_a_version_that_recorded_nothing_are_done_and_of_an_unknown_c
 
 
 def test_settings_of_a_version_with_other_keys_are_compared_by_the_keys_of_both(finished: dict) -> None:
-    folder, path = freshness.run_folder(finished, *RUN), Path(finished["pathvars"]["results"])
+    folder, path = freshness._run(finished, *RUN), Path(finished["pathvars"]["results"])
     dataset = path / "datasets" / DATASET / "config.json"
     simulated = json.loads(dataset.read_text())
     del simulated["defocus_log_std"]
@@ -152,7 +152,7 @@ def particles(config: dict, halves: Path, tmp_path: Path) -> dict:
     write(folder / "config.json", freshness.asked_images(asked, "mine").to_json())
     write(folder / "preparation.json", {"source": {"star": found.digest, "stacks": found.stacks}})
     write(folder / "particles.mrcs", "")
-    write(freshness.run_folder(asked, "mine", MODEL, 0) / "config.json", run_config(asked, "mine", MODEL, 0).to_json())
+    write(freshness._run(asked, "mine", MODEL, 0) / "config.json", run_config(asked, "mine", MODEL, 0).to_json())
     return asked
 
 
@@ -184,7 +184,7 @@ def test_a_star_file_or_stack_with_another_content_is_noticed_and_a_touched_one_
 
 def test_particles_of_a_version_that_did_not_record_their_stacks_go_by_time(particles: dict, tmp_path: Path) -> None:
     write(tmp_path / "datasets/mine/preparation.json", {})
-    found, path = freshness._summary(particles, "mine"), freshness.run_folder(particles, "mine", MODEL, 0)
+    found, path = freshness._summary(particles, "mine"), freshness._run(particles, "mine", MODEL, 0)
     run = json.loads((path / "config.json").read_text())
     run["dataset"]["made_from"] = images_digest((tmp_path / "datasets/mine/config.json").read_text(), found.digest)
     write(path / "config.json", run)
@@ -195,7 +195,7 @@ def test_particles_of_a_version_that_did_not_record_their_stacks_go_by_time(part
 
 
 def test_the_settings_of_a_model_are_read_without_torch(finished: dict) -> None:
-    folder = freshness.run_folder(finished, *RUN)
+    folder = freshness._run(finished, *RUN)
     assert RunConfig.from_dict(freshness.trained_with(folder)) == run_config(finished, *RUN)
     write(folder / "model.pt", "no archive")
     write(folder / "config.json", {"seed": 7})

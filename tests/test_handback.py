@@ -9,7 +9,8 @@ from test_cryosparc import BLOB, CTF, PLACE, cs
 
 from equipose.config.settings import PreparationConfig
 from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
-from equipose.io.particles import ANGLES, ORIGINS, half_of, read_particles, read_tables
+from equipose.io.half_sets import half_of
+from equipose.io.particles import ANGLES, ORIGINS, read_particles, read_tables
 from equipose.io.starfiles import read_star
 from equipose.reconstruction.handback import in_other_hand, write_poses
 
@@ -54,13 +55,13 @@ OPTICS |= {"rlnSphericalAberration": "2.700000", "rlnAmplitudeContrast": "0.1000
 
 def hand_back(path: Path, **told: object) -> tuple:
     """Tables of poses.star, and the poses in it in the file's order."""
-    settings = dict.fromkeys(PreparationConfig.__dataclass_fields__) | {"star": str(path), "select": {}} | told
-    number = half_of(read_tables(path)[1])
+    config = PreparationConfig(name="x", star=str(path), **told)
+    number = half_of(*read_tables(path)[::-1])
     rng = np.random.default_rng(1)
     rotations, shifts = random_rotations(NUMBER, rng), rng.normal(size=(NUMBER, 2))
     parts = [np.flatnonzero(number == half) for half in (1, 2)]
     halves = ([values[part] for part in parts] for values in (rotations, shifts, np.arange(NUMBER) / 10))
-    write_poses(path.parent, PreparationConfig(**settings), *halves)
+    write_poses(path.parent, config, *halves)
     return *read_star(path.parent / "poses.star", as_text=True).values(), rotations, shifts
 
 

@@ -22,8 +22,9 @@ from equipose.core.point_groups import group
 from equipose.core.pose_metrics import Alignment, paper_scores
 from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
 from equipose.core.symmetry_axes import find_axes
+from equipose.io.half_sets import SUBSET, half_of
 from equipose.io.maps import read_map
-from equipose.io.particles import ANGLES, ORIGINS, SUBSET, chosen_rows, half_of, read_particles, read_tables, write_star
+from equipose.io.particles import ANGLES, ORIGINS, chosen_rows, read_particles, read_tables, write_star
 from equipose.reconstruction import join
 from equipose.reconstruction.halves import Half, back_project, bring_together, read_half
 from equipose.reconstruction.handback import SCORE, write_poses
@@ -56,7 +57,7 @@ def test_the_star_file_keeps_what_was_the_users_to_the_letter(halves: Path, join
 def test_a_star_file_without_halves_gets_them_in_a_fixed_way(halves: Path, tmp_path: Path) -> None:
     optics, table = read_tables(halves / "particles.star")
     write_star(tmp_path / "particles.star", optics, table.drop(columns=SUBSET))
-    number = half_of(read_tables(tmp_path / "particles.star")[1])
+    number = half_of(*read_tables(tmp_path / "particles.star")[::-1])
     true = read_particles(halves / "particles.star")
     parts = [Half(true, true.rotations, true.shifts, "C1").some(np.flatnonzero(number == half)) for half in (1, 2)]
     scores = [np.full(len(part.shifts), 0.5) for part in parts]
@@ -70,8 +71,7 @@ def poses_written(
     star: Path, datadir: Path, parts: list[Half], scores: list, select: dict | None = None
 ) -> pd.DataFrame:
     """data_particles of poses.star with the poses of two halves."""
-    settings = dict.fromkeys(PreparationConfig.__dataclass_fields__)
-    config = PreparationConfig(**settings | {"star": str(star), "datadir": str(datadir), "select": select or {}})
+    config = PreparationConfig(name="x", star=str(star), datadir=str(datadir), select=select or {})
     rotations, shifts = ([getattr(part, name) for part in parts] for name in ("rotations", "shifts"))
     write_poses(star.parent, config, rotations, shifts, scores)
     return read_tables(star.parent / "poses.star")[1]
@@ -153,7 +153,7 @@ def test_rows_that_were_left_out_have_no_pose_and_the_others_keep_their_order(ha
     optics, table = read_tables(halves / "particles.star")
     write_star(star, optics, table.assign(rlnMaxValueProbDistribution=np.arange(len(table)) % 3 / 2))
     true, kept = read_particles(halves / "particles.star"), np.flatnonzero(np.arange(len(table)) % 3)
-    rows = [chosen_rows(star, read_tables(star)[1], number, select) for number in (1, 2)]  # as prepare reads it
+    rows = [chosen_rows(star, read_tables(star), number, select) for number in (1, 2)]  # as prepare reads it
     parts = [Half(true, true.rotations, true.shifts, "C1").some(part) for part in rows]
     posed = poses_written(star, halves, parts, rows, {"rlnMaxValueProbDistribution": [0.1, None]})
     assert list(posed["rlnImageName"]) == list(table["rlnImageName"].iloc[kept])
@@ -162,7 +162,7 @@ def test_rows_that_were_left_out_have_no_pose_and_the_others_keep_their_order(ha
 
 
 def test_halves_of_different_star_files_are_refused(halves: Path) -> None:
-    with pytest.raises(join.ConfigError, match="two datasets of one star file"):
+    with pytest.raises(join.ConfigError, match="two datasets of the same star file"):
         join.reconstruct([halves / "run1"] * 2, [halves / "half1"] * 2, halves / "none", lambda _: None)
 
 

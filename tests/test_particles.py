@@ -18,13 +18,13 @@ from equipose.core.fourier import from_half_disc, half_disc, shift_phase
 from equipose.core.rotations import from_relion_angles
 from equipose.data.simulate import padded_transform, slices
 from equipose.errors import ConfigError, FileWarning
+from equipose.io.half_sets import half_of
 from equipose.io.maps import read_map
 from equipose.io.particles import (
     CTF_LABELS,
     Told,
     check_training_box,
     find_datadir,
-    half_of,
     image_names,
     of_groups,
     read_particles,
@@ -469,7 +469,7 @@ def test_poses_of_a_cryosparc_file_are_transposed_rotation_vectors_and_pixels_of
     particles = read_particles(cs_file(tmp_path / "particles.cs", poses=True))
     np.testing.assert_allclose(particles.rotations[0], [[0, 1, 0], [-1, 0, 0], [0, 0, 1]], atol=1e-6)
     np.testing.assert_allclose(particles.shifts[0], [-2 * 5.0, 1 * 5.0], rtol=1e-6)
-    assert list(half_of(particles.particle_table)) == [1, 2, 1]
+    assert list(half_of(particles.particle_table, particles.optics_table)) == [1, 2, 1]
 
 
 def test_images_rendered_from_a_cryosparc_files_poses_are_its_images(simulated_dataset, tmp_path: Path) -> None:
@@ -545,16 +545,6 @@ def test_what_is_written_in_a_star_file_is_there_as_text(tmp_path: Path, form: s
     for label in ("rlnImageName", "rlnMicrographName", "rlnOther", "rlnLost"):
         assert list(table[label]) == [columns[label]], label
     assert float(found["rlnVoltage"].iloc[0]) == 300 and (form == "3.0" or found["rlnVoltage"].iloc[0] == "300.00")
-
-
-def test_particles_without_halves_get_equal_ones_that_are_always_the_same() -> None:
-    table = pd.DataFrame({"rlnImageName": ["a"] * 1001})
-    halves = half_of(table)
-    assert abs(int((halves == 1).sum()) - int((halves == 2).sum())) == 1
-    assert np.array_equal(halves, half_of(table))
-    assert 0.4 < (halves[1:] == halves[:-1]).mean() < 0.6  # drawn at random
-    assert list(half_of(table[:3].assign(rlnRandomSubset=[2, 1, 2]))) == [2, 1, 2]
-    assert list(half_of(table[:3].assign(rlnRandomSubset=["2", "1", "2"]))) == [2, 1, 2]
 
 
 def test_a_cryosparc_file_that_claims_a_header_longer_than_itself_is_refused_unread(tmp_path: Path) -> None:

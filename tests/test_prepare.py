@@ -17,7 +17,8 @@ from equipose.data import prepare as preparation
 from equipose.data.prepare import fourier_crop, prepare
 from equipose.errors import ConfigError
 from equipose.io import resumable_stack
-from equipose.io.particles import ANGLES, half_of, read_particles, read_tables, summarise, write_star
+from equipose.io.half_sets import half_of
+from equipose.io.particles import ANGLES, read_particles, read_tables, summarise, write_star
 from equipose.workflow.resolve import dataset_config
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +86,7 @@ def test_rows_and_columns_are_kept_and_poses_only_as_truth(settings, tmp_path: P
 
 
 def test_a_subset_is_the_half_of_the_star_file_that_it_says(settings, user: Path, tmp_path: Path) -> None:
-    halves = half_of(read_tables(user)[1])
+    halves = half_of(*read_tables(user)[::-1])
     for subset in (1, 2):
         prepare(dataclasses.replace(settings, subset=subset), tmp_path / str(subset), quiet)
         rows = read_tables(tmp_path / str(subset) / "particles.star")[1]["rlnTheirs"]
@@ -109,7 +110,7 @@ def test_training_is_told_the_pixel_size_and_number_that_the_star_file_gives(use
 def test_selected_rows_are_those_within_the_limits_in_their_order_and_halves(
     settings, user: Path, tmp_path: Path
 ) -> None:
-    halves = half_of(read_tables(user)[1])
+    halves = half_of(*read_tables(user)[::-1])
     asked = dataclasses.replace(settings, select={"rlnTheirs": [10, None], "rlnDefocusU": [None, 1e6]}, subset=2)
     prepare(asked, tmp_path / "out", quiet)
     rows = list(read_tables(tmp_path / "out/particles.star")[1]["rlnTheirs"])
@@ -267,5 +268,5 @@ def test_rows_that_select_leaves_out_need_not_be_sound(settings, user: Path, tmp
     write_star(user, optics, table.assign(rlnScore=np.arange(len(table)) != 3))
     prepare(dataclasses.replace(settings, select={"rlnScore": [1, None]}), tmp_path / "out", quiet)
     assert len(read_particles(tmp_path / "out/particles.star").images) == 49
-    with pytest.raises(ConfigError, match="particle 4 has a negative defocus"):
+    with pytest.raises(ConfigError, match="row 4: .*gone.mrcs does not exist"):
         prepare(settings, tmp_path / "all", quiet)

@@ -14,6 +14,7 @@ from equipose.study import tables
 from equipose.study.joined_tables import join_tables
 from equipose.study.publish import publish
 from equipose.study.run_table import read_outcomes
+from equipose.study.runs import read_runs
 
 CLAIMS = yaml.safe_load((Path(__file__).parents[1] / "workflow/report/claims.yaml").read_text())
 CONVERGES = {"confidence": 0.95, "seeds": 3, "claims": {"d4": CLAIMS["claims"]["d4_converges_noiseless"]}}
@@ -49,7 +50,7 @@ def run_part(config: dict[str, Any], results: Path, dataset: str, mse: float) ->
 
 def write_tables(config: dict[str, Any], experiment: str, results: Path) -> None:
     (results / "tables").mkdir()
-    runs = tables.read_runs(config, experiment, results)
+    runs = read_runs(config, experiment, results)
     for mode, suffix in tables.SUFFIXES.items():
         stem = f"{experiment}{suffix}"
         table, text, bold, notes = tables.build_table(config, experiment, runs, mode, PAPER, ["Structure: a stand-in."])

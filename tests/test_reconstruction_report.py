@@ -42,7 +42,7 @@ def test_a_reconstruction_in_which_nothing_is_resolved_has_a_page_that_says_so(j
     (folder / "reconstruction.json").write_text(json.dumps(summary | lost))
     page = build(folder, folder, TEMPLATE, "particles")
     assert "left out" not in page
-    assert "<b>Not converged.</b>" in page and "Do not use this map" in page and "No shell is resolved" in page
+    assert "<b>Not converged.</b>" in page and "Do not use this map" in page and "No resolution is claimed" in page
 
 
 def test_particles_that_were_left_out_are_counted(joined: Path, tmp_path: Path) -> None:

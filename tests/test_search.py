@@ -19,6 +19,8 @@ from equipose.model.autoencoder import Autoencoder
 from equipose.poses import search
 from equipose.poses.search_stages import fitting_rates, stage, start_search
 from equipose.training import train
+from equipose.training.checkpoint import IN_CHECKPOINT
+from equipose.training.run_progress import Progress
 
 ALONE = torch.eye(3)[None]
 """The group C1."""
@@ -234,7 +236,7 @@ def test_a_run_with_a_search_continues_in_every_stage_to_the_same_result(
 def test_stages_of_a_budget_in_seconds_follow_the_clock_between_evaluations(quick, simulated_dataset, tmp_path):
     """Evaluations may be far apart: the fit must not go on until the next."""
     seconds = dataclasses.replace(quick, budget=Budget(seconds=100.0, steps=None))
-    progress, seen = train.Progress(step=8), []
+    progress, seen = Progress(step=8), []
     model = Autoencoder(seconds, image_scale=1.0)
     progress.search = start_search(model)
     progress.search.volume = grid_volume(empty_grid(model.box // 2, torch.device("cpu")))
@@ -250,7 +252,7 @@ def test_once_the_volume_is_found_the_search_s_grids_are_not_kept(quick, simulat
     asked = iter(range(1000))
     with pytest.raises(train.Interrupted):
         train.train(quick, particles, tmp_path, torch.device("cpu"), lambda _: None, lambda: next(asked) >= 8)
-    with torch.serialization.safe_globals(train.IN_CHECKPOINT):
+    with torch.serialization.safe_globals(IN_CHECKPOINT):
         content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]
     assert stage(content["step"], content["step"] / 16, quick.model.search)[0] == "fit"
     assert content["search"].best is None

@@ -10,7 +10,7 @@ import torch
 from equipose.data.structures import read_atoms
 from equipose.errors import ConfigError
 from equipose.model.autoencoder import Autoencoder, load_model
-from equipose.training import train
+from equipose.training.checkpoint import restore
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +35,7 @@ def test_a_checkpoint_with_code_is_set_aside_and_not_run(small_run, tmp_path: Pa
     torch.save({"config": Payload(tmp_path / "proof")}, tmp_path / "checkpoint.pt")
     said: list[str] = []
     model = Autoencoder(small_run("d4_l2"), 1.0)
-    assert train.restore(tmp_path, model, model, [], said.append) is None
+    assert restore(tmp_path, model, model, [], said.append) is None
     assert "set aside" in said[0]
     assert not (tmp_path / "proof").exists()
 

@@ -21,6 +21,7 @@ from equipose.core.rotations import random_rotations, to_relion_angles
 from equipose.io.fingerprint import fingerprint
 from equipose.io.particles import ANGLES, write_star
 from equipose.study import tables
+from equipose.study.runs import dataset_title, read_runs
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "workflow/resources/paper"
@@ -98,7 +99,7 @@ def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, sh
 
 
 def table_of(config: dict, experiment: str, results: Path, mode: str = "paper") -> pd.DataFrame:
-    table = tables.summarise(config, experiment, tables.read_runs(config, experiment, results), mode)
+    table = tables.summarise(config, experiment, read_runs(config, experiment, results), mode)
     return table.set_index("model")
 
 
@@ -129,7 +130,7 @@ def test_seeds_with_refined_poses_are_ranked_by_these(config, tmp_path):
         refine(tmp_path, "80s_snr1", "d4_l2", seed, refined)
     row = table_of(config, "table1", tmp_path).loc["d4_l2"]
     assert (row["counted"], row["refined_mse"]) == ("1,2,3", pytest.approx(0.02))
-    remarks = tables.notes(config, "table1", tables.read_runs(config, "table1", tmp_path), "paper", [])
+    remarks = tables.notes(config, "table1", read_runs(config, "table1", tmp_path), "paper", [])
     assert "3 best of 4 seeds by final MSE, that of the refined poses where there are any;" in remarks[0]
 
 
@@ -151,7 +152,7 @@ def test_scores_of_other_settings_are_outdated_and_no_number_counts_them(config,
     for seed in range(4):
         write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.01 * (seed + 1), batch=32 if seed == 1 else 64)
     change_metrics(tmp_path, 0, config={"model": {"batch": 32}})
-    runs = tables.read_runs(config, "table1", tmp_path)
+    runs = read_runs(config, "table1", tmp_path)
     row = tables.summarise(config, "table1", runs, "paper").set_index("model").loc["d4_l2"]
     assert (row["finished"], row["missing"], row["outdated"], row["converged_percent"]) == (2, "0,1", "0,1", 100)
     assert row["mse"] == pytest.approx(0.035)
@@ -166,9 +167,7 @@ def test_scores_of_other_settings_are_outdated_and_no_number_counts_them(config,
 def test_a_row_whose_runs_are_all_outdated_says_so(config, tmp_path):
     for seed in range(4):
         write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.01, batch=32)
-    table, text, _, _ = tables.build_table(
-        config, "table1", tables.read_runs(config, "table1", tmp_path), "paper", PAPER, []
-    )
+    table, text, _, _ = tables.build_table(config, "table1", read_runs(config, "table1", tmp_path), "paper", PAPER, [])
     ours = (table["source"] == "here").to_numpy()
     assert set(text["MSE"][ours & (table["model"] == "d4_l2")]) == {"outdated"}
     assert set(text["MSE"][ours & (table["model"] == "standard_sym")]) == {"not run"}
@@ -179,7 +178,7 @@ def test_runs_of_another_code_count_and_are_named(config, tmp_path):
         write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.01)
     change_metrics(tmp_path, 1, code={"train": "of another", "evaluate": fingerprint("evaluate")})
     change_metrics(tmp_path, 2, code={"train": None, "evaluate": fingerprint("evaluate")})
-    runs = tables.read_runs(config, "table1", tmp_path)
+    runs = read_runs(config, "table1", tmp_path)
     row = tables.summarise(config, "table1", runs, "paper").set_index("model").loc["d4_l2"]
     assert (row["finished"], row["other_code"]) == (3, "1,2")
     remarks = tables.notes(config, "table1", runs, "exact", [])
@@ -225,7 +224,7 @@ def test_a_seed_that_failed_is_no_reason_to_doubt_the_number_of_seeds(config, tm
     for seed in range(3):
         write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.01)
     write_log(tmp_path, "d4_l2", 3, "Traceback (most recent call last):\nRuntimeError: CUDA error\n")
-    table = tables.summarise(config, "table1", tables.read_runs(config, "table1", tmp_path), "paper")
+    table = tables.summarise(config, "table1", read_runs(config, "table1", tmp_path), "paper")
     text, _ = tables.format_cells(table, tables.PAPER_COLUMNS, "best_three")
     assert text.loc[1, "Conv. runs %"] == "75"
 
@@ -233,7 +232,7 @@ def test_a_seed_that_failed_is_no_reason_to_doubt_the_number_of_seeds(config, tm
 def test_a_run_that_did_not_converge_counts_with_all_its_training_and_makes_the_time_a_lower_bound(config, tmp_path):
     for seed, mse in enumerate([0.01, 0.02, 2.5, 2.6]):
         write_run(tmp_path, "80s_snr1", "d4_l2", seed, mse)
-    table = tables.summarise(config, "table1", tables.read_runs(config, "table1", tmp_path), "paper")
+    table = tables.summarise(config, "table1", read_runs(config, "table1", tmp_path), "paper")
     text, _ = tables.format_cells(table, tables.PAPER_COLUMNS, "best_three")
     assert text.loc[1, "Conv. time (s)"] == "> 300", "(100 + 200 + 600) / 3"
     assert text.loc[1, "Steps until conv."] == "> 30"
@@ -256,7 +255,7 @@ def test_a_run_without_metrics_failed_as_its_log_says_or_was_not_run(config, tmp
     log = "step 8/12\nerror: runs/x: the loss is not finite at step 8. The last good state is in checkpoint.pt\n"
     write_log(tmp_path, "standard_sym", 3, log)
     write_log(tmp_path, "d4_l2", 2, log)
-    runs = tables.read_runs(config, "table1", tmp_path)
+    runs = read_runs(config, "table1", tmp_path)
     table = tables.summarise(config, "table1", runs, "paper")
     assert table["failed"].tolist() == [1, 1] and table["finished"].tolist() == [0, 1]
     text, bold = tables.format_cells(table, tables.PAPER_COLUMNS, "best_three")
@@ -270,7 +269,7 @@ def test_a_run_without_metrics_failed_as_its_log_says_or_was_not_run(config, tmp
 
 
 def test_a_model_of_which_nothing_was_run_says_so(config, tmp_path):
-    table = tables.summarise(config, "table1", tables.read_runs(config, "table1", tmp_path), "paper")
+    table = tables.summarise(config, "table1", read_runs(config, "table1", tmp_path), "paper")
     text, _ = tables.format_cells(table, tables.PAPER_COLUMNS, "best_three")
     assert (text == "not run").all(axis=None)
 
@@ -280,7 +279,7 @@ def test_particles_without_a_truth_give_dashes(config, tmp_path):
     path = tmp_path / "runs/80s_snr1/d4_l2/seed0/metrics.json"
     nulls = {"training": None, "held_out": None, "resolution": None, "converged": False}
     path.write_text(json.dumps(json.loads(path.read_text()) | nulls | {"convergence_seconds": None}))
-    runs = tables.read_runs(config, "table1", tmp_path)
+    runs = read_runs(config, "table1", tmp_path)
     for mode in tables.MODES:
         table = tables.summarise(config, "table1", runs, mode)
         text, _ = tables.format_cells(table, tables.MODES[mode], "best_three")
@@ -293,7 +292,7 @@ def test_the_best_value_of_a_dataset_is_bold_ours_and_the_papers_apart(config, t
     for seed in range(3):
         write_run(tmp_path, "80s_snr1", "standard_sym", seed, 0.01)
         write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.02)
-    table = tables.summarise(config, "table1", tables.read_runs(config, "table1", tmp_path), "paper")
+    table = tables.summarise(config, "table1", read_runs(config, "table1", tmp_path), "paper")
     table = tables.with_paper(config, table, pd.read_csv(PAPER / "table1.csv"))
     assert list(table["source"]) == ["here", "paper", "here", "paper"]
     _, bold = tables.format_cells(table, tables.PAPER_COLUMNS, "best_three")
@@ -303,7 +302,7 @@ def test_the_best_value_of_a_dataset_is_bold_ours_and_the_papers_apart(config, t
 
 def test_a_model_that_starts_from_a_search_is_not_compared_with_the_papers(config, tmp_path):
     config["experiments"]["table1"]["models"] = ["d4_l2", "d4_search"]
-    table = tables.summarise(config, "table1", tables.read_runs(config, "table1", tmp_path), "paper")
+    table = tables.summarise(config, "table1", read_runs(config, "table1", tmp_path), "paper")
     both = tables.with_paper(config, table, pd.read_csv(PAPER / "table1.csv"))
     assert list(zip(both["model"], both["source"], strict=True)) == [
         ("d4_l2", "here"),
@@ -315,7 +314,7 @@ def test_a_model_that_starts_from_a_search_is_not_compared_with_the_papers(confi
 def test_the_papers_rows_are_matched_on_dataset_encoder_and_loss_or_on_snr(config, tmp_path):
     paper = {}
     for name in ("table1", "table2"):
-        table = tables.summarise(config, name, tables.read_runs(config, name, tmp_path), "paper")
+        table = tables.summarise(config, name, read_runs(config, name, tmp_path), "paper")
         both = tables.with_paper(config, table, pd.read_csv(PAPER / f"{name}.csv"))
         paper[name] = both[both["source"] == "paper"].set_index("model")
     assert paper["table1"].loc["d4_l2", "conv_steps"] == 2433
@@ -375,7 +374,7 @@ def test_an_unknown_experiment_is_one_line_and_no_traceback(config, tmp_path):
     [("80s_snr0.5", "80S SNR 0.5"), ("spliceosome_noiseless", "Spliceosome noiseless"), ("mine", "Mine")],
 )
 def test_dataset_names_are_written_for_people(name, title):
-    assert tables.dataset_title(name) == title
+    assert dataset_title(name) == title
 
 
 @pytest.mark.parametrize("label", ["D4 [search]", "[/b]", "a|b", "<i>x</i> & y", 'it\'s "new"', "5 $ a*b_c"])
@@ -383,7 +382,7 @@ def test_a_label_is_the_same_in_the_terminal_markdown_and_html(config, tmp_path,
     config = merge(config, {"models": {"d4_l2": {"label": label}}})
     write_run(tmp_path, "80s_snr1", "d4_l2", 0, 0.01)
     table, text, bold, remarks = tables.build_table(
-        config, "table1", tables.read_runs(config, "table1", tmp_path), "paper", PAPER, []
+        config, "table1", read_runs(config, "table1", tmp_path), "paper", PAPER, []
     )
     console = Console(width=300, record=True, file=io.StringIO())
     console.print(tables.to_terminal(table, text, bold, "table1"))

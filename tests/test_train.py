@@ -26,6 +26,8 @@ from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.model.encoders import ENCODERS, GaussianPyramid
 from equipose.model.rotation_tensors import gram_schmidt
 from equipose.training import train
+from equipose.training.checkpoint import recorded_precision
+from equipose.training.run_progress import Progress, stayed_converged
 
 META = torch.library.Library("aten", "IMPL")
 """PyTorch lacks the meta kernel of one operator that a step uses."""
@@ -153,10 +155,10 @@ def test_a_run_ends_early_once_it_has_stayed_converged(run, particles, tmp_path)
     assert list(without_time(tmp_path / "early" / "history.csv").step) == [0, 4]
     history = [{"step": step, "mse": mse} for step, mse in ((0, 5.0), (4, 0.05), (8, 0.2), (12, 0.05), (16, 0.01))]
     judged = dataclasses.replace(run, evaluation=dataclasses.replace(run.evaluation, stop_after=2))
-    ended = [train.stayed_converged(judged, train.Progress(history=history[:rows])) for rows in range(6)]
+    ended = [stayed_converged(judged, Progress(history=history[:rows])) for rows in range(6)]
     assert ended == [False] * 5 + [True]
     never = dataclasses.replace(run.evaluation, stop_after=0)
-    assert not train.stayed_converged(dataclasses.replace(run, evaluation=never), train.Progress(history=history))
+    assert not stayed_converged(dataclasses.replace(run, evaluation=never), Progress(history=history))
 
 
 def test_an_interrupted_run_ends_as_an_undisturbed_one(run, particles, tmp_path, monkeypatch):
@@ -351,8 +353,8 @@ def test_the_precision_of_a_checkpoint_of_another_configuration_is_not_taken(run
     with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
         stop_after(6, dying)
         train_quietly(run, particles, tmp_path)
-    assert train.recorded_precision(tmp_path, run) == "float32"
-    assert train.recorded_precision(tmp_path, dataclasses.replace(run, seed=5)) is None
+    assert recorded_precision(tmp_path, run) == "float32"
+    assert recorded_precision(tmp_path, dataclasses.replace(run, seed=5)) is None
 
 
 def test_the_same_seed_on_the_same_processor_gives_the_same_history(run, particles, tmp_path):

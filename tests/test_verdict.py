@@ -2,7 +2,7 @@
 
 import pytest
 
-from equipose.reconstruction.verdict import share, verdict
+from equipose.reconstruction.verdict import headline, share, verdict, with_verdict
 
 
 def summary(first: float, second: float, images: int = 1000, resolution: float | None = 20.0) -> dict:
@@ -45,6 +45,36 @@ def test_it_says_how_sure_it_is_and_of_what() -> None:
     assert "97.2% and 98.9%" in found.certainty and "simulated particles" in found.certainty
     assert [each.images for each in found.shares] == [1000] * 2
     assert [each.what[:7] for each in found.shares] == ["half 1:", "half 2:"]
+
+
+def measured(first: float, second: float, resolution: float | None = 11.2) -> dict:
+    """What join.py measures: white noise gave 11.2 Å and 0.2 and 0.7 % of the poses."""
+    local = {"quartile1": 10.0, "median": 11.0, "quartile3": 12.0}
+    more = {"local_resolution_angstrom": local, "resolved_to_the_last_shell": False}
+    found = summary(first, second, resolution=resolution)
+    found["resolution_angstrom"]["unmasked"] = 12.0
+    return found | more
+
+
+def test_two_runs_that_disagree_claim_no_resolution_and_the_curves_crossings_stay_known() -> None:
+    found = with_verdict(measured(0.002, 0.007))
+    assert found["verdict"]["state"] == "not_converged" and next(iter(found)) == "verdict"
+    assert found["resolution_angstrom"] == {"corrected": None, "unmasked": None}
+    assert found["local_resolution_angstrom"] is None
+    assert found["fsc_crosses_at_angstrom"] == {"corrected": 11.2, "unmasked": 12.0}
+    said = headline(found)
+    assert said.startswith("Not converged. Two runs that share no image agree on only 0 % of the poses. Do not use")
+    assert said.endswith("No resolution is claimed.") and "Å" not in said
+    assert verdict(found) == verdict(measured(0.002, 0.007)), "the page says the same"
+
+
+@pytest.mark.parametrize(("share", "state"), [(0.99, "converged"), (0.8, "partly_converged")])
+def test_a_resolution_comes_with_its_verdict(share: float, state: str) -> None:
+    found = with_verdict(measured(share, share))
+    assert found["verdict"]["state"] == state and found["resolution_angstrom"]["corrected"] == 11.2
+    said = headline(found)
+    assert said.startswith(state.replace("_", " ").capitalize() + ". ") and found["verdict"]["text"] in said
+    assert said.endswith("FSC = 0.143 at 11.2 Å (gold standard, masked).")
 
 
 def test_an_interval_is_wilsons() -> None:

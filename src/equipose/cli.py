@@ -1,4 +1,4 @@
-"""The command `equipose`: poses and a map from your own particles, and how runs are doing.
+"""The command `equipose`: poses and a map from your own particles, and the state of runs.
 
     equipose validate particles.star                   is everything there that a reconstruction needs?
     equipose info particles.star                       how many, how large, which optics, bright or dark
@@ -6,9 +6,9 @@
     equipose flip-hand DIR                             poses and maps of a reconstruction in the other hand
     equipose symmetrise DIR C4                         poses and maps on RELION's axes of a point group
     equipose status results/paper                      which runs are done, running, stuck, failed; time left, metrics
-    equipose status DIR                                which stage a reconstruction has come to, and its two runs
+    equipose status DIR                                the stage of a reconstruction, and its two runs
 
-RELION's star files name images from the project's folder: run there, or say `--datadir`.
+RELION's star files name images from the project's folder: run there, or give `--datadir`.
 """
 
 from __future__ import annotations
@@ -37,36 +37,38 @@ if TYPE_CHECKING:
 
     from equipose.io.particles import Particles
 
-# NumPy, pandas and PyTorch take seconds to load: each command imports for itself what it needs, and --help nothing.
+# NumPy, pandas and PyTorch take seconds to load: each command imports what it needs, and --help imports none of them.
 
 CHECKOUT = Path(__file__).parents[2]
-"""Where the workflow lies: equipose is installed from a checkout of its repository, in place."""
+"""Folder of the workflow: equipose is installed from a checkout of its repository, in place."""
 
 LARGEST_BOX = 32
-"""Pixels of `--box` unless it is given: a first map in minutes."""
+"""Default of `--box` in pixels: a first map in minutes."""
 
 FEWEST, SEARCHED = 500, 3000
-"""Particles of a half: the fewest that a search can start from, and those whose poses it refines."""
+"""Particles of a half-set: the fewest that a search can start from, and the number whose poses it refines."""
 
 MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "local_resolution.mrc")
 EITHER_HAND = ("fsc.csv", "agreement.csv", "examples.npz", "reconstruction.json")
-"""What of a reconstruction's files has a hand, and what is the same in both."""
+"""Files of a reconstruction: those that depend on the hand, and those that are the same in both hands."""
 
 REPORT = CHECKOUT / "workflow/report/reconstruction.html.jinja"
 
 
 def reconstruct(arguments: argparse.Namespace) -> None:
-    """Poses, a map and half-maps; the same command continues what was stopped."""
+    """Poses, a map and half-maps; the same command continues after a stop."""
     import yaml
 
+    from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import summarise
     from equipose.poses.search_stages import search_length
 
     _check(check_can_be_made, arguments.out.absolute(), "--out")
-    (star, _), out = _star(arguments), arguments.out.resolve()
+    (star, tables), out = _star(arguments), arguments.out.resolve()
     selection = _selection(arguments)
     select = {column: list(limits) for column, *limits in selection}
     found = summarise(star, arguments.datadir, selection, _told(arguments))
+    warn_of_repeats(star, *tables)
     box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(found.box, LARGEST_BOX)), default=0)
     if not 0 < box <= found.box:
         needed = arguments.box or min(TRAINING_BOXES)
@@ -124,29 +126,35 @@ def reconstruct(arguments: argparse.Namespace) -> None:
 
 
 def validate(arguments: argparse.Namespace) -> None:
-    """Read everything once, as a reconstruction would."""
+    """Read all particles once and check them, as a reconstruction does."""
+    from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import read_particles
 
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
+    warn_of_repeats(star, *tables)
     print(f"{star}: {len(particles.images)} particles of {particles.images.shape[-1]} pixels are sound")
 
 
 def info(arguments: argparse.Namespace) -> None:
-    """What the particles are."""
+    """Print number, size, optics, poses and contrast of the particles."""
     import numpy as np
 
-    from equipose.io.particles import ANGLES, half_of, read_particles
+    from equipose.io.half_sets import half_of, repeats, warn_of_repeats
+    from equipose.io.particles import ANGLES, read_particles
 
     star, tables = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
+    warn_of_repeats(star, *tables)
     size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
     voltage, spherical_aberration, amplitude_contrast = (_values(column) for column in particles.ctf.T[3:6])
-    first, second = np.bincount(half_of(particles.particle_table), minlength=3)[1:]
+    first, second = np.bincount(half_of(particles.particle_table, particles.optics_table), minlength=3)[1:]
     groups = len(particles.optics_table)
     print(f"particles      {len(particles.images)}, in {groups} optics group{'s' * (groups != 1)}")
     print(f"box            {size} pixels of {particles.voxel_size:g} Å, {size * particles.voxel_size:.0f} Å")
-    print(f"halves         {first} and {second}, {_source_of_halves(particles.particle_table)}")
+    print(f"halves         {first} and {second}, {_source_of_halves(particles)}")
+    if again := repeats(particles.particle_table):
+        print(f"repeats        {again} rows show an image that an earlier row shows")
     print(f"optics         {voltage} kV, Cs {spherical_aberration} mm, amplitude contrast {amplitude_contrast}")
     print(f"defocus        {particles.ctf[:, :2].min():.0f} to {particles.ctf[:, :2].max():.0f} Å")
     print(f"astigmatism    up to {np.abs(defocus_u - defocus_v).max():.0f} Å")
@@ -158,7 +166,7 @@ def info(arguments: argparse.Namespace) -> None:
 
 
 def flip_hand(arguments: argparse.Namespace) -> None:
-    """Maps mirrored along z, and the poses that go with them: every projection stays as it was."""
+    """Mirror the maps along z, and change the poses so that every projection stays the same."""
     from equipose.figures.reconstruction import plot_reconstruction
     from equipose.io.maps import read_map, write_map
     from equipose.io.particles import ANGLES, read_tables
@@ -203,24 +211,26 @@ def symmetrise(arguments: argparse.Namespace) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    """How the runs of a results folder, or a reconstruction, are doing, from its files alone."""
+    """Print the state of a results folder's runs, or of a reconstruction, from its files alone."""
     from equipose.study.status import status as status_of
 
     print(status_of(arguments.results, arguments.silent_minutes, time.time()))
 
 
 def mirrored(volume: np.ndarray) -> np.ndarray:
-    """V(x, y, -z) of a volume (z, y, x) about voxel L/2; the plane that has no partner stays."""
+    """V(x, y, -z) of a volume (z, y, x) about voxel L/2; the plane without a partner stays."""
     import numpy as np
 
     return np.roll(volume[::-1], 1, axis=0) if len(volume) % 2 == 0 else volume[::-1]
 
 
-def _source_of_halves(particle_table: pd.DataFrame) -> str:
-    from equipose.io.particles import SUBSET, has_halves
+def _source_of_halves(particles: Particles) -> str:
+    from equipose.io.half_sets import SUBSET, has_halves, kept_together, torn
 
+    particle_table = particles.particle_table
     if has_halves(particle_table):
-        return f"{SUBSET} in the file"
+        shared = torn(particle_table, kept_together(particle_table, particles.optics_table)).any()
+        return f"drawn anew: those of {SUBSET} share particles" if shared else f"{SUBSET} in the file"
     return "drawn at random" + (f": {SUBSET} in the file is not 1 and 2" if SUBSET in particle_table else "")
 
 
@@ -252,7 +262,7 @@ def _values(column: np.ndarray) -> str:
 
 
 def _limits(column: str, low: str, high: str) -> list[float | None]:
-    """Limits of --select as numbers, None for `-`. Raises ConfigError where one is none, or nothing lies between."""
+    """Limits of --select as numbers, None for `-`. Raises ConfigError if one is no number, or low is above high."""
     least, most = limits = [_limit(low), _limit(high)]
     if least is not None and most is not None and least > most:
         raise ConfigError(f"--select {column} {low} {high}: give the lower value first")
@@ -270,7 +280,7 @@ def _limit(text: str) -> float | None:
 
 
 def _check(check: Callable[[Path], None], path: Path, option: str) -> None:
-    """Have an error of `check` name the option."""
+    """Run `check` on a value, and put the option's name into its error."""
     try:
         check(path)
     except ConfigError as error:
@@ -280,7 +290,8 @@ def _check(check: Callable[[Path], None], path: Path, option: str) -> None:
 def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.DataFrame]]:
     """The star file, absolute, and its tables, with the rows that --select leaves.
 
-    With no --datadir, images are looked for from the star file's folder, the working one, and those above the file.
+    Without --datadir, images are sought from the star file's folder, the working folder, and the folders above the star
+    file.
     """
     from equipose.core.point_groups import check_symmetry
     from equipose.io.particles import check_inside, chosen_rows, find_datadir, read_tables
@@ -292,7 +303,7 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
     optics, table = read_tables(star, told=_told(arguments))
     if arguments.datadir is None:
         arguments.datadir = find_datadir(star, table)
-    rows = chosen_rows(star, table, None, _selection(arguments))
+    rows = chosen_rows(star, (optics, table), None, _selection(arguments))
     if not len(rows):
         raise ConfigError(f"{star}: --select leaves no particle: widen its limits")
     check_inside(star, arguments.datadir, table.iloc[rows])
@@ -304,7 +315,7 @@ def _selection(arguments: argparse.Namespace) -> Selection:
 
 
 def _told(arguments: argparse.Namespace) -> Told:
-    """What the command line says of the particles beyond their file."""
+    """Facts about the particles that the command line gives and their file lacks."""
     passthrough = tuple(str(path.resolve()) for path in arguments.passthrough)
     return Told(arguments.pixel_size, arguments.phase_flipped, arguments.no_ctf, passthrough)
 
@@ -336,9 +347,11 @@ def parser() -> argparse.ArgumentParser:
         reader.add_argument("star", type=Path, help="star file of RELION 3.0 to 5, or cryoSPARC .cs file")
         reader.add_argument("passthrough", type=Path, nargs="*", help="more .cs files of the same job")
         reader.add_argument("--datadir", type=Path, help="folder that image names are relative to")
-        reader.add_argument("--pixel-size", type=number(float, 0, above=True), help="Å, where the file's is wrong")
         reader.add_argument(
-            "--phase-flipped", action="store_true", help="phases were flipped, and the file does not say so"
+            "--pixel-size", type=number(float, 0, above=True), help="Å, if the file's pixel size is wrong"
+        )
+        reader.add_argument(
+            "--phase-flipped", action="store_true", help="phases were flipped, but the file does not say so"
         )
         reader.add_argument(
             "--select",
@@ -370,10 +383,13 @@ def parser() -> argparse.ArgumentParser:
                 "--mask-radius", type=number(float, 0, above=True), help="Å, of a circular mask; default: none"
             )
             reader.add_argument(
-                "--whiten", action="store_true", help="make the noise white, by its spectrum outside the mask"
+                "--whiten", action="store_true", help="whiten the noise by its spectrum outside of the mask"
             )
             reader.add_argument(
-                "--shift-std", type=number(float, 0), default=10.0, help="Å by which particles are off centre"
+                "--shift-std",
+                type=number(float, 0),
+                default=10.0,
+                help="standard deviation of the particles' shifts in Å",
             )
             reader.add_argument("--cores", type=number(int, 1), help="CPU cores; default: all")
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
@@ -386,7 +402,10 @@ def parser() -> argparse.ArgumentParser:
     shown = command(status, "results/paper", "abinitio")
     shown.add_argument("results", type=Path, help="a preset's results folder, or a reconstruction's")
     shown.add_argument(
-        "--silent-minutes", type=number(float, 0), default=30.0, help="of a run until it counts as stuck"
+        "--silent-minutes",
+        type=number(float, 0),
+        default=30.0,
+        help="minutes without news after which a run counts as stuck",
     )
     return top
 

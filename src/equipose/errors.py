@@ -1,10 +1,10 @@
-"""What goes wrong by a user's doing."""
+"""Errors and warnings about a user's files and settings."""
 
 
 class ConfigError(ValueError):
-    """Something the user can mend: the message names the key or the file, and the remedy.
+    """An error that the user can mend: the message names the key or the file, and the remedy.
 
-    It is one line that any terminal can show, whatever a broken file has put into it.
+    The message is one line that any terminal can show, even if it quotes a broken file.
     """
 
     def __init__(self, message: str) -> None:
@@ -12,7 +12,7 @@ class ConfigError(ValueError):
 
 
 class FileWarning(UserWarning):
-    """Something in a user's file that is read all the same, and that the user should know of."""
+    """A warning about a user's file, which is read all the same."""
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(letter if letter.isprintable() else " " for letter in message))

@@ -19,7 +19,8 @@ from equipose.io.progress import run_main, say
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.devices import keep_freed_memory
 from equipose.model.optimizers import descend, make_optimizers
-from equipose.training.train import batch_indices, batch_source, image_scale, predict_poses
+from equipose.training.monitor import predict_poses
+from equipose.training.train import batch_indices, batch_source, image_scale
 
 
 def main() -> None:

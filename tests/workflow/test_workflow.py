@@ -221,8 +221,8 @@ def replaced(path: Path, old: str, new: str) -> Iterator[None]:
 def test_a_comment_a_message_a_rules_text_and_a_version_change_nothing(finished: tuple[Path, str]) -> None:
     source, rules = finished[0] / "src/equipose", finished[0] / "workflow/rules"
     with (
-        edited(source / "losses.py", "# edited\n"),
-        replaced(source / "train.py", "the loss is not finite at step", "the loss was not finite at step"),
+        edited(source / "model/losses.py", "# edited\n"),
+        replaced(source / "training/train.py", "the loss is not finite at step", "the loss was not finite at step"),
         replaced(source / "__init__.py", "0.1.0", "9.9.9"),
         replaced(rules / "train.smk", "python -u -m equipose.training.train", "python -u -m  equipose.training.train"),
         replaced(rules / "common.smk", "error: killed", "error: ended"),

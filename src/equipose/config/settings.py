@@ -162,7 +162,7 @@ class SimulatedDataset(Config):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Simulation(Config):
-    """settings of every simulated dataset whose own line does not say otherwise"""
+    """settings of every simulated dataset, unless its own line overrides them"""
 
     box: Box = Field(default=128, description="side of the images and of the volume in pixels")
     images: Count = Field(default=100000, description="number of images to train on")
@@ -209,7 +209,7 @@ class ParticlesDataset(Config):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Preparation(Config):
-    """settings of every dataset of your own particles whose own line does not say otherwise"""
+    """settings of every dataset of your own particles, unless its own line overrides them"""
 
     datadir: str | None = Field(
         default=None, description="folder that image names are relative to; null: the star file's own"
@@ -369,7 +369,7 @@ class NamedModel(Config):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Training(Config):
-    """settings of every model whose own line does not say otherwise"""
+    """settings of every model, unless its own line overrides them"""
 
     init: Literal["none", "search"] = Field(
         default="none",
@@ -401,8 +401,8 @@ class Training(Config):
     )
     turns: Count = Field(
         default=1,
-        description="angles in between quarter turns by which an image is turned where its pose is asked for; the"
-        " answer counts that lies nearest to the best pose, once all are refined (pose_choice.py); 1: as it is",
+        description="test-time augmentation: number of angles within a quarter turn by which an image is turned; of the"
+        " poses, the one nearest to the best refined pose is taken (pose_choice.py); 1: the image as it is",
     )
     average: Share = Field(
         default=0.0,
@@ -583,8 +583,8 @@ class Configuration(Config):
     pathvars: Pathvars = Field(description="where outputs go")
     run: SomeNames = Field(description="names of the experiments that the default target makes")
     retrain: Literal["settings", "code"] = Field(
-        description="what must have changed for finished datasets, runs and reconstructions to be made again: their"
-        " settings or data, or also the code that decides their numbers"
+        description="the changes after which finished datasets, runs and reconstructions are made again: of settings or"
+        " data, or also of the code that decides their numbers"
     )
     offline: bool = Field(
         description="true takes a structure's embedded atoms where it has them; false downloads its PDB entries"

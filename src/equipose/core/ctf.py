@@ -1,7 +1,7 @@
 """The contrast transfer function, positive at low frequency (protein bright).
 
-Parameters travel as one tensor (..., 7) in the order of `CTF_COLUMNS`, so that they are stored, indexed and moved to
-a device like any other data.
+The parameters are one tensor (..., 7) in the order of `CTF_COLUMNS`, so they are stored, indexed and moved to a device
+like any other data.
 """
 
 import math
@@ -24,7 +24,7 @@ ENVELOPE_COLUMNS = (
     "b_factor",  # Å², of the amplitude exp(-B/4 s²)
     "scale",  # of the amplitude
 )
-"""Two more columns, of particles whose file has them."""
+"""Two more columns, for particles whose file has them."""
 
 
 def electron_wavelength(voltage: Tensor) -> Tensor:

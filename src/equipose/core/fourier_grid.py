@@ -1,4 +1,4 @@
-"""A volume on an oversampled Fourier grid: slices read out of it, images back-projected into it.
+"""A volume on an oversampled Fourier grid, to read slices from and to back-project images into.
 
 Back-projection keeps two sums for each grid point, Σ w CTF Î and Σ w CTF²; their ratio, with a little weight towards
 zero where few images contribute, is the least-squares volume (a Wiener filter). Units and frequencies are those of
@@ -17,10 +17,10 @@ from equipose.core.fourier import HalfDisc, shift_phase
 
 OVERSAMPLING = 2
 MARGIN = 2
-"""Points beyond the last shell, where what is put at its rim spreads to."""
+"""Points beyond the last shell, for values that spread over its rim."""
 
 PRIOR = 0.1
-"""Weight of zero at a grid point, as a part of what its shell's points have seen on average."""
+"""Weight of zero at a grid point, as a part of the average weight of its shell's points."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ def empty_grid(radius: int, device: torch.device) -> FourierGrid:
 
 
 def grid_volume(grid: FourierGrid) -> Tensor:
-    """The least-squares volume at the grid points, (m³, 2): that of a real map, where -k says what k says."""
+    """The least-squares volume at the grid points, (m³, 2), of a real map: the value at -k is the conjugate of k's."""
     power = grid.power + grid.power.flip(0)
     signal = grid.signal + grid.signal.flip(0) * torch.tensor([1.0, -1.0], device=power.device)
     shell = _shells(grid.radius, power.device)
@@ -53,9 +53,9 @@ def grid_volume(grid: FourierGrid) -> Tensor:
 def real_map(volume: Tensor, radius: int) -> Tensor:
     """The map (L, L, L), (z, y, x), L = 2 radius, origin at voxel radius, of the values (m³, 2) at the grid points.
 
-    The grid's fine spacing holds a box of twice the size. Cutting the map out of it drops the noise around, which
-    reading every other point would fold into the map. Interpolation has dimmed the map towards its rim by a window,
-    which is divided out.
+    The grid's fine spacing holds a box of twice the size. The map is cut out of this box, and the noise around it is
+    dropped; reading every other point would fold that noise into the map. Interpolation has dimmed the map towards its
+    rim by a window; the map is divided by it.
     """
     values = torch.view_as_complex(torch.where(_within(radius, volume.device)[:, None], volume, 0.0).contiguous())
     cube = values.view(*[_side(radius)] * 3)[(slice(MARGIN, -MARGIN - 1),) * 3]  # from -L, where points repeat
@@ -69,9 +69,9 @@ def grid_map(grid: FourierGrid) -> Tensor:
 
 
 def from_real_map(volume: Tensor, radius: int) -> Tensor:
-    """Values (m³, 2) at the grid points for slices of a map (L, L, L), (z, y, x), to be read from, radius L/2.
+    """Values (m³, 2) at the grid points, radius L/2, from which slices of a map (L, L, L), (z, y, x), can be read.
 
-    The map is divided by the window by which reading between the points is going to dim it.
+    Reading between the points dims the map by a window; the map is divided by it first.
     """
     wide = volume.new_zeros([2 * OVERSAMPLING * radius] * 3)
     wide[(_inner(radius),) * 3] = volume / (2 * radius * _window(radius, volume.device))
@@ -81,7 +81,7 @@ def from_real_map(volume: Tensor, radius: int) -> Tensor:
 
 
 def enlarged(volume: Tensor, radius: int, to: int) -> Tensor:
-    """Values (m³, 2) at the points of a grid of `radius` shells on one of more, `to`; 0 beyond."""
+    """Values (m³, 2) at the points of a grid of `radius` shells, moved to a grid of `to` shells; 0 beyond."""
     more = (_side(to) - _side(radius)) // 2
     cube = volume.view(*[_side(radius)] * 3, 2)
     return torch.nn.functional.pad(cube, [0, 0] + 6 * [more]).flatten(0, 2)
@@ -111,7 +111,7 @@ def grid_slices(volume: Tensor, radius: int, rotations: Tensor, disc: HalfDisc) 
 def grid_values(volume: Tensor, radius: int, k: Tensor) -> Tensor:
     """Values (...), complex, at frequencies `k` (..., 3), by trilinear interpolation.
 
-    Of several volumes, (m³, 2c), the values are (..., c): read together, they hardly take longer than one.
+    For several volumes, (m³, 2c), the values are (..., c). Reading several together takes hardly longer than one.
     """
     points, weights = _corners(k, radius)
     values = embedding_bag(points.view(-1, 8), volume, per_sample_weights=weights.view(-1, 8), mode="sum")
@@ -124,7 +124,7 @@ def insert_slices(
 ) -> None:
     """Add slices with values `signal` (b, n), complex, and weights `power` (b, n), at k; `grid_volume` adds -k.
 
-    Each is added at all poses R S of its `group` (g, 3, 3), so that the volume has this symmetry.
+    Each slice is added at all poses R S of the `group` (g, 3, 3), so that the volume has this symmetry.
     """
     values, power = torch.view_as_real(signal.resolve_conj())[..., None, :], power[..., None]
     for mate in group:
@@ -142,8 +142,9 @@ def insert_images(
     transfer: Tensor,
     group: Tensor,
 ) -> None:
-    """Back-project images, coefficients `target`, CTFs `transfer` (b, n), at rotations and shifts (b, 2), pixels, and
-    at the mates that `group` (g, 3, 3) gives them.
+    """Back-project images at their poses and at the symmetry mates by `group` (g, 3, 3).
+
+    An image is its coefficients `target` and CTFs `transfer`, (b, n) each; shifts (b, 2) are in pixels.
     """
     centred = target * shift_phase(-shifts, disc)
     insert_slices(grid, rotations, disc, transfer * centred, transfer**2, group)
@@ -162,12 +163,12 @@ def blend(grid: FourierGrid, new: FourierGrid, rate: float, within: Tensor) -> N
 
 
 def _inner(radius: int) -> slice:
-    """Where the box of the images lies along each side of the grid's, twice as large."""
+    """The slice, along each side, of the images' box in the grid's box, which is twice as large."""
     return slice(OVERSAMPLING * radius - radius, OVERSAMPLING * radius + radius)
 
 
 def _window(radius: int, device: torch.device) -> Tensor:
-    """What trilinear interpolation between the grid points multiplies a map (L, L, L) by: sinc² along each side."""
+    """The window by which trilinear interpolation between grid points multiplies a map (L, L, L): sinc² a side."""
     axis = torch.sinc((torch.arange(2 * radius, device=device) - radius) / (2 * OVERSAMPLING * radius)) ** 2
     return axis[:, None, None] * axis[:, None] * axis
 

@@ -17,12 +17,12 @@ THRESHOLDS = (0.5, 0.143)
 
 
 RANDOM_BELOW = 0.8
-"""Phases are randomised from the shell on where the unmasked FSC falls below this (Chen et al. 2013)."""
+"""Phases are randomised from the shell at which the unmasked FSC falls below this (Chen et al. 2013)."""
 
 
 @dataclass(frozen=True)
 class Crossings:
-    """Resolutions in Å where a curve falls below a threshold the first and the last time; None if never above it."""
+    """Resolutions in Å at which a curve falls below a threshold the first and the last time; None if never above it."""
 
     first: float | None
     last: float | None
@@ -47,10 +47,10 @@ def fourier_shell_correlation(a: np.ndarray, b: np.ndarray, shells: ShellRule = 
 
 
 def corrected_fsc(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    """FSC curves (L/2,) of two half-maps: `unmasked`, `masked`, and `corrected` for what the mask itself correlates.
+    """FSC curves (L/2,) of two half-maps: `unmasked`, `masked`, and `corrected` for the correlation of the mask itself.
 
-    The mask's part is the FSC of the masked maps whose phases were made random (`randomised`) from the shell on where
-    the unmasked curve falls below 0.8; corrected = (masked - randomised) / (1 - randomised) (Chen et al. 2013).
+    The mask's part is `randomised`: the FSC of masked maps with random phases, from the shell at which the unmasked
+    curve falls below 0.8. corrected = (masked - randomised) / (1 - randomised) (Chen et al. 2013).
     """
     unmasked = fourier_shell_correlation(first, second)
     masked = fourier_shell_correlation(first * mask, second * mask)
@@ -102,7 +102,9 @@ def nyquist_reached(curve: np.ndarray) -> bool:
 
 
 def _shells(box: int, rule: ShellRule) -> tuple[np.ndarray, np.ndarray]:
-    """Shell number (flat) of every coefficient of `rfftn`, and how many of the full transform it stands for."""
+    """Shell number (flat) of every coefficient of `rfftn`, and the number of coefficients of the full transform that it
+    stands for.
+    """
     full = np.fft.fftfreq(box, 1 / box)
     half = np.arange(box // 2 + 1)
     radius = np.sqrt(full[:, None, None] ** 2 + full[:, None] ** 2 + half**2)

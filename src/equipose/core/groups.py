@@ -70,7 +70,7 @@ def kernel_basis(group: Group, source: FieldType, size: int) -> Tensor:
 
 @functools.cache
 def moved_kernels(group: Group, source: FieldType, size: int) -> Tensor:
-    """Where a kernel to element h's channel finds its values in the one to the identity's, (|G|, c, size, size).
+    """Indices (|G|, c, size, size) of the values of the kernel to element h's channel in the kernel to the identity's.
 
     K(x, h, h') = K(h⁻¹x, 1, h⁻¹h'): the indices run over the flattened (c, size, size) of h = 1.
     """

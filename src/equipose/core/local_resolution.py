@@ -2,7 +2,7 @@
 
 About a point, the FSC at a frequency is the correlation of the half-maps, filtered to a band about that frequency,
 under a Gaussian window, Σ g a b / √(Σ g a² Σ g b²): one number for each voxel and band. A window blurs frequencies by
-the width of its own transform, so bands are as wide as that, and half as far apart.
+the width of its own transform. Bands have this width, and half of it is the distance between them.
 """
 
 import numpy as np
@@ -19,8 +19,8 @@ WAVELENGTHS = 5.0
 def local_resolution(first: np.ndarray, second: np.ndarray, voxel_size: float, resolution: float) -> np.ndarray:
     """Resolution (L, L, L) in Å at which the local FSC of two half-maps first falls below 0.5.
 
-    `resolution`, Å, of the whole map sets the window. Between bands the curve is interpolated; where it never falls,
-    the last shell's resolution stands, and one cycle a box where it starts below.
+    `resolution`, Å, of the whole map sets the window. Between bands the curve is interpolated. A curve that stays above
+    0.5 gives the last shell's resolution; a curve that starts below gives one cycle a box.
     """
     box = len(first)
     deviation = WAVELENGTHS * resolution / voxel_size / np.sqrt(8 * np.log(2))  # of the window, voxels

@@ -1,8 +1,8 @@
-"""The molecule without the solvent: a soft mask, from a map itself, keeps the noise around it from being compared.
+"""A soft mask, made from a map itself, that removes the solvent and its noise around the molecule.
 
-A back-projected volume has noise all over a box of twice the images' size, of which a molecule fills a fiftieth or so.
-Each slice through it has all of that noise. Masked, the map of 10,000 images of SNR 0.1 tells their poses as well as
-the true map does.
+A back-projected volume has noise all over a box of twice the images' size, and a molecule fills a fiftieth or so of it.
+Each slice through the volume has all of that noise. With the mask, the map of 10,000 images of SNR 0.1 gives their
+poses as well as the true map does.
 """
 
 import numpy as np
@@ -13,16 +13,16 @@ from torch import Tensor
 from equipose.core.fourier_grid import FourierGrid, from_real_map, grid_map
 
 SMOOTH, THRESHOLD = 1.5, 0.15
-"""Voxels by which the map is smoothed, and the part of its highest density above which there is molecule."""
+"""Voxels by which the map is smoothed, and the part of its highest density above which a voxel is molecule."""
 
 WIDER, SOFT = 2, 3
-"""Voxels by which the mask is wider than that, and over which it then falls to 0."""
+"""Voxels by which the mask is wider than the molecule, and voxels over which it then falls to 0."""
 
 
 def masked_volume(grid: FourierGrid, mask: Tensor | None = None) -> Tensor:
-    """The volume (m³, 2) at the grid's points of the molecule alone, `mask` (L, L, L); by default its `solvent_mask`.
+    """The volume (m³, 2) at the grid's points, inside of the `mask` (L, L, L); by default its `solvent_mask`.
 
-    Slices read from it are as strong at the map's rim as at its centre, where those of `grid_volume` are dimmed.
+    Its slices are as strong at the map's rim as at its centre; those of `grid_volume` are dimmed at the rim.
     """
     volume = grid_map(grid)
     return from_real_map(volume * (solvent_mask(volume) if mask is None else mask), grid.radius)

@@ -1,8 +1,8 @@
-"""Spurious planar symmetry: the mirror plane that a map has, and the one that its poses imply (paper, Apx. G).
+"""Spurious planar symmetry: the mirror plane of a map, and the mirror plane that its poses imply (paper, Apx. G).
 
-While half of the images sit in either hand, their map is a mixture of the molecule and its mirror image, and has a
-plane of symmetry: V(H x) = V(x) for H = 1 - 2 n nᵀ. Such a map gives the same image for a pose R and for its *twin*
-F R H, F = diag(1, 1, -1); the twin's viewing direction is -H times R's, on the projective plane the reflected point.
+While half of the images sit in each hand, their map is a mixture of the molecule and its mirror image, and has a plane
+of symmetry: V(H x) = V(x) for H = 1 - 2 n nᵀ. Such a map gives the same image for a pose R and for its *twin* F R H,
+F = diag(1, 1, -1). The twin's viewing direction is -H times R's: on the projective plane, the reflected point.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage, optimize
 
 from equipose.core.pose_metrics import HANDS, Alignment, hand_alignments, hand_shares
+from equipose.core.resizing import resized
 from equipose.core.rotations import HAND_FLIP
 
 DIRECTIONS = 400
@@ -38,7 +39,7 @@ def reflection(normal: np.ndarray) -> np.ndarray:
 
 
 def degrees_between(a: np.ndarray, b: np.ndarray) -> float:
-    """The angle of two axes (3,), whichever way they point."""
+    """The angle in degrees between two axes (3,) without a sense."""
     return float(np.degrees(np.arccos(min(1.0, abs(float(a @ b))))))
 
 
@@ -69,8 +70,8 @@ def projection(volume: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 
 def mirror_plane(volume: np.ndarray) -> MirrorPlane:
-    """The plane that maps a volume (L, L, L) best onto itself, wherever it lies."""
-    small = _smaller(volume.astype(np.float64), SEARCH_BOX)
+    """The plane, at any offset, that mirrors a volume (L, L, L) best onto itself."""
+    small = resized(volume.astype(np.float64), min(SEARCH_BOX, len(volume)))
     small = small - small.mean()
     best = max(_hemisphere(DIRECTIONS), key=lambda normal: _reflected(small, normal)[0])
     tangent = np.linalg.svd(best[None])[2][1:]  # two directions at right angles to it
@@ -91,17 +92,17 @@ def mirror_plane(volume: np.ndarray) -> MirrorPlane:
 
 
 def alignment_of_most(predicted: np.ndarray, true: np.ndarray) -> Alignment:
-    """The rotation and hand that most of the predicted rotations (n, 3, 3) agree with; no translation."""
+    """The rotation and hand with which most of the predicted rotations (n, 3, 3) agree; no translation."""
     shares = hand_shares(predicted, true)
     hand = max(HANDS, key=shares.__getitem__)
     return Alignment(hand_alignments(predicted, true)[hand], hand, np.zeros(3))
 
 
 def mirror_of_poses(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, float]:
-    """The plane that relates the images of both hands: its normal (3,), in the truth's frame, and a twist in degrees.
+    """The plane between the images of both hands: its normal (3,), in the truth's frame, and a twist in degrees.
 
-    Aligned by the hand of most, the other images have the poses F R_true M with M = G_otherᵀ F G_most. M reflects in a
-    plane and turns about its normal by the twist; 0 for a pure reflection.
+    After alignment by the hand of most images, the other images have the poses F R_true M with M = G_otherᵀ F G_most.
+    M reflects in a plane and turns about its normal by the twist, which is 0 for a pure reflection.
     """
     most = alignment_of_most(predicted, true)
     other = next(hand for hand in HANDS if hand != most.hand)
@@ -129,12 +130,3 @@ def _hemisphere(count: int) -> np.ndarray:
     z, angle = 1 - index / count, np.pi * (1 + 5**0.5) * index
     radius = np.sqrt(1 - z**2)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
-
-
-def _smaller(volume: np.ndarray, box: int) -> np.ndarray:
-    """A volume at fewer voxels a side, of the same extent: its low frequencies."""
-    if len(volume) <= box:
-        return volume
-    spectrum = np.fft.fftshift(np.fft.fftn(volume))
-    inner = slice(len(volume) // 2 - box // 2, len(volume) // 2 + box // 2)
-    return np.fft.ifftn(np.fft.ifftshift(spectrum[inner, inner, inner])).real * (box / len(volume)) ** 3

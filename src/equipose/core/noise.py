@@ -1,8 +1,8 @@
-"""The noise of a dataset: its power spectrum where no particle is, and the filter that makes it white.
+"""The noise of a dataset: its power spectrum in the background, and the filter that makes it white.
 
-The filter depends on the shell alone, and is one for all images: what whitened images show is the filtered volume, at
-the same poses and with the same CTF, so that training and search need to know nothing of it. Only the final map is
-divided by it again. It turns and flips with no image, hence nothing of the encoders' equivariance is lost.
+The filter depends on the shell alone and is the same for all images. Whitened images show the filtered volume, at the
+same poses and with the same CTF, so training and search need no change. Only the final map is divided by the filter.
+Turns and flips leave the filter as it is, so encoders stay equivariant.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from torch import Tensor
 from equipose.core.fourier import HalfDisc
 
 LOWEST = 2
-"""Shells below are taken as this one: the background's mean, which was subtracted, is part of them."""
+"""Lower shells get this shell's value: the subtracted mean of the background is part of them."""
 
 FLOOR = 0.01
-"""Of the median power: shells with less hold no noise (images were filtered), and are not raised any further."""
+"""Part of the median power. Shells with less hold no noise (images were filtered) and are not raised any further."""
 
 
 def shells(box: int) -> np.ndarray:
@@ -28,7 +28,7 @@ def shells(box: int) -> np.ndarray:
 
 
 def noise_power(images: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """Mean noise power a pixel, by shell, of images (n, L, L) with mean 0, seen through a `window` (L, L) onto it."""
+    """Mean noise power a pixel, by shell, of images (n, L, L) with mean 0, in a `window` (L, L) on the background."""
     box = images.shape[-1]
     power = (np.abs(scipy.fft.rfft2(images * window, norm="ortho")) ** 2).mean(axis=0) * box**2 / (window**2).sum()
     shell, paired = shells(box), np.ones_like(power, bool)

@@ -1,4 +1,4 @@
-"""Point groups of rotations: C1, Cn, Dn, T, O and I, with the axes that RELION gives them.
+"""Point groups of rotations: C1, Cn, Dn, T, O and I, with RELION's axes.
 
 A molecule with a point group looks the same after each of its rotations S, V(S x) = V(x). Poses R and R S then show the
 same image: they are *mates*, and no image tells them apart. Mates differ by a factor on the right, since a rotation of
@@ -27,7 +27,7 @@ POLYHEDRAL: dict[str, tuple[Axis, ...]] = {
     "O": ((4, (0, 0, 1)), (3, (1, 1, 1))),
     "I": ((2, (0, 0, 1)), (5, (1, 0, GOLDEN))),
 }
-"""Two axes of each of these groups, which generate it."""
+"""Two axes that generate each of these groups."""
 
 ALONE = np.eye(3)[None]
 """C1, the group of a molecule without symmetry: the identity alone, (1, 3, 3)."""
@@ -70,12 +70,12 @@ def turn_about(order: int, axis: tuple[float, float, float] | np.ndarray) -> np.
 
 
 def mates(rotations: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """All poses R S (n, g, 3, 3) that show what the poses (n, 3, 3) show of a molecule with this `group` (g, 3, 3)."""
+    """All poses R S (n, g, 3, 3) with the same images as the poses (n, 3, 3), for the point `group` (g, 3, 3)."""
     return rotations[:, None] @ group
 
 
 def nearest_mates(rotations: np.ndarray, to: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Of the mates of each pose (n, 3, 3) the one that lies nearest to the pose `to` (n, 3, 3)."""
+    """For each pose (n, 3, 3), its mate nearest to the pose `to` (n, 3, 3)."""
     if len(group) == 1:
         return rotations
     every = mates(rotations, group)
@@ -83,7 +83,7 @@ def nearest_mates(rotations: np.ndarray, to: np.ndarray, group: np.ndarray) -> n
 
 
 def _closed(found: np.ndarray, generator: np.ndarray) -> np.ndarray:
-    """The smallest group that holds all rotations `found` (g, 3, 3), a group themselves, and the `generator`."""
+    """The smallest group with all rotations of the group `found` (g, 3, 3) and the `generator`."""
     generators, known = [*found, generator], list(found)
     for rotation in known:  # grows while it is read
         for other in generators:

@@ -1,16 +1,16 @@
-"""How well predicted poses match the true ones, once the gauge that no image can fix is removed (paper, Apx. F).
+"""Errors of predicted poses after removal of the gauge, which no image can fix (paper, Apx. F).
 
-A reconstruction is determined up to a rotation, the hand, and a translation of the volume. With F = diag(1, 1, -1),
+The gauge of a reconstruction is a rotation, the hand, and a translation of the volume. With F = diag(1, 1, -1),
 
     R_aligned = R G          (same hand)         V_aligned(x) = V(G (x - u))
     R_aligned = F R F G      (mirror)            V_aligned(x) = V(F G (x - u))
     t_aligned = t - (R_aligned u)_xy             (either hand)
 
-so G acts on the *right*; the paper's Eq. 28 aligns on the left, where a perfect solution scores 5.27. All distances are
-squared Frobenius norms, d² = ‖R_aligned - R_true‖² = 6 - 2 tr(Gᵀ R_predᵀ R_true). Their mean over the images,
-6 - 2 tr(Gᵀ C) with C = mean(R_predᵀ R_true), costs the same for any number of images, and no N × N table is made.
+so G acts on the *right*. The paper's Eq. 28 aligns on the left, where a perfect solution scores 5.27. All distances are
+squared Frobenius norms, d² = ‖R_aligned - R_true‖² = 6 - 2 tr(Gᵀ R_predᵀ R_true). Their mean over the images is
+6 - 2 tr(Gᵀ C) with C = mean(R_predᵀ R_true): it costs the same for any number of images and needs no N × N table.
 
-`paper_scores` is the paper's definition, `exact_scores` the one with a single, best alignment for all images.
+`paper_scores` has the paper's definition; `exact_scores` uses a single, best alignment for all images.
 
 A molecule with a point group shows each image at as many poses as the group has rotations S (`point_groups.py`). Given
 the `group` (g, 3, 3), in the axes of the true poses, every function counts the mate R_true S that lies nearest.
@@ -86,7 +86,7 @@ class ExactScores:
 
 
 def paper_scores(predicted: np.ndarray, true: np.ndarray, group: np.ndarray = ALONE) -> PaperScores:
-    """MSE and MedSE of rotations (n, 3, 3), each minimised by itself over relative rotations, in both hands (Apx. F).
+    """MSE and MedSE of rotations (n, 3, 3), each minimised separately over relative rotations, in both hands (Apx. F).
 
     The MSE tries the relative rotation of every image, the MedSE that of 1,000 images spread evenly over the data. With
     a `group` the MSE, too, tries 1,000.
@@ -109,7 +109,7 @@ def hand_shares(predicted: np.ndarray, true: np.ndarray, group: np.ndarray = ALO
 
 
 def hand_alignments(predicted: np.ndarray, true: np.ndarray, group: np.ndarray = ALONE) -> dict[Hand, np.ndarray]:
-    """In each hand, the rotation G (3, 3) that most images agree with, fitted to the closer half of these."""
+    """For each hand, the rotation G (3, 3) with which most images agree, fitted to the closer half of these images."""
     found = {}
     for hand in HANDS:
         relative = _relative(predicted, true, hand, group)
@@ -177,7 +177,9 @@ def exact_scores(
 
 
 def subset_sizes(predicted: np.ndarray, true: np.ndarray, hand: Hand, within: float) -> np.ndarray:
-    """|S_i| (n,) of Eq. 32: how many images image i's relative rotation aligns to a squared distance < `within`."""
+    """|S_i| (n,) of Eq. 32: the number of images that image i's relative rotation aligns to a squared distance <
+    `within`.
+    """
     relative = _relative(predicted, true, hand, ALONE)
     counts = [(6 - 2 * traces < within).sum(1) for traces in _trace_blocks(relative[0], relative)]
     return np.concatenate(counts)
@@ -206,7 +208,7 @@ def _traces(relative: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 
 def _of_nearest_mates(relative: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Of the relative rotations (g, n, 9) of each image the one nearest to `rotation` (9,): (n, 9)."""
+    """For each image, the relative rotation of (g, n, 9) nearest to `rotation` (9,): (n, 9)."""
     return relative[(relative @ rotation).argmax(0), np.arange(relative.shape[1])]
 
 
@@ -266,10 +268,10 @@ def _nearest_to_mean(relative: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _robust_rotation(relative: np.ndarray) -> np.ndarray:
-    """The rotation (3, 3) of small median distance, which images with quite another pose do not pull aside.
+    """The rotation (3, 3) of small median distance; images with a very different pose do not change it.
 
-    From the Procrustes solution and from the candidate of the best median, the closest half of the images is
-    realigned by itself until the median stops falling.
+    It starts from the Procrustes solution and from the candidate of the best median. Then the closest half of the
+    images is realigned until the median stops falling.
     """
     medians, _ = _search(relative)
     starts = (_procrustes(relative)[0].ravel(), _candidates(relative)[medians.argmax()])

@@ -1,4 +1,4 @@
-"""SO(3) as the whole package uses it: one convention, stated once.
+"""The package's one convention for SO(3) and poses.
 
 Axes are x = column, y = row (MRC order). A pose R maps volume coordinates to image coordinates,
 

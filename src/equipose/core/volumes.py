@@ -13,8 +13,8 @@ def real_volume(
 ) -> np.ndarray:
     """The volume (z, y, x), box³ voxels, origin at voxel box/2, whose slices are values of `transform` (n, 3) → (n,).
 
-    With `motion` A (3, 3), orthogonal, V(A x) instead. Frequencies outside the ball |k| < box/2, which no image
-    knows, are zero.
+    With `motion` A (3, 3), orthogonal, it is V(A x). Frequencies outside of the ball |k| < box/2 are zero: no image has
+    them.
     """
     axis = torch.arange(box // 2 + 1)
     full = torch.fft.fftfreq(box, 1 / box).long()

@@ -112,7 +112,7 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
     # Before the images are read: a stack that changes meanwhile is noticed.
     source = summarise(star, datadir, config.limits, config.told)
     tables = read_tables(star, told=config.told)
-    chosen = chosen_rows(star, tables[1], config.subset, config.limits)
+    chosen = chosen_rows(star, tables, config.subset, config.limits)
     if not len(chosen):
         raise ConfigError(f"{star}: no particle is within the limits of `select`: widen them")
     check_inside(star, datadir, tables[1].iloc[chosen])

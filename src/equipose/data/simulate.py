@@ -46,7 +46,7 @@ from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
 from equipose.io.maps import read_map
 from equipose.io.particles import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
-from equipose.io.progress import Progress, number, reporter, run_main, say
+from equipose.io.progress import Report, number, reporter, run_main, say
 
 CHUNK = 64
 """Images a random stream; part of what a seed means."""
@@ -69,7 +69,7 @@ def simulate(
     volume_path: Path,
     output: Path,
     threads: int,
-    progress: Progress,
+    progress: Report,
     structure: dict[str, Any] | None = None,
 ) -> None:
     """Make the dataset in `output`: the `images` training images first, then the `held_out` ones.
@@ -283,7 +283,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
-def _run(results: Iterable[list[float]], chunks: list[slice], progress: Progress, what: str) -> np.ndarray:
+def _run(results: Iterable[list[float]], chunks: list[slice], progress: Report, what: str) -> np.ndarray:
     """What the chunks return, in their order, (chunks, values)."""
     rows = []
     for chunk, result in zip(chunks, results, strict=True):

@@ -14,7 +14,7 @@ EVERY = ("examples", *OF_RUNS, *OF_DATASETS)
 
 
 def caption(figure: str) -> str:
-    """What a figure shows, where the paper has it, and how to read it: the docstring without the command."""
+    """A figure's caption: its module's docstring without the command."""
     text = ast.get_docstring(ast.parse((Path(__file__).parent / f"{figure}.py").read_text())) or ""
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
     return " ".join(paragraph for paragraph in paragraphs if not paragraph.startswith("`python "))

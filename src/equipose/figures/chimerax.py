@@ -1,4 +1,4 @@
-"""ChimeraX commands that open the truth and each model's best map side by side, at levels that enclose as much.
+"""ChimeraX commands that open the truth and each model's best map side by side, at levels of equal enclosed volume.
 
 `python -m equipose.figures.chimerax --dataset DIR --runs DIR … --output PATH`
 """
@@ -17,7 +17,7 @@ from equipose.study.runs import Run, best_runs, load_runs
 
 
 def commands(dataset: Path, runs: list[Run], folder: Path) -> list[str]:
-    """Lines of a .cxc file in `folder`, which is where ChimeraX runs them, so that paths are relative to it.
+    """Lines of a .cxc file in `folder`, with paths relative to it: ChimeraX runs them there.
 
     Other models are closed first: the numbers then begin with 1 (`open` has an option `id` in newer versions only).
     """

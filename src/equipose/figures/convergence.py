@@ -2,9 +2,9 @@
 
 `python -m equipose.figures.convergence --runs DIR … --output PATH`
 
-MSE and MedSE are of training images, their poses as the encoder reads them; a diamond at the end is of refined poses.
-Right: the images whose poses agree in one hand, a full line for the hand that a run ends in, dotted for the other; a
-few per cent agree in the wrong hand by chance.
+MSE and MedSE are errors of the encoder's poses of training images; a diamond at the end marks refined poses. Right: the
+share of images whose poses agree in each hand. The full line is the hand that a run ends in, the dotted line the other
+hand. A few per cent agree in the wrong hand by chance.
 """
 
 from pathlib import Path
@@ -17,14 +17,13 @@ from matplotlib.axes import Axes
 from equipose.figures.command_line import command_line
 from equipose.figures.style import GUIDE, PAGE, model_colours, paper_style, save
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, load_run
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, dataset_title, load_run
 
 PLATEAU = 8 / 3
 """MSE of half of the images in either hand: the plateau of spurious mirror symmetry."""
 
 FLOOR = 1e-6
-"""Errors below it are drawn as if they were as large: what rounds to 0 has no place on a logarithmic axis."""
+"""Smaller errors are drawn at this value: an error that rounds to 0 has no place on a logarithmic axis."""
 
 
 def draw_errors(axes: Axes, runs: list[Run], metric: str, colours: dict[str, str]) -> None:
@@ -67,12 +66,12 @@ def draw_errors(axes: Axes, runs: list[Run], metric: str, colours: dict[str, str
                 va="top" if level == PLATEAU else "bottom",
                 color="0.35",
                 fontsize=7,
-                zorder=1,  # behind the curves: one may rest right there
+                zorder=1,  # behind the curves: a curve may rest on this line
             )
 
 
 def draw_hands(axes: Axes, runs: list[Run], colours: dict[str, str]) -> None:
-    """Shares of the images that agree in a run's better hand, as a line, and in the other one, dotted."""
+    """Shares of the images that agree in a run's better hand (full line) and in the other hand (dotted)."""
     for run in runs:
         if "share_same" not in run.history:
             continue

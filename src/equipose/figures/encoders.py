@@ -2,9 +2,9 @@
 
 `python -m equipose.figures.encoders --runs DIR … --output PATH`
 
-An encoder is built from its run's configuration and shown an image; every layer that has weights, or changes the shape
-of what goes through it, is a bar as tall as its pixels and as wide as its channels (both on a logarithmic scale).
-Parts that follow one another on the same features, such as the two heads, are lanes.
+An encoder is built from its run's configuration and given an image. Every layer with weights, or with an output of
+another shape than its input, is a bar: as tall as its pixels and as wide as its channels (both on a logarithmic scale).
+Parts that read the same features, such as the two heads, are lanes.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Layer:
 
 
 def layers_of(encoder: nn.Module, box: int) -> list[Layer]:
-    """What `encoder` does with an image of `box` pixels, layer by layer, in the order of execution."""
+    """The layers of `encoder` for an image of `box` pixels, in the order of execution."""
     ran: list[Layer] = []
 
     def record(lane: str, module: nn.Module, before: tuple[Tensor, ...], after: object) -> None:
@@ -152,7 +152,7 @@ def _kind(module: nn.Module) -> str:
 
 
 def _note(module: nn.Module) -> str:
-    """What the bar cannot say: the kernel, and the type of field."""
+    """The kernel and the type of field, which the bar does not show."""
     if isinstance(module, GroupConv):
         size = module.block_shape[-1]
         return f"{size}×{size}\nregular\n{module.weight.shape[0]} fields"

@@ -14,7 +14,7 @@ from equipose.figures.style import PAGE, TRUTH, paper_style, save
 from equipose.io.maps import read_map
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
-from equipose.study.tables import dataset_title
+from equipose.study.runs import dataset_title
 
 PARTICLES = 6
 """The first so many of each dataset."""

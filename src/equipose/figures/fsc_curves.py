@@ -2,8 +2,8 @@
 
 `python -m equipose.figures.fsc_curves --runs DIR … --output PATH`
 
-Strong lines are the best seed of each model by its final MSE, faint ones its other seeds. No mask; frame and hand of a
-map are those of its poses' alignment with the true ones.
+Strong lines are the best seed of each model by its final MSE, faint lines its other seeds. No mask is used. The
+alignment of the poses with the true poses gives frame and hand of a map.
 """
 
 from pathlib import Path
@@ -16,12 +16,11 @@ from equipose.core.fsc import THRESHOLDS
 from equipose.figures.command_line import command_line
 from equipose.figures.style import COLUMN, GUIDE, PAGE, model_colours, paper_style, save
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, best_runs, load_run
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, best_runs, dataset_title, load_run
 
 
 def draw_fsc(axes: Axes, runs: list[Run], colours: dict[str, str]) -> None:
-    """The best run of each model as a line, its other seeds faint behind it; the x axis tells Å."""
+    """The best run of each model as a line, its other seeds faint behind it; the x axis gives Å."""
     best = best_runs(runs)
     highest, lowest = 0.0, -0.1
     for run in [*(run for run in runs if run not in best), *best]:

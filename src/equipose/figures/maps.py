@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from equipose.core.surface import enclosing_level, fourier_upsample, molecule_fraction
+from equipose.core.resizing import resized
+from equipose.core.surface import enclosing_level, molecule_fraction
 from equipose.errors import ConfigError
 from equipose.figures.style import PAGE, SHADES, TRUTH, paper_style, save
 from equipose.io.maps import read_map
@@ -26,7 +27,7 @@ PIXELS = 320
 """Side of a rendered map."""
 
 FINE_BOX = 128
-"""Voxels a side that a map is brought to before it is drawn, so that a 32³ map has a smooth surface too."""
+"""A map is brought to this many voxels a side before it is drawn, so that a 32³ map has a smooth surface, too."""
 
 VIEW = Rotation.from_euler("zx", [30, -60], degrees=True).as_matrix()
 LIGHT = np.array([-0.45, -0.55, -0.7])
@@ -34,7 +35,7 @@ LIGHT = np.array([-0.45, -0.55, -0.7])
 
 
 def molecule_extent(volume: np.ndarray, level: float) -> float:
-    """The part of the box's width, at most all of it, that shows all above `level` from any side, and a margin."""
+    """The part of the box's width, at most 1, that shows all density above `level` from any side, with a margin."""
     box = len(volume)
     radius = np.linalg.norm(np.argwhere(volume >= level) - box / 2, axis=1).max()
     return min(1.0, 2.1 * radius / box)
@@ -43,8 +44,8 @@ def molecule_extent(volume: np.ndarray, level: float) -> float:
 def render(volume: np.ndarray, level: float, colour: str, extent: float, view: np.ndarray = VIEW) -> np.ndarray:
     """An image (PIXELS, PIXELS, 4), RGBA in [0, 1], of the surface where `volume` (z, y, x) equals `level`.
 
-    `extent` is the part of the box's width that is shown. x runs right, y down and z away from the viewer, who sees
-    V(viewᵀ (x, y, z)): `view` (3, 3) is a pose as any other, and the hand is true.
+    `extent` is the visible part of the box's width. x runs right, y down and z away from the viewer. The viewer sees
+    V(viewᵀ (x, y, z)): `view` (3, 3) is an ordinary pose, and the hand is true.
     """
     seen = _turned(volume.astype(np.float32), extent, view)
     depth = _first_crossing(seen, level)
@@ -68,11 +69,11 @@ def render(volume: np.ndarray, level: float, colour: str, extent: float, view: n
 def draw_maps(
     row: list[Axes], volumes: list[np.ndarray], labels: list[str], colours: list[str], view: np.ndarray = VIEW
 ) -> float:
-    """Draw maps side by side; the level of each encloses as much as the first one's molecule.
+    """Draw maps side by side; the level of each map encloses the volume of the first map's molecule.
 
     Returns the width of the box in the axes' units; its centre is at (PIXELS / 2, PIXELS / 2).
     """
-    fine = [fourier_upsample(volume, FINE_BOX) for volume in volumes]
+    fine = [resized(volume, max(FINE_BOX, len(volume))) for volume in volumes]
     fraction = molecule_fraction(fine[0])
     levels = [enclosing_level(volume, fraction) for volume in fine]
     extent = min(1.0, 1.25 * molecule_extent(fine[0], levels[0]))  # room for maps that are worse than the truth
@@ -143,7 +144,7 @@ def _normals(seen: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _cavities(depth: np.ndarray, hit: np.ndarray) -> np.ndarray:
-    """Factors (rows, columns) that darken what lies deeper than its surroundings, and a little what lies far back."""
+    """Factors (rows, columns) that darken points deeper than their surroundings and, a little, points far back."""
     near, far = np.nanmin(depth), np.nanmax(depth)
     filled = np.where(hit, depth, far)
     surroundings = ndimage.gaussian_filter(filled, 10)

@@ -2,8 +2,8 @@
 
 `python -m equipose.figures.mirror --dataset DIR --runs DIR … --output PATH`
 
-All maps are seen along the plane that mirrors the mixed map best onto itself, from the side that shows the truth least
-symmetric. Above each, the correlation with its own best mirror image.
+The plane that mirrors the mixed map best onto itself is seen edge-on in all maps, from the side where the truth looks
+least symmetric. The number above a map is its correlation with its own best mirror image.
 """
 
 from pathlib import Path
@@ -49,7 +49,7 @@ def plot_mirror(mixture: Mixture, truth: np.ndarray, end: np.ndarray, output: Pa
             middle = PIXELS / 2 + mixture.plane.offset * width / len(truth)
             row[1].axvline(middle, ls="--", color="0.1", lw=0.9)
             apart = degrees_between(mixture.normal, mixture.plane.normal)
-            title += f". The map's plane lies {apart:.0f}° from that between the poses of both hands."
+            title += f". The map's plane lies {apart:.0f}° from the plane between the poses of both hands."
         figure.suptitle(title, fontsize=8.5)
         save(figure, output)
 

@@ -2,9 +2,9 @@
 
 `python -m equipose.figures.orbit --dataset DIR --runs DIR … --output PATH`
 
-Arrows are the volume's x, y and z axes as the image shows them, from the particle's predicted centre; those that point
-away from the viewer are thin. Below, the angle by which a pose departs from the first one moved with the image: none
-for an equivariant encoder.
+Arrows are the volume's x, y and z axes as the image shows them, from the particle's predicted centre. Thin arrows point
+away from the viewer. The number below is the angle between a pose and the first pose moved with the image: zero for an
+equivariant encoder.
 """
 
 from pathlib import Path
@@ -25,8 +25,7 @@ from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
 from equipose.model.autoencoder import load_model
 from equipose.model.rotation_tensors import pose_action
-from equipose.study.runs import Run, best_runs, load_runs
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, best_runs, dataset_title, load_runs
 
 AXES = (PALETTE[1], PALETTE[2], PALETTE[5])
 """Colours of x, y and z."""

@@ -2,8 +2,8 @@
 
 `python -m equipose.figures.overview --dataset DIR --runs DIR … --output PATH`
 
-Of each model the best seed's map is shown, in the truth's frame and hand, all from one direction and at levels that
-enclose as much. Median errors are of training images: poses as the encoder reads them and, where done, refined.
+The maps are those of each model's best seed, in the truth's frame and hand, from one direction and at levels of equal
+enclosed volume. Median errors are of training images: of the encoder's poses and, if there are any, of refined poses.
 """
 
 from pathlib import Path
@@ -21,8 +21,7 @@ from equipose.figures.style import PAGE, TRUTH, degrees_text, model_colours, pap
 from equipose.io.maps import read_map
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, best_runs, load_runs
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, best_runs, dataset_title, load_runs
 
 EXAMPLES = (3, 3)
 """Rows and columns of example particles."""
@@ -41,7 +40,7 @@ def draw_particles(axes: Axes, images: np.ndarray) -> None:
 
 
 def map_label(run: Run) -> str:
-    """What a map is, and how good, in short lines: with five models a map is 3 cm wide."""
+    """A map's name and quality in short lines: with five models a map is 3 cm wide."""
     training, resolution = run.metrics["training"], run.metrics["resolution"]
     if training is None:
         return run.label
@@ -71,7 +70,7 @@ def plot_overview(dataset: Path, runs: list[Run], output: Path) -> None:
         draw_fsc(correlation, runs, colours)
         correlation.set_title("Maps against the truth")
         lines: dict[str, Artist] = {}
-        for axes in (correlation, errors):  # these may have models in common, and what was refined only the second
+        for axes in (correlation, errors):  # both may show the same models, but only the second shows refined poses
             lines |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         columns = min(5, len(lines))
         top.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, columnspacing=1.2)

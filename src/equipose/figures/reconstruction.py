@@ -1,4 +1,4 @@
-"""A reconstruction: the map from two sides, the FSC of its half-maps, and where the particles were seen from."""
+"""A reconstruction: the map from two sides, the FSC of its half-maps, and the viewing directions of the particles."""
 
 import argparse
 import json
@@ -34,7 +34,7 @@ def draw_fsc(axes: Axes, folder: Path) -> None:
     axes.axhline(THRESHOLD, **GUIDE)
     found = summary["resolution_angstrom"]["corrected"]
     beyond = "at the last shell, " if summary["resolved_to_the_last_shell"] else ""
-    axes.set_title(f"{beyond or f'{THRESHOLD} at '}{found:.3g} Å" if found else f"below {THRESHOLD}")
+    axes.set_title(f"{beyond or f'{THRESHOLD} at '}{found:.3g} Å" if found else "no resolution")
     axes.set_xlabel("Spatial frequency (1/Å)")
     axes.set_ylabel("FSC of half-maps")
     axes.set_ylim(-0.1, 1.02)
@@ -48,7 +48,7 @@ def directions_seen(folder: Path) -> np.ndarray:
 
 
 def plot_reconstruction(folder: Path, output: Path) -> None:
-    """What `equipose.reconstruction.join` wrote in `folder`, as one picture."""
+    """The output of `equipose.reconstruction.join` in `folder`, as one picture."""
     volume, _ = read_map(folder / "volume.mrc")
     with paper_style():
         figure, (front, side, correlation, directions) = pyplot.subplots(
@@ -70,7 +70,7 @@ def plot_reconstruction(folder: Path, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m equipose.figures.reconstruction", description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="what equipose.reconstruction.join wrote")
+    parser.add_argument("--folder", type=Path, required=True, help="output folder of equipose.reconstruction.join")
     parser.add_argument("--output", type=Path, required=True, help="picture; written as .pdf and .png")
     arguments = parser.parse_args()
     plot_reconstruction(arguments.folder, arguments.output)

@@ -1,4 +1,4 @@
-"""How good a reconstruction is, without a truth: agreement of the halves, scores, local resolution, example fits."""
+"""The quality of a reconstruction, without a truth: agreement of the halves, scores, local resolution, example fits."""
 
 import json
 from collections.abc import Callable
@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from equipose.figures.style import COLUMN, GUIDE, PAGE, PALETTE, degrees_text
+from equipose.io.half_sets import SUBSET
 from equipose.io.maps import read_map
-from equipose.io.particles import SUBSET, read_tables
+from equipose.io.particles import read_tables
 from equipose.reconstruction.handback import SCORE
 
 HALVES = ((1, PALETTE[0]), (2, PALETTE[1]))
@@ -22,7 +23,7 @@ SMALLEST, LARGEST = 0.1, 180.0
 
 
 def draw_agreement(axes: Axes, folder: Path) -> None:
-    """How far apart the two runs' poses are, image by image."""
+    """The angle between the two runs' poses, image by image."""
     apart = pd.read_csv(folder / "agreement.csv")
     within = json.loads((folder / "reconstruction.json").read_text())["agree_within_degrees"]
     bins = np.geomspace(SMALLEST, LARGEST, 45).tolist()
@@ -51,7 +52,7 @@ def draw_scores(axes: Axes, folder: Path) -> None:
 
 
 def plot_local_resolution(folder: Path) -> Figure:
-    """Three sections through the centre of the map; colours where the mask is."""
+    """Three sections through the centre of the map, coloured inside of the mask."""
     volume, local, mask = (read_map(folder / f"{name}.mrc")[0] for name in ("volume", "local_resolution", "mask"))
     low, high = np.quantile(local[mask > 0.5], [0.02, 0.98])
     figure, row = pyplot.subplots(1, 3, figsize=(PAGE, PAGE / 3 + 0.1), layout="constrained")
@@ -74,7 +75,7 @@ def plot_local_resolution(folder: Path) -> Figure:
 
 
 def plot_examples(folder: Path) -> Figure:
-    """Particles, their projections, and what is left; one grey scale a particle, none of its own for the residual."""
+    """Particles, their projections, and the residuals; all three of a particle share one grey scale."""
     shown = np.load(folder / "examples.npz")
     images, projections = shown["images"], shown["projections"]
     count = len(images)
@@ -96,7 +97,7 @@ def plot_examples(folder: Path) -> Figure:
 
 
 def single(draw: Callable[..., object], *arguments: object) -> Figure:
-    """A figure of one column with what `draw` draws."""
+    """A figure of one column that `draw` fills."""
     figure, axes = pyplot.subplots(figsize=(COLUMN, 2.6), layout="constrained")
     draw(axes, *arguments)
     return figure

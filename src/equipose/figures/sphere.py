@@ -2,8 +2,8 @@
 
 `python -m equipose.figures.sphere --dataset DIR --runs DIR … --output PATH`
 
-The best seed of each model, its training images at the last evaluation, under the alignment that fits most of them.
-Areas of the disc are areas of the sphere, so that points are as dense as directions are.
+The points are the training images of each model's best seed, at the last evaluation, under the alignment that fits most
+of them. Areas of the disc are areas of the sphere, so points are as dense as directions.
 """
 
 from pathlib import Path
@@ -21,14 +21,13 @@ from equipose.core.rotations import degrees_from_squared_frobenius, viewing_dire
 from equipose.figures.command_line import dataset_command_line
 from equipose.figures.style import COLUMN, PAGE, degrees_text, paper_style, save
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, best_runs, load_runs
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, best_runs, dataset_title, load_runs
 
 RANGE = (0.3, 180.0)
 """Degrees at the ends of the colour scale."""
 
 PER_CELL, MOST_RINGS = 25, 9
-"""Directions that a cell of a density holds on average, and rings of cells at most."""
+"""A density's cell holds this many directions on average; a density has at most so many rings of cells."""
 
 
 def equal_area(directions: np.ndarray) -> np.ndarray:
@@ -38,7 +37,7 @@ def equal_area(directions: np.ndarray) -> np.ndarray:
 
 
 def draw_density(axes: Axes, directions: np.ndarray) -> PatchCollection:
-    """How often directions (n, 3) are seen, relative to an even spread: cells of one area that fill the disc.
+    """The density of directions (n, 3), relative to an even spread, in cells of one area that fill the disc.
 
     Ring i has 3 (2i + 1) cells, so that all have the same area, and none is cut by the rim.
     """

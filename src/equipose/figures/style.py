@@ -1,4 +1,4 @@
-"""How all figures look, and how they are saved."""
+"""The style of all figures, and the function that saves them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,8 +78,8 @@ def degrees_text(value: float) -> str:
 def save(figure: Figure, output: Path) -> None:
     """Write `output` as .pdf and .png, each whole or not at all, and close the figure.
 
-    Git keeps the PNGs of every preset, so they are small: those wider than a column have 200 dpi, which are 400 where
-    they are shrunk to one, and colours are rounded to 64 steps, which no eye tells from 256 on a shaded map.
+    Git keeps the PNGs of every preset, so they are small. PNGs wider than a column have 200 dpi, which become 400 when
+    the picture shrinks to a column. Colours are rounded to 64 steps; on a shaded map, no eye tells them from 256.
     """
     with whole_file(output.with_suffix(".pdf")) as partial:
         figure.savefig(partial, format="pdf", metadata={"CreationDate": None})

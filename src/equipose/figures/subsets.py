@@ -2,9 +2,9 @@
 
 `python -m equipose.figures.subsets --dataset DIR --runs DIR … --within ε … --output PATH`
 
-Of the dataset's runs, the one whose hands were mixed most; S_i are the images that the relative rotation of image i
-aligns to a squared Frobenius distance below ε, in the better hand. Several ε show how much depends on it. Dotted: half
-of the images, where the S_i of two mixed hands lie.
+The figure shows the dataset's run whose hands were mixed most. S_i are the images that the relative rotation of image i
+aligns to a squared Frobenius distance below ε, in the better hand. Panels differ in ε. The dotted line is half of the
+images, where the S_i of two mixed hands lie.
 """
 
 from pathlib import Path
@@ -20,14 +20,13 @@ from equipose.figures.command_line import dataset_command_line
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
 from equipose.io.progress import number, run_main
 from equipose.study.mixture import most_mixed
-from equipose.study.runs import Run, load_runs
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, dataset_title, load_runs
 
 IMAGES = 300
 """The first so many, as in the paper."""
 
 LINES = 24
-"""Evaluations that are drawn, at most."""
+"""At most this many evaluations are drawn."""
 
 
 def draw_joy(axes: Axes, sizes: np.ndarray, minutes: np.ndarray) -> None:

@@ -1,9 +1,9 @@
-"""Two viewing directions that a map with a mirror plane cannot tell apart, and the truth can (paper, Fig. 12).
+"""Two viewing directions that look alike in a map with a mirror plane, but not in the truth (paper, Fig. 12).
 
 `python -m equipose.figures.twins --dataset DIR --runs DIR … --output PATH`
 
-Direction B is A reflected in the plane and reversed. Of many random A, the one is shown whose two images of the truth
-differ most.
+Direction B is A reflected in the plane and reversed. A is the one of many random directions for which the truth's two
+images differ most.
 """
 
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Files: particles, image stacks, maps, locks, logs. What is written is whole or absent."""
+"""Files: particles, image stacks, maps, locks, logs. A written file is whole or absent."""

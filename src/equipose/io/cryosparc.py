@@ -1,11 +1,12 @@
 """cryoSPARC .cs files, as the table that RELION 3.0 would have of their particles, and back.
 
-A .cs file is a NumPy array of records. Nothing in it is executed, and no memory taken for records that it only claims
-to have. A job's outputs are often two files, one of them `…passthrough…`: they are joined by the particles' `uid`.
+A .cs file is a NumPy array of records. Nothing in it is executed, and no memory is taken for records that it claims but
+lacks. A job often writes two files, one of them `…passthrough…`: they are joined by the particles' `uid`.
 
-A pose there is a rotation vector in radians, whose matrix maps image coordinates to the volume's: it is the transpose
-of ours. Shifts are in pixels (of `alignments3D/psize_A`), with the sign of RELION's origins. cryoDRGN and pyem agree.
-Coordinates on the micrograph are parts of its height and width, from below: RELION counts rows from above (pyem).
+A cryoSPARC pose is a rotation vector in radians. Its matrix maps image coordinates to the volume's, so it is the
+transpose of ours. Shifts are in pixels (of `alignments3D/psize_A`), with the sign of RELION's origins. cryoDRGN and
+pyem agree. Coordinates on the micrograph are parts of its height and width, counted from below; RELION counts rows from
+above (pyem).
 """
 
 from collections.abc import Sequence
@@ -57,10 +58,10 @@ IGNORED = {
     "ctf/shift_A": "beam shift",
     "ctf/anisomag": "anisotropic magnification",
 }
-"""Fields that are no part of the CTF here: they are zero unless cryoSPARC has refined them."""
+"""Fields that the CTF here does not use: they are zero unless cryoSPARC has refined them."""
 
 FORMER = {"alpha": 1, "alpha_min": 1, "weight": 1, "class_posterior": 1}
-"""What fields of `alignments3D` have that speak of a former pose, once there is a new one; the others have zero."""
+"""New values of the fields of `alignments3D` that describe a former pose; all other such fields become zero."""
 
 
 def read_cryosparc(path: Path, passthrough: Sequence[Path] = ()) -> pd.DataFrame:
@@ -92,7 +93,7 @@ def read_cryosparc(path: Path, passthrough: Sequence[Path] = ()) -> pd.DataFrame
         table["rlnHelicalTubeID"] = 1 + np.unique(_field(path, records, TUBE, "iu"), return_inverse=True)[1]
     if {POSE, SHIFT} <= names:
         vectors = _field(path, records, POSE, "f", 3).astype(float)
-        known = np.isfinite(vectors).all(axis=1)  # whoever asks for poses is told of the others
+        known = np.isfinite(vectors).all(axis=1)  # the caller that wants poses reports the others
         rotations = Rotation.from_rotvec(np.where(known[:, None], vectors, 0)).inv().as_matrix()
         angles = np.where(known[:, None], to_relion_angles(rotations), np.nan)
         table |= dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), angles.T, strict=True))
@@ -105,7 +106,7 @@ def read_cryosparc(path: Path, passthrough: Sequence[Path] = ()) -> pd.DataFrame
 
 
 def read_records(path: Path, passthrough: Sequence[Path] = ()) -> dict[str, np.ndarray]:
-    """The fields (n, …) of a .cs file, and those that only its pass-through files have, joined by `uid`."""
+    """The fields (n, …) of a .cs file and the further fields of its pass-through files, joined by `uid`."""
     joined = _load(path)
     for other in passthrough:
         more = _load(other)
@@ -128,7 +129,7 @@ def read_records(path: Path, passthrough: Sequence[Path] = ()) -> dict[str, np.n
 
 
 def ignored_fields(path: Path, passthrough: Sequence[Path] = ()) -> list[str]:
-    """What `IGNORED` fields say, in words, where they are not zero (or, the magnification, not one)."""
+    """The names, in words, of the `IGNORED` fields that are not zero (or, for the magnification, not one)."""
     records, found = read_records(path, passthrough), []
     for name, what in IGNORED.items():
         values = records.get(name, np.zeros(0))
@@ -198,7 +199,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_length(path: Path, size: int) -> None:
-    """Raises ValueError where the header claims more bytes than the file has: NumPy would ask for memory for them."""
+    """Raises ValueError if the header claims more bytes than the file has: NumPy would take memory for them."""
     with path.open("rb") as file:
         start = file.read(12)
     if start.startswith(COMPRESSED):

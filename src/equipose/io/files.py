@@ -15,13 +15,13 @@ from typing import Any
 from equipose.errors import ConfigError
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.former.pt")
-"""In a run's folder, until the run is evaluated: all that training knows, and knew at the time before."""
+"""Checkpoints in a run's folder, until the run is evaluated: the last one and the one before it."""
 
 REFINEMENT = "refinement.pt"
-"""In a run's folder, while it is evaluated: what is known after the last whole pass of refinement."""
+"""File in a run's folder, while it is evaluated: the state after the last whole pass of refinement."""
 
 READ_WHOLE, BLOCKS, BLOCK = 64_000_000, 256, 65_536
-"""Bytes of files that `sampled_digest` reads whole; of more, so many blocks of so many bytes."""
+"""`sampled_digest` reads files up to this many bytes whole; of more, it reads so many blocks of so many bytes."""
 
 REMEDIES = {
     errno.ENOSPC: "make room",
@@ -59,10 +59,10 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """A full disk or a read-only folder, met while the block writes `path`, is said in one line."""
+    """Turn a full disk or a read-only folder into a ConfigError of one line, while the block writes `path`."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch hides what stopped it behind a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch hides the cause behind a RuntimeError
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError) or cause.errno not in REMEDIES:
             raise
@@ -72,7 +72,7 @@ def writable(path: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise a ConfigError if `folder`, or a folder right in it, is there and nothing can be written to it."""
+    """Raise a ConfigError if `folder`, or a folder right in it, exists but cannot be written to."""
     for path in (folder, *folder.glob("*/")):
         if path.exists():
             with writable(path), tempfile.TemporaryFile(dir=path):
@@ -80,7 +80,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_can_be_made(folder: Path) -> None:
-    """Raise a ConfigError if `folder` is no folder, or nothing could be written to it; nothing is left behind."""
+    """Raise a ConfigError if `folder` is no folder or could not be written to; nothing is left behind."""
     try:
         there = next(path for path in (folder, *folder.parents) if _is_there(path))
         if not there.is_dir():
@@ -93,7 +93,7 @@ def check_can_be_made(folder: Path) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether `path` exists, be it a link to nowhere. Raises OSError where it never can: its name is too long, say."""
+    """Whether `path` exists, even as a broken link. Raises OSError if it never can: its name is too long, say."""
     with suppress(FileNotFoundError, NotADirectoryError):
         path.lstat()
         return True
@@ -116,8 +116,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def sampled_digest(paths: Sequence[Path]) -> str:
     """SHA-256 of the sizes of files and of their content, in order; names and times do not count.
 
-    Files of more than 64 MB together are read in 256 blocks of 64 kB, spread evenly over each file: that takes seconds
-    for any size, and misses a change that leaves sizes and all of these blocks as they were.
+    Files of more than 64 MB together are read in 256 blocks of 64 kB, spread evenly over each file. That takes seconds
+    for any size, but misses a change outside of these blocks that keeps the sizes.
     """
     digest, sizes = hashlib.sha256(), [path.stat().st_size for path in paths]
     whole, count = sum(sizes) <= READ_WHOLE, max(2, BLOCKS // max(len(paths), 1))
@@ -134,9 +134,9 @@ def sampled_digest(paths: Sequence[Path]) -> str:
 
 
 def leave_the_future(folder: Path, produced: Callable[[Path], bool]) -> None:
-    """Give files in `folder` that a rule produces the time of now, where theirs is still to come: a clock was wrong.
+    """Set a time in the future to now, for the files in `folder` that a rule produces: a clock was wrong.
 
-    What is made from them would count as older than they are, and be made again and again until then.
+    Otherwise files made from them would count as older, and would be made again and again until that time.
     """
     now = time.time()
     for path in folder.rglob("*"):
@@ -146,5 +146,5 @@ def leave_the_future(folder: Path, produced: Callable[[Path], bool]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; None where there is none."""
+    """The content of a JSON file; None if there is no file."""
     return json.loads(path.read_text()) if path.exists() else None

@@ -1,7 +1,7 @@
 """A fingerprint of the code that decides numbers, so that results can say which code made them.
 
-It is taken of the syntax tree: comments, docstrings, messages, import statements, the names of modules and the order of
-definitions do not count. So an edit of any of these, or a function that moves to another module, changes nothing.
+The fingerprint is a hash of the syntax tree without comments, docstrings, messages, import statements, names of modules
+and the order of definitions. So an edit of any of these changes nothing, nor does moving a function to another module.
 """
 
 import ast
@@ -24,7 +24,7 @@ STAGES: dict[Stage, tuple[str, ...]] = {
     "evaluate": ("training.evaluate",),
     "reconstruct": ("reconstruction.join",),
 }
-"""The modules that each stage begins with; what they import belongs to it."""
+"""The modules that each stage begins with; their imports belong to the stage, too."""
 
 NO_NUMBERS = (
     "config.complaints",
@@ -123,7 +123,7 @@ def _imports(tree: ast.Module) -> Iterator[str]:
 
 
 def dataset_code(folder: Path) -> dict[Stage, str | None]:
-    """Fingerprints of the code that made the dataset in `folder`; None where it does not say."""
+    """Fingerprints of the code that made the dataset in `folder`; None if the dataset does not record it."""
     kinds: dict[str, Stage] = {"simulation.json": "simulate", "preparation.json": "prepare"}
     found = {stage: read_json(folder / name) for name, stage in kinds.items()}
     return {stage: record.get("code") for stage, record in found.items() if record is not None}

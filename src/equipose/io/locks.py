@@ -1,4 +1,4 @@
-"""Locks on files, which the system drops with the process that holds them, however it ends."""
+"""Locks on files. The system drops a lock when its process ends, however it ends."""
 
 import errno
 import fcntl
@@ -10,12 +10,12 @@ from pathlib import Path
 from equipose.io.files import writable
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-"""What some shared file systems answer: there, two processes are not kept apart, and no lock counts as stale."""
+"""Errors of shared file systems without locks: there, two processes are not kept apart, and no lock counts as stale."""
 
 
 @contextmanager
 def one_at_a_time(path: Path, say: Callable[[str], None]) -> Iterator[bool]:
-    """Hold `path`, made if need be, while the block runs; the block is told whether another process held it before."""
+    """Hold `path`, made if need be, while the block runs. The block gets whether another process held it before."""
     with writable(path):
         file = open(path, "a")  # noqa: SIM115 (held to the end of the block)
     with file:
@@ -27,7 +27,7 @@ def one_at_a_time(path: Path, say: Callable[[str], None]) -> Iterator[bool]:
 
 
 def lock(file: io.TextIOBase, kind: int, otherwise: bool) -> bool:
-    """Whether we got the lock, and did not find it held by another process; `otherwise`, without locks on this disk."""
+    """Whether we got the lock, not held by another process; `otherwise` if this disk has no locks."""
     try:
         fcntl.flock(file, kind)
     except BlockingIOError:

@@ -11,19 +11,19 @@ from equipose.io.files import whole_file
 from equipose.io.stacks import HEADER, KINDS, read_header
 
 LARGEST_VALUE = 1e15
-"""Of a map: float32 holds the sum of the squares of so large voxels."""
+"""Largest voxel value of a map: float32 can hold the sum of the squares."""
 
 VOXEL_SIZES = 1e-3, 1e4
-"""Å, between which a map's voxel size is believed."""
+"""Smallest and largest voxel size in Å that a map may have."""
 
 LAST_SPACE_GROUP = 230
 """A larger number in a map's header says that the file holds several volumes."""
 
 
 def read_map(path: Path) -> tuple[np.ndarray, float]:
-    """A map (z, y, x), float32, and its voxel size in Å. Raises ConfigError where either is missing or senseless.
+    """A map (z, y, x), float32, and its voxel size in Å. Raises ConfigError if either is missing or senseless.
 
-    No memory is taken for what the header claims and the file does not hold.
+    No memory is taken for voxels that the header claims but the file lacks.
     """
     if not path.is_file():
         raise ConfigError(f"map {path} {'is a folder' if path.is_dir() else 'does not exist'}: correct the path")

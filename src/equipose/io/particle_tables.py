@@ -18,6 +18,7 @@ from equipose.config.settings import Selection, Told
 from equipose.errors import ConfigError, FileWarning
 from equipose.io.cryosparc import COMPRESSED, NUMPY, ignored_fields, read_cryosparc
 from equipose.io.files import write_text
+from equipose.io.half_sets import half_of
 from equipose.io.stacks import OTHER_FORMATS, stack_path
 from equipose.io.starfiles import read_star, star_text
 
@@ -35,8 +36,6 @@ CTF_LABELS = (*DEFOCUS, *OPTICS[:3], PHASE_SHIFT)
 
 ENVELOPE = {"rlnCtfBfactor": 0.0, "rlnCtfScalefactor": 1.0}
 """The names of optics.ENVELOPE_COLUMNS, and what they are where the file has none."""
-
-SUBSET = "rlnRandomSubset"
 
 FLIPPED, MULTIPLIED = "rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"
 APPLIED = {FLIPPED: "flipped", MULTIPLIED: "multiplied"}
@@ -68,19 +67,6 @@ NAMED = 5
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 """data_optics and data_particles. The rows of the second keep the numbers that they have in the file, as its index."""
-
-
-def has_halves(particle_table: pd.DataFrame) -> bool:
-    """Whether every particle has one of two halves, and both are there: a column of ones alone makes none."""
-    return SUBSET in particle_table and set(pd.to_numeric(particle_table[SUBSET], errors="coerce")) == {1, 2}
-
-
-def half_of(particle_table: pd.DataFrame) -> np.ndarray:
-    """The half, 1 or 2, that each particle belongs to: its rlnRandomSubset if all have one, else a fixed random one."""
-    if has_halves(particle_table):
-        return pd.to_numeric(particle_table[SUBSET]).to_numpy(np.int64)
-    order = np.random.default_rng(0).permutation(len(particle_table))
-    return 1 + order % 2
 
 
 def groups_in_use(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> pd.DataFrame:
@@ -126,12 +112,15 @@ def of_groups(
     return numbers(star, used[label], "optics group")[order][np.searchsorted(known[order], group)]
 
 
-def chosen_rows(star: Path, particle_table: pd.DataFrame, subset: int | None, select: Selection) -> np.ndarray:
+def chosen_rows(star: Path, tables: Tables, subset: int | None, select: Selection) -> np.ndarray:
     """Rows (n,) of a half (None: of all) whose columns lie within the limits of `select`, in the table's order.
 
     The halves are those of all particles: a row that is left out moves no other one to the other half.
     """
-    chosen = np.ones(len(particle_table), bool) if subset is None else half_of(particle_table) == subset
+    optics_table, particle_table = tables
+    chosen = np.ones(len(particle_table), bool)
+    if subset is not None:
+        chosen = half_of(particle_table, optics_table) == subset
     for label, low, high in select:
         need(star, "particles", particle_table, (label,))
         values = numbers(star, particle_table[label])

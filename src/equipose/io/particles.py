@@ -35,15 +35,12 @@ from equipose.io.particle_tables import (
     PHASE_SHIFT,
     PIXEL,
     SIZE,
-    SUBSET,
     TILT,
     Tables,
     check_inside,
     chosen_rows,
     find_datadir,
     groups_in_use,
-    half_of,
-    has_halves,
     image_names,
     is_cryosparc,
     need,
@@ -78,7 +75,6 @@ __all__ = [
     "PIXEL",
     "Particles",
     "SIZE",
-    "SUBSET",
     "Selection",
     "Summary",
     "TILT",
@@ -90,8 +86,6 @@ __all__ = [
     "chosen_rows",
     "find_datadir",
     "groups_in_use",
-    "half_of",
-    "has_halves",
     "image_names",
     "is_cryosparc",
     "of_groups",
@@ -113,21 +107,21 @@ OPTICS_LIMITS = {
     "rlnSphericalAberration": (-100, 100, "mm"),
     "rlnAmplitudeContrast": (0, 1, "a fraction"),
 }
-"""What these can be, and in what unit."""
+"""The range and unit of each CTF parameter."""
 
 ALIKE = 1e-4
-"""Part by which pixel sizes may differ and count as one: 0.01 of a pixel at the edge of the largest box."""
+"""Pixel sizes that differ by at most this part count as one: 0.01 of a pixel at the edge of the largest box."""
 
 CHUNK_BYTES = 16_000_000
-"""Of images that are checked at once."""
+"""Size of the images that are checked at once."""
 
 
 @dataclass(frozen=True)
 class Particles:
-    """n particles of L × L pixels. Truth or earlier estimates of the pose are None where the star file has none."""
+    """n particles of L × L pixels. True or earlier poses are None if the star file has none."""
 
     images: np.ndarray | Images
-    """(n, L, L) float32, memory-mapped where they are one stack's images in order, else read as they are asked for."""
+    """(n, L, L) float32: memory-mapped if they are one stack's images in order, otherwise read on access."""
     ctf: np.ndarray
     """(n, 7) float32 in the order of optics.CTF_COLUMNS; (n, 9) with ENVELOPE_COLUMNS where the file has these."""
     voxel_size: float
@@ -142,7 +136,7 @@ class Particles:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a star file says before its images are read."""
+    """Facts of a star file that need no images."""
 
     subsets: dict[int | None, int]
     """Particles chosen in half 1, in half 2, and (None) in all."""
@@ -161,14 +155,14 @@ class Summary:
 def summarise(star: Path, datadir: Path | None = None, select: Selection = (), told: Told = Told()) -> Summary:
     """Number, box and pixel size of the particles of a star or .cs file. Raises ConfigError like `read_particles`.
 
-    What warnings say was said when the file was first looked at.
+    No warnings are repeated: the first reading of the file gave them.
     """
     folder = datadir or star.parent
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FileWarning)
         optics_table, particle_table = read_tables(star, told=told)
         need(star, "particles", particle_table, ("rlnImageName",))
-        rows = {subset: chosen_rows(star, particle_table, subset, select) for subset in (None, 1, 2)}
+        rows = {subset: chosen_rows(star, (optics_table, particle_table), subset, select) for subset in (None, 1, 2)}
         chosen = particle_table.iloc[rows[None]] if len(rows[None]) else particle_table
         optics_table = groups_in_use(star, optics_table, chosen)
         box, voxel_size = _common_size(sizes_of(star, folder, optics_table, chosen))
@@ -191,10 +185,9 @@ def read_particles(
 ) -> Particles:
     """The particles of a star file, or a .cs file, whose image names are relative to `datadir` or the file's folder.
 
-    `tables` is what `read_tables` gives, where that was called before: a million rows take some seconds. `rows` (n,)
-    are those that are wanted, from 0; the others need not be sound. Without `poses` those are neither read nor checked.
-    Images of several sizes or pixel sizes are brought to one: that of the smallest field of view, so that none has to
-    be padded.
+    `tables` is the result of an earlier `read_tables`: a million rows take some seconds. `rows` (n,) are the wanted
+    rows, from 0; the others need not be sound. Without `poses`, poses are neither read nor checked. Images of several
+    sizes or pixel sizes are brought to those of the smallest field of view, so that no image has to be padded.
 
     Raises ConfigError, naming the file, column or rows, for: a star file or stack that is missing or cut short, no
     optics table, a missing column, images that are not square, a box that is not the optics group's, and images that
@@ -255,7 +248,7 @@ def _read_ctf(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFra
 
 
 def _warn_of_columns(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> None:
-    """What stands in the file and is not taken into account."""
+    """Warn of columns that are not used."""
     for label, what in IGNORED.items():
         if label in optics_table and optics_table[label].astype(str).str.contains("[1-9A-Za-z]").any():
             warn(f"star file {star}: {label} ({what}) is not taken into account")
@@ -322,9 +315,9 @@ def _pixel_sizes(star: Path, optics_table: pd.DataFrame, particle_table: pd.Data
 
 
 def _common_size(sizes: np.ndarray) -> tuple[int, float]:
-    """The box and pixel size that images of several, (n, 2), are brought to: those of the smallest field of view.
+    """The common box and pixel size for images of several, (n, 2): those of the smallest field of view.
 
-    Pixel sizes that are `ALIKE` count as one. Of several of the same field of view it is the one with the most images.
+    Pixel sizes that are `ALIKE` count as one. If several share that field of view, the one with the most images counts.
     """
     kinds = pd.DataFrame(sizes).value_counts().index.to_frame().to_numpy()  # the most frequent first
     field = kinds[:, 0] * kinds[:, 1]
@@ -335,7 +328,7 @@ def _common_size(sizes: np.ndarray) -> tuple[int, float]:
 def _open_stacks(
     star: Path, datadir: Path, names: list[str], number: np.ndarray, particle_table: pd.DataFrame
 ) -> tuple[Stack, ...]:
-    """The stacks of these names. Where some are missing, one message names the first of them and counts them all."""
+    """The stacks of these names. If some are missing, one message names the first of them and counts them all."""
     opened: list[Stack] = []
     absent: list[tuple[int, ConfigError]] = []
     for code, name in enumerate(names):
@@ -422,7 +415,7 @@ def _check_indices(
 def _warn_of_stacks(
     star: Path, stacks: tuple[Stack, ...], number: np.ndarray, index: np.ndarray, sizes: np.ndarray
 ) -> None:
-    """What other programs, or the user, may not expect of these stacks."""
+    """Warn of stacks that other programs read in another way, or that may surprise the user."""
     _, first = np.unique(number, return_index=True)
     warn_of_pixel_sizes(stacks, sizes[first, 1], star)
     boxes = np.unique(sizes[:, 0])

@@ -1,4 +1,4 @@
-"""Signals that stop a program, and a child program that stops with it, with all that it started."""
+"""Signals that stop a program, and a child program that is stopped with it, including the child's own processes."""
 
 import contextlib
 import os
@@ -13,15 +13,15 @@ from typing import NoReturn
 from equipose.io.progress import SIGNALLED, say
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C; `kill`, a scheduler's warning; a terminal that was closed."""
+"""Ctrl-C; `kill` or a scheduler's warning; a closed terminal."""
 
 GRACE_SECONDS = 10.0
-"""How long processes that outlive the child have to end, before SIGKILL ends them."""
+"""Seconds that processes of a finished child have to end before SIGKILL ends them."""
 
 
 @contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """While the block runs, a signal to stop says so and exits, as an exception: nothing half-written stays."""
+    """While the block runs, a signal to stop prints a line and raises SystemExit: nothing half-written stays."""
 
     def leave(number: int, _: object) -> None:
         exit_after(number)
@@ -38,9 +38,9 @@ def exit_after(number: int, remedy: str = "") -> NoReturn:
 
 @contextmanager
 def stop_on_signals(act: Callable[[], None] = lambda: None) -> Iterator[Callable[[], int]]:
-    """While the block runs, signals to stop are noted, and `act` is called at each.
+    """While the block runs, signals to stop are noted, and each calls `act`.
 
-    The block gets a function that returns the first of them, and 0 before there is one.
+    The block gets a function that returns the first such signal, and 0 before there is one.
     """
     received: list[int] = []
 
@@ -54,7 +54,7 @@ def stop_on_signals(act: Callable[[], None] = lambda: None) -> Iterator[Callable
 
 @contextmanager
 def _handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """Signals to stop go to `handler`; those that are ignored stay ignored, so that `nohup` works."""
+    """Signals to stop go to `handler`; ignored signals stay ignored, so that `nohup` works."""
     former = {n: signal.getsignal(n) for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN}
     for number in former:
         signal.signal(number, handler)
@@ -68,9 +68,9 @@ def _handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
 def run_stoppable(command: list[str]) -> tuple[int, int]:
     """Run a command; return its exit code, and the signal that told us to stop, or 0.
 
-    Such a signal stops the command and all that it started, by SIGTERM, and the call returns when all of it has ended.
-    The command has a session of its own: a closed terminal and Ctrl-C reach it through us, once, and as SIGTERM, which
-    Snakemake's jobs take without a traceback.
+    Such a signal sends SIGTERM to the command and all of its processes, and the call returns when all have ended. The
+    command has a session of its own: a closed terminal and Ctrl-C reach it only through us, once, as SIGTERM.
+    Snakemake's jobs take SIGTERM without a traceback.
     """
     child: list[subprocess.Popen] = []
 

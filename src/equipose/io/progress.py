@@ -1,4 +1,4 @@
-"""What every command-line module shares: a user's mistake is one line on stderr, not a traceback; so is progress."""
+"""Shared by all command-line modules: a user's mistake is one line on stderr, not a traceback; so is progress."""
 
 import argparse
 import math
@@ -13,13 +13,13 @@ from contextlib import suppress
 from equipose.errors import ConfigError
 
 SECONDS_BETWEEN_REPORTS, REPORTS = 5.0, 20
-"""At least so far apart, and at most so many for one thing that is being done."""
+"""Least seconds between two lines of progress, and largest number of lines for one activity."""
 
 SIGNALLED = 128
 """A shell's exit code of a command that signal N ended is this plus N."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the images done so far, and their number."""
+Report = Callable[[str, int, int], None]
+"""A function of the activity's name, the images done so far, and the number of all images."""
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -42,13 +42,13 @@ def run_main(main: Callable[[], None]) -> None:
 
 
 def say(line: str) -> None:
-    """A line for people, or nothing where a signal has ended our `tee` or terminal: the work goes on all the same."""
+    """Print a line for people. If a signal has ended our `tee` or terminal, print nothing and go on."""
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
-def reporter(say: Callable[[str], None] = say) -> Progress:
-    """Says what is done, and the time left, now and then; nothing where it does not take long."""
+def reporter(say: Callable[[str], None] = say) -> Report:
+    """A function that prints the activity and the time left now and then, and nothing if it does not take long."""
     began: dict[str, float] = {}
     reported: dict[str, tuple[float, int]] = {}
 

@@ -1,4 +1,4 @@
-"""What a result was made with: the code, the packages, the machine."""
+"""The provenance of a result: code, packages and machine."""
 
 import hashlib
 import importlib.metadata
@@ -16,7 +16,7 @@ SOURCES = Path(__file__).parents[1]
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Everything of a run that its configuration, with the seed, does not say."""
+    """All facts about a run that its configuration and seed lack."""
     machine = hardware() | {"node": platform.node(), "cores": len(os.sched_getaffinity(0))}
     if device.type == "cuda":
         machine["GPU"] = torch.cuda.get_device_name(device)

@@ -1,8 +1,8 @@
-"""A stack that is made part by part, and whose making goes on where it was interrupted, to the same bytes.
+"""An image stack that is written part by part. After an interruption, writing continues, and gives the same bytes.
 
-Beside the unfinished stack stands a journal: first the SHA-256 of all settings, then, for each part, that of its source
-and that of its result. A part is made again where either is no longer what the journal says, and all are where the
-settings are others.
+A journal lies beside the unfinished stack. It holds the SHA-256 of all settings and, for each part, the SHA-256 of its
+source and of its result. A part is made again if its source or result no longer agrees with the journal. All parts are
+made again if the settings have changed.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ def write_stack(
     result: Callable[[np.ndarray, slice], np.ndarray],
     say: Callable[[str], None],
 ) -> None:
-    """Write images `shape` (n, L, L), float32: `result` of what `source` reads for each slice of them.
+    """Write images of `shape` (n, L, L), float32: for each slice, `source` reads the input and `result` computes them.
 
-    `settings` is the SHA-256 of all else that they depend on. Where `result` raises ConfigError nothing is left.
+    `settings` is the SHA-256 of everything else that decides the images. If `result` raises ConfigError, no file stays.
     """
     partial, journal = path.with_name(f".partial-{path.name}"), path.with_name(f".partial-{path.stem}.sums")
     made = _read_journal(partial, journal, settings)

@@ -1,7 +1,7 @@
-"""Image stacks (.mrcs) of any number and size, read as their images are asked for.
+"""Image stacks (.mrcs) of any number and size; images are read on access.
 
-A header is believed only as far as the file's size bears it out, so that no memory is taken for what it claims. Files
-are opened when they are read, and closed again: a dataset may have more stacks than a process may have open files.
+A header is checked against the file's size, so no memory is taken for images that the file lacks. Files are opened when
+they are read, and closed again: a dataset may have more stacks than a process may have open files.
 """
 
 import functools
@@ -20,13 +20,13 @@ KINDS = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 """NumPy's names of the MRC modes whose pixels are real numbers."""
 
 SUFFIXES = (":mrcs", ":mrc", ":st")
-"""RELION's way of saying what kind of file a name is of: stack.mrc:mrcs is the stack stack.mrc."""
+"""RELION's suffix for a file's kind: stack.mrc:mrcs is the stack stack.mrc."""
 
 IMOD_STAMP = 1146047817
-"""Of IMOD, beside whose flags bytes have a sign only where the first bit is set."""
+"""IMOD's stamp. In files with this stamp, bytes have a sign only if the first bit of the flags is set."""
 
 SAME_PIXEL = 0.001
-"""Part by which pixel sizes of header and star file may differ without a word: headers are often rounded."""
+"""Part by which pixel sizes of header and star file may differ without a warning: headers are often rounded."""
 
 OTHER_FORMATS = {
     b"\x1f\x8b\x08": "is compressed by gzip: unpack it first (gunzip)",
@@ -41,7 +41,7 @@ OTHER_FORMATS = {
     b"\x93NUMPY": "is a NumPy array or a cryoSPARC .cs file, and no MRC stack: name the stack",
     b"version https://git-lfs": "is a pointer of Git LFS, and not the file itself: get it with `git lfs pull`",
 }
-"""How files begin that are given for MRC stacks, and what to do with them."""
+"""First bytes of files that users give in place of MRC stacks, and the remedy for each."""
 
 COMPLEX = "holds Fourier transforms (mode {mode}), and no images: transform it back first"
 
@@ -69,9 +69,9 @@ class Stack:
 
 @dataclass(frozen=True)
 class Images:
-    """Images (n, L, L) that stand in several stacks, in an order of their own; a part of them is read as float32.
+    """Images (n, L, L) from several stacks, in any order; indexing reads a part of them as float32.
 
-    Those of another size or pixel size are resampled to L pixels of the set's own size about pixel L/2.
+    Images of another size or pixel size are resampled to L pixels of the set's pixel size about pixel L/2.
     """
 
     stacks: tuple[Stack, ...]
@@ -111,7 +111,7 @@ class Images:
 
 @functools.lru_cache(maxsize=64)
 def _resampling(size: int, box: int, multiple: float) -> np.ndarray:
-    """The matrix W (box, size) by which W I Wᵀ samples an image I (size, size) at the set's pixels, centre on centre.
+    """The matrix W (box, size): W I Wᵀ samples an image I (size, size) at the set's pixels, centre on centre.
 
     `multiple` is the image's pixel size in the set's. Exact for what is band-limited: each row is the Dirichlet kernel
     of the frequencies below both Nyquists. Images count as periodic beyond their edge.
@@ -135,15 +135,15 @@ def stack_path(folder: Path, name: str) -> Path:
 
 
 def relion_name(name: str) -> str:
-    """The stack's name as RELION reads it: where it does not end in .mrcs, it takes a suffix for a stack to be one."""
+    """The stack's name as RELION reads it: a name that does not end in .mrcs needs a suffix."""
     return name if name.endswith((".mrcs", *SUFFIXES)) or not name else f"{name}:mrcs"
 
 
 def warn_of_pixel_sizes(stacks: tuple[Stack, ...], sizes: np.ndarray, star: Path) -> None:
-    """Says where a stack's header has another pixel size than the star file has for it, `sizes` (stacks,) in Å.
+    """Warn if a stack's header and the star file differ in pixel size; `sizes` (stacks,) in Å are the star file's.
 
-    0 and 1 are what programs write that do not know the pixel size. The star file is right, as for RELION: pixel
-    sizes are calibrated after extraction, in the star file alone.
+    Programs that do not know the pixel size write 0 or 1. The star file counts, as for RELION: pixel sizes are
+    calibrated after extraction, in the star file alone.
     """
     other = [
         (stack, size)
@@ -165,9 +165,9 @@ def _and_more(count: int, what: str) -> str:
 
 
 def open_stack(path: Path) -> Stack:
-    """Raises ConfigError where it is no stack of images of real numbers, or is cut short.
+    """Open a stack. Raises ConfigError if it is no stack of images of real numbers, or is cut short.
 
-    Only the header is read. Its stamps are not asked for, but for IMOD's: old programs leave them out.
+    Only the header is read. No stamp is needed (old programs leave them out); only IMOD's stamp is looked at.
     """
     if not os.path.isfile(path):  # False too for a name that no file can have
         raise ConfigError(
@@ -196,7 +196,7 @@ def open_stack(path: Path) -> Stack:
 
 
 def _pixel_size(header: np.void) -> float | None:
-    """Å, of the cell's length by its intervals; None for the 0 and 1 of programs that do not know."""
+    """Å, the cell's length over its intervals; None for 0 and 1, from programs that do not know the size."""
     size = float(header["cella"]["x"]) / (int(header["mx"]) or int(header["nx"]))
     return size if 0 < size < math.inf and size != 1.0 else None
 
@@ -211,7 +211,7 @@ def _signed(header: np.void) -> bool:
 
 
 def read_header(start: bytes) -> np.void | None:
-    """A file's first bytes as an MRC header, in the byte order in which its mode and width are what they can be."""
+    """A file's first bytes as an MRC header, in the byte order that gives a possible mode and width."""
     if len(start) < HEADER.itemsize:
         return None
     for order in "<>":
@@ -222,7 +222,7 @@ def read_header(start: bytes) -> np.void | None:
 
 
 def _what_else(start: bytes) -> str:
-    """What a file is that begins so, and is no MRC file of images; and what to do with it."""
+    """The kind of a file with these first bytes that is no MRC file of images, and the remedy."""
     for magic, what in OTHER_FORMATS.items():
         if start.startswith(magic):
             return what

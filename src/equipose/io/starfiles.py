@@ -19,13 +19,13 @@ import pandas as pd
 from equipose.errors import ConfigError, FileWarning
 
 SAMPLED = 1000
-"""Rows by which the type of a column is guessed; a later row that is of another type makes it text."""
+"""Rows from which the type of a column is guessed; a later row of another type makes the column text."""
 
 SIGNIFICANT = 1e-7
 """Relative error that six decimals may make; a column with smaller numbers is written with ten digits."""
 
 EXTRA = "\0"
-"""A column after the last one: it holds what rows have too much."""
+"""A column after the last one, for the surplus values of rows."""
 
 TEXT = re.compile("Name|File|Image$|Path")
 """Labels of text, also where it looks like a number."""
@@ -288,7 +288,7 @@ def _texts(column: pd.Series) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """In quotes that do not end the value too early; RELION 3.1 does not read the bells by which it escapes them."""
+    """In quotes that do not end the value too early. RELION 3.1 escapes quotes by bells, but cannot read these."""
     if "\n" in text:
         raise ConfigError(f"{text!r} cannot stand in a star file: it has a line end")
     for quote in "\"'":

@@ -7,7 +7,8 @@ import jinja2
 import numpy as np
 from skimage.measure import marching_cubes
 
-from equipose.core.surface import enclosing_level, fourier_upsample
+from equipose.core.resizing import resized
+from equipose.core.surface import enclosing_level
 
 MESH_BOX = 64
 """A map is brought to this many voxels a side before its surface is taken: smooth, and a few hundred kB a map."""
@@ -23,7 +24,7 @@ def read_template(path: Path) -> jinja2.Template:
 
 def mesh(volume: np.ndarray, fraction: float) -> dict[str, str]:
     """The surface that encloses a `fraction` of the box: corners as int16 in ±32767, triangles as uint32, base64."""
-    fine = fourier_upsample(volume, MESH_BOX)
+    fine = resized(volume, max(MESH_BOX, len(volume)))
     corners, triangles, _, _ = marching_cubes(
         fine, enclosing_level(fine, fraction), step_size=max(1, len(fine) // MESH_BOX)
     )

@@ -27,20 +27,18 @@ from equipose.io.progress import run_main
 from equipose.io.provenance import hardware, package_versions
 from equipose.pages.page import data_uri, mesh, read_template
 from equipose.study.job_times import wall_times
-from equipose.study.tables import (
-    MODES,
+from equipose.study.runs import (
     OUTDATED,
     age_notes,
-    build_table,
     final_mse,
     has_failed,
     load_settings,
     read_runs,
     run_names,
-    to_html,
     why_unfinished,
 )
-from equipose.workflow.freshness import made_by_other_code, run_path
+from equipose.study.tables import MODES, build_table, to_html
+from equipose.workflow.freshness import made_by_other_code, run_folder
 
 PIXELS_AN_INCH = 125
 """CSS pixels an inch of a figure: a figure as wide as a journal's page gets the width of this page's text, 900."""
@@ -97,7 +95,9 @@ def summary(
     for dataset, model in dict.fromkeys((dataset, model) for dataset, model, _ in runs):
         chosen = [run for run in runs if run[:2] == (dataset, model)]
         found = [
-            json.loads((_folder(results, run) / "metrics.json").read_text()) for run in chosen if run not in unfinished
+            json.loads((run_folder(results, *run) / "metrics.json").read_text())
+            for run in chosen
+            if run not in unfinished
         ]
         scored = [metrics["held_out"]["direct"]["exact"] for metrics in found if metrics["held_out"]]
         best = min(scored, key=lambda scores: scores["mse"], default={"mse": None, "median_degrees": None})
@@ -162,7 +162,7 @@ def meshes(
     for dataset in dict.fromkeys(dataset for dataset, _, _ in runs):
         best: dict[str, tuple[float, Path]] = {}
         for run in runs:
-            path = _folder(results, run) / "metrics.json"
+            path = run_folder(results, *run) / "metrics.json"
             if run[0] == dataset and run not in unfinished:
                 metrics = json.loads(path.read_text())
                 mse = final_mse(metrics) if metrics["training"] else 0.0
@@ -202,10 +202,6 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-def _folder(results: Path, run: tuple[str, str, int]) -> Path:
-    return results / "runs" / run_path(*run)
 
 
 def _read(path: Path) -> pd.DataFrame | None:

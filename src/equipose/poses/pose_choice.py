@@ -1,12 +1,12 @@
-"""What a trained model says about images: of the encoder's answers about each, one counts.
+"""Test-time augmentation: a trained model gives several poses for each image, and one of them is chosen.
 
-With `turns` above 1, an image is shown turned by so many angles between 0 and 90°. The encoder is equivariant under
-quarter turns alone; in between its errors differ, and an image whose pose it mistakes in one turn it often knows in
-another. With `hypotheses` above 1, it gives several answers each time.
+With `turns` above 1, the encoder sees an image at so many angles between 0 and 90°. It is equivariant under quarter
+turns only; in between, its errors differ, and it often gives the right pose at one angle and a wrong one at another.
+With `hypotheses` above 1, the encoder gives several poses each time.
 
-An answer that lies in the right place, but some degrees off, may explain an image no better than one from elsewhere. So
-all answers are judged by where they lead: each is refined on the model's own volume, and the answer counts that lies
-nearest to the best refined pose. It is an answer as the encoder gave it; nothing refined is returned.
+A pose that is some degrees off the right one may explain an image no better than a pose from elsewhere. So each pose is
+refined on the model's own volume. The encoder's pose nearest to the best refined pose is chosen, and it is returned as
+the encoder gave it, without refinement.
 """
 
 from collections.abc import Callable
@@ -26,11 +26,12 @@ Poses = tuple[Tensor, Tensor]
 """Rotations (b, 3, 3) and shifts (b, 2) in Å about the array's centre."""
 
 SHELLS = 10
-"""By which answers are judged, at most. Of 16, the first 10 do as well as all, with 39 % of the points."""
+"""Largest radius, in shells, for the choice of poses. Of 16, the first 10 do as well as all, with 39 % of the points.
+"""
 
 ITERATIONS = 4
-"""Gauss-Newton steps from each answer. On 1,000 images of the ribosome at SNR 1, 16 answers each: mean squared error
-0.12, against 0.21 if answers are judged as they are; that of the best answers is 0.08.
+"""Gauss-Newton steps from each of the encoder's poses. On 1,000 images of the ribosome at SNR 1 with 16 poses each, the
+mean squared error is 0.12. Without refinement it is 0.21; that of the best poses is 0.08.
 """
 
 
@@ -38,7 +39,7 @@ ITERATIONS = 4
 def pose_finder(model: Autoencoder) -> Callable[[Tensor, Tensor], Poses]:
     """A function from images (b, L, L), in the model's scale, and CTF parameters (b, 7) to their poses.
 
-    For the weights that the model has now: answers are judged by its volume, which is sampled once.
+    The function holds for the model's present weights: it samples the model's volume once to choose among poses.
     """
     turns = model.config.model.turns
     if turns * model.config.model.hypotheses == 1:
@@ -66,9 +67,10 @@ def pose_finder(model: Autoencoder) -> Callable[[Tensor, Tensor], Poses]:
 
 
 def turned_answers(model: Autoencoder, images: Tensor, turns: int) -> Poses:
-    """All answers about images (b, L, L) at so many turns: rotations (b, c, 3, 3) and shifts (b, c, 2) in Å.
+    """The encoder's poses of images (b, L, L) at all turns: rotations (b, c, 3, 3) and shifts (b, c, 2) in Å.
 
-    In the precision of training: bfloat16 is twice as fast at 64 px, with the same mean squared error of 3.5e-4.
+    They are computed in the precision of training: bfloat16 is twice as fast at 64 px, with the same mean squared error
+    of 3.5e-4.
     """
     rotations, shifts = [], []
     with training_precision(model.encoder):

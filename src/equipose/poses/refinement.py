@@ -1,13 +1,13 @@
 """Poses improved image by image once the networks have settled, and the map back-projected from them.
 
-An encoder answers for all images at once and errs a little for each (semi-amortised inference corrects that). In each
-pass, Gauss-Newton steps lead from the pose that an image has, and from the best matches of a search, to the nearest
-optima, the best of which goes on; all images then make the next volume, CTF-weighted, which the next pass compares
-with. Where noise is strong, the first volumes leave many images in a wrong pose, and later ones find them.
+An encoder learns one function for all images and has a small error for each (semi-amortised inference corrects that).
+In each pass, Gauss-Newton steps start from the pose of an image and from the best matches of a search. They lead to the
+nearest optima, and the best optimum becomes the image's pose. All images then make the volume of the next pass,
+CTF-weighted. If noise is strong, many images have a wrong pose in the first passes, and later passes correct them.
 
-An image's own noise is in the map that it helped to make, at the pose that it had: compared with that map, it would
-keep a wrong pose. So a part of the images at a time is compared with the map of all the others, of which the mask of
-their molecule takes away the solvent's noise (`mask.py`).
+A map contains the noise of its own images, at the poses that they had. Compared with such a map, an image would keep a
+wrong pose. So a part of the images at a time is compared with the map of all other images. The mask of the molecule
+removes the noise of the solvent from this map (`mask.py`).
 """
 
 import math
@@ -46,12 +46,12 @@ BATCH = 200
 """Images refined at once."""
 
 FIRST_PASS, RISING = 0.75, 3
-"""Of all shells, the first of several passes sees this part, since its volume, and so its poses, are vague; so many
-passes later, or with the last one, poses are told by all.
+"""The first of several passes compares this part of all shells, since its volume and its poses are vague. After so many
+passes, or in the last pass, all shells are compared.
 """
 
 SETTLED = 0.001
-"""Share of the images that a pass with all shells finds in another place, below which no other pass follows."""
+"""If a pass with all shells moves a smaller share of the images than this to another pose, no other pass follows."""
 
 STILL = 0.998
 """Correlation of a pass's map with the one before, within the mask, above which no other pass follows. Of a symmetric
@@ -60,17 +60,17 @@ molecule that is refined as C1, images go from mate to mate, and the map stays: 
 """
 
 FAR = 4.0
-"""Standard deviations within which shifts are tried. An image further out is lost: of 10,000 in three deviations 1.1 %,
-which was half of all that refinement left in a wrong pose at SNR 0.1; in four 0.03 %.
+"""Shifts within so many standard deviations are tried. An image with a larger shift is lost. Of 10,000 images, 1.1 %
+lie outside of three deviations, half of all wrong poses that refinement left at SNR 0.1; 0.03 % lie outside of four.
 """
 
 PARTS = 20
-"""Of the images, each of which is compared with the map of the others. At SNR 0.1 one pass with it, and with the
-shifts' distribution, took 1,000 images of the spliceosome from MSE 0.14 to 0.09, and without both to 0.13.
+"""Number of parts of the images; each part is compared with the map of the other parts. At SNR 0.1, one pass with parts
+and with the shifts' distribution took 1,000 images of the spliceosome from MSE 0.14 to 0.09; without both, to 0.13.
 """
 
 JUDGED = 1000
-"""Images by which a run is judged without a truth; at most half of them all."""
+"""Number of images by which a run is judged without a truth; at most half of all images."""
 
 
 @torch.no_grad()
@@ -84,8 +84,8 @@ def refine(
 ) -> tuple[np.ndarray, np.ndarray, Tensor]:
     """Poses of all particles after at most `refine_passes`, and the volume at the points of a grid of radius L/2.
 
-    `rotations` (n, 3, 3) and `shifts` (n, 2), Å of the content from pixel L/2, are where the first pass starts, and of
-    the same kind as what is returned. What is known after a pass is kept in a file, with which the same call goes on.
+    The first pass starts from `rotations` (n, 3, 3) and `shifts` (n, 2), Å of the content from pixel L/2; the returned
+    poses are of the same kind. The state after a pass is kept in a file, and the same call continues from it.
     """
     device, radius = model.frequencies.device, model.box // 2
     generator, passes = torch.Generator(device).manual_seed(model.config.seed), model.config.model.refine_passes
@@ -141,8 +141,9 @@ def poses_against(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Poses of the first n particles by `volume` (m³, 2), the points of a grid of radius L/2 in the model's scale.
 
-    Of each image the best of its start, `rotations` (n, 3, 3) and `shifts` (n, 2) as for `refine`, and of a search,
-    all refined. Wants a map that these images had no part in: their own noise would keep them where they were.
+    For each image, the start (`rotations` (n, 3, 3) and `shifts` (n, 2) as for `refine`) and the matches of a search
+    are refined, and the best is returned. The map must not contain these images: their own noise would keep their
+    poses.
     """
     generator = torch.Generator(volume.device).manual_seed(model.config.seed)
     field = with_slopes(volume, model.box // 2)
@@ -155,11 +156,11 @@ def poses_against(
 
 @torch.no_grad()
 def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndarray, shifts: np.ndarray) -> float:
-    """Part of the first images, a thousand at most, whose poses (as for `refine`) a search confirms.
+    """Part of the first images, a thousand at most, for which a search finds the same pose again; needs no truth.
 
-    The search is against the model's own volume or, if the poses were refined, against the map of all other images at
-    theirs. Needs no truth. Where the images of a volume are split over both hands, each of them has two poses that
-    explain it alike; where it has not formed, the search finds any other pose as good.
+    Poses are as for `refine`. The search uses the model's own volume or, if the poses were refined, the map of all
+    other images at their poses. A wrong volume does not confirm poses: if its images are split over both hands, two
+    poses explain each image equally well; if it has no molecule yet, other poses fit as well.
     """
     judged = min(JUDGED, math.ceil(len(rotations) / 2))
     if model.config.model.refine_passes:
@@ -174,10 +175,10 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
 
 
 def _first_volume(model: Autoencoder, particles: Particles, rotations: Tensor, shifts: Tensor) -> Tensor:
-    """The volume (m³, 2) that the first pass compares with: the decoder's, or the search's where that explains images
-    better, as it does where the encoder could not learn the poses or was not asked to.
+    """The volume (m³, 2) for the first pass: the decoder's, or the search's if that explains images better.
 
-    The first images are compared with both, at the better of their given poses and of those that a search finds.
+    The search's is better if the encoder could not learn the poses or was not trained. The first images are compared
+    with both volumes, at the better of their given poses and of the poses that a search finds.
     """
     radius, device = model.box // 2, rotations.device
     volumes = [sampled(model.decoder, radius, device)]
@@ -194,12 +195,12 @@ def _first_volume(model: Autoencoder, particles: Particles, rotations: Tensor, s
 
 
 def _correlation(one: Tensor, other: Tensor, mask: Tensor) -> float:
-    """Of two maps (L, L, L) within a mask."""
+    """The correlation of two maps (L, L, L) within a mask."""
     return float(torch.corrcoef(torch.stack([one[mask > 0.5], other[mask > 0.5]]))[0, 1])
 
 
 def _known(kept: Path, start: Tensor) -> dict[str, Any] | None:
-    """What an earlier call knew after its last pass, if it started from these rotations."""
+    """The state of an earlier call after its last pass, if it started from these rotations."""
     try:
         known = torch.load(kept, map_location=start.device, weights_only=True)
     except Exception:  # none yet, or broken: whatever a truncated file makes torch raise
@@ -220,9 +221,9 @@ def _read(model: Autoencoder, particles: Particles, rows: Tensor) -> Batch:
 
 
 def growing_radii(radii: list[float], last: float) -> list[float]:
-    """The radii, and after them as many as it takes to reach the `last`, each at most twice the one before.
+    """The radii, followed by larger ones up to `last`, each at most twice the one before.
 
-    Half the radius tells a pose well enough to follow it from there.
+    A pose found at half the radius is close enough to refine it from there.
     """
     while radii[-1] < last:
         radii = [*radii, min(2 * radii[-1], last)]
@@ -268,10 +269,10 @@ def _best_pose(
     shifts: Tensor,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """The given poses and the best matches of some thousand spread ones, all refined: the best of each image.
+    """For each image, the best of its given pose and its best matches among some thousand spread poses, all refined.
 
-    `field` (m³, 8) is the volume with its slopes. A `resolution` below 1 takes that part of the shells, which fewer
-    orientations tell apart.
+    `field` (m³, 8) is the volume with its slopes. With a `resolution` below 1, only that part of the shells and fewer
+    orientations are compared.
     """
     config, radius, device = model.config.model.search, model.box // 2, rotations.device
     radii = growing_radii([resolution * shells for shells in config.refine_radii], resolution * radius)

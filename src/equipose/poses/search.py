@@ -1,16 +1,15 @@
-"""Poses and a map from images alone: what `init: search` gives the networks to start from.
+"""Poses and a map from images alone, from which the networks start with `init: search`.
 
-The paper's models start with random poses, and most of their training goes into leaving the state in which half of the
-images sit in each hand. Here a stochastic EM at low radius finds the volume first (cf. Punjani et al. 2017):
+The paper's models start with random poses. They spend most of their training in a state with half of the images in each
+hand. Here a stochastic EM at low radius finds the volume first (cf. Punjani et al. 2017):
 
 1. `search_step`: a batch of images is compared with slices of the current volume at spread orientations and a grid of
-   shifts, by one real matrix product; all of them are weighed by their likelihood and back-projected. The radius grows
-   from a few shells, where the landscape is smooth. Likelihoods are tempered so that an image weighs some dozen poses
-   at first and two at last, or more where noise leaves more in doubt: without that, many runs end with images in
-   either hand.
+   shifts, by one real matrix product. All poses are weighed by their likelihood and back-projected. The radius grows
+   from a few shells, where the landscape is smooth. Likelihoods are tempered: an image weighs some dozen poses at first
+   and two at last, or more if noise leaves more in doubt. Without tempering, many runs end with images in both hands.
 2. `refine_poses`: poses of some thousand images are improved by Gauss-Newton steps in the tangent space of SO(3) × R²,
    and back-projected at full radius into the next volume.
-3. `render`: the volume gives endless images with known poses, which the encoder and decoder are fitted to.
+3. `render`: the volume gives any number of images with known poses, and encoder and decoder are fitted to them.
 
 Shifts are in pixels about the transform's origin L/2.
 """
@@ -26,14 +25,14 @@ from equipose.core.fourier_grid import FourierGrid, blend, empty_grid, grid_slic
 from equipose.core.mask import masked_volume
 
 SPIRAL = (2**0.5, 1.533751168755204288)
-"""Turns of the spiral's two circles a point: √2, and the root of x⁴ = x + 4."""
+"""Turns a point of the spiral's two circles: √2, and the root of x⁴ = x + 4."""
 
 
 NO_BELIEF = 1e-12
-"""Below it a pose is not weighed: the smallest numbers of all, denormal ones, take ten times as long to multiply."""
+"""Weights of poses below this become 0: multiplying denormal numbers takes ten times as long."""
 
 AT_ONCE = 2**23
-"""Poses, over all images, that are compared at once: more take longer each, since they leave the cache."""
+"""Number of poses, over all images, that are compared at once: a larger number does not fit into the cache."""
 
 
 def random_rotations(count: int, generator: torch.Generator) -> Tensor:
@@ -42,11 +41,11 @@ def random_rotations(count: int, generator: torch.Generator) -> Tensor:
 
 
 def spread_rotations(count: int, generator: torch.Generator, group: Tensor) -> Tensor:
-    """Rotations (n, 3, 3) spread as evenly as `count` over SO(3), as a whole turned at random, on the generator's
-    device: those in the asymmetric unit of the point `group` (g, 3, 3), about a g-th of them.
+    """Evenly spread rotations (n, 3, 3), turned as a whole at random, on the generator's device.
 
-    The unit holds the poses that are nearer to the identity than their mates. The spiral of Alexa (2022,
-    super-Fibonacci sampling) leaves holes a third narrower than as many random ones.
+    `count` rotations are spread over SO(3). Those in the asymmetric unit of the point `group` (g, 3, 3) are returned,
+    about a g-th of them: the poses that are nearer to the identity than their mates. The spiral of Alexa (2022,
+    super-Fibonacci sampling) leaves holes a third narrower than the same number of random rotations.
     """
     index = torch.arange(count, dtype=torch.float64, device=generator.device) + 0.5
     inner, outer = (index / count).sqrt(), (1 - index / count).sqrt()
@@ -64,18 +63,19 @@ def shift_deviation(dataset: DatasetConfig) -> float:
 
 
 def shift_weight(deviation: float, noise: float = 1.0) -> float:
-    """What a squared pixel of shift adds to an image's squared error, its negative log posterior times 2 `noise`.
+    """The term of an image's squared error for each squared pixel of shift; the error is its negative log posterior
+    times 2 `noise`.
 
-    `noise` is the mean squared error a coefficient, 1 for whitened ones; shifts have a normal distribution with this
-    standard `deviation`, in pixels.
+    `noise` is the mean squared error a coefficient, 1 for whitened coefficients. Shifts have a normal distribution with
+    this standard `deviation`, in pixels.
     """
     return noise / max(deviation, 0.1) ** 2
 
 
 def trial_shifts(run: RunConfig, radius: float, device: torch.device, deviations: float = 3.0) -> Tensor:
-    """Shifts (s, 2) in pixels within so many standard deviations, as far apart as shells up to `radius` can tell.
+    """Shifts (s, 2) in pixels within so many standard deviations, as far apart as shells up to `radius` can resolve.
 
-    That is a quarter of the last shell's wavelength, and at least a pixel.
+    The distance is a quarter of the last shell's wavelength, and at least a pixel.
     """
     reach = deviations * shift_deviation(run.dataset)
     spacing = max(1.0, run.dataset.box / (4 * radius))
@@ -93,7 +93,7 @@ def start_search(
     alone = torch.eye(3, device=target.device)[None]
     insert_slices(grid, random_rotations(len(target), generator), disc, transfer * target, transfer**2, alone)
     found = shell_means(target.abs().square().mean(0), disc, disc.box // 2 + 1)
-    return grid, torch.where(found > 0, found, torch.inf)  # shells beyond the disc weigh nothing
+    return grid, torch.where(found > 0, found, torch.inf)  # shells beyond the disc get no weight
 
 
 def search_step(
@@ -182,8 +182,8 @@ def match(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each image against every orientation and shift: squared errors, indices, shifts of the `kept` best orientations.
 
-    ‖Î - CTF T P‖² = ‖Î‖² + ‖CTF P‖² - 2 Re⟨CTF T* Î, P⟩, to which a shift adds its `shift_weight`. In bfloat16,
-    which is faster, errors are good to a percent of ‖CTF P‖²: enough to choose poses that are then refined.
+    ‖Î - CTF T P‖² = ‖Î‖² + ‖CTF P‖² - 2 Re⟨CTF T* Î, P⟩, plus the term of `shift_weight`. bfloat16 is faster, and its
+    errors are good to a percent of ‖CTF P‖²: enough to choose poses for refinement.
     """
     beyond = (weight * shifts.square().sum(-1, keepdim=True) / 2).to(dtype)
     slices, found = grid_slices(volume, radius, orientations, disc), []  # (o, n)
@@ -219,8 +219,8 @@ def refine_poses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gauss-Newton in the tangent space: rotations exp(ω) R and shifts t + τ that fit `target` (b, n) better.
 
-    `field` (m³, 8) is the volume `with_slopes`, made once for all images that are compared with it.
-    Steps that do not lower an image's error are not taken. Returns rotations, shifts and squared errors (b,).
+    `field` (m³, 8) is the volume `with_slopes`, made once for all images. A step that does not lower an image's error
+    is not taken. Returns rotations, shifts and squared errors (b,).
     """
     root, (kx, ky) = disc.weights.sqrt(), disc.k.T
     identity = torch.eye(5, dtype=target.real.dtype, device=target.device)
@@ -265,11 +265,11 @@ def best_refined(
     weight: float,
     iterations: int,
 ) -> tuple[Tensor, Tensor]:
-    """Several poses an image, rotations (b, c, 3, 3) and shifts (b, c, 2), all refined: the best, (b, 3, 3) and (b, 2).
+    """Refine several poses an image, rotations (b, c, 3, 3) and shifts (b, c, 2); return the best of each image.
 
-    `measured` are coefficients, CTFs (b, n) and the disc they belong to, one after the other, of growing radius: at low
-    radius a pose is drawn from afar, and at high radius its error tells the right pose from others. After each disc
-    but the last, the better quarter of an image's poses goes on. Shifts add their `shift_weight` to the errors.
+    `measured` lists coefficients, CTFs (b, n) and their disc, for discs of growing radius. At low radius, steps reach
+    the right pose from far away; at high radius, the error separates the right pose from others. After each disc but
+    the last, the better quarter of an image's poses is kept. Shifts add their `shift_weight` to the errors.
     """
     for number, (target, transfer, disc) in enumerate(measured, start=1):
         count = rotations.shape[1]

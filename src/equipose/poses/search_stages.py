@@ -1,9 +1,8 @@
 """The steps before training for `init: search`: find a volume (`search`), then fit both networks to it.
 
-The stages follow from the step and the part of the budget that is spent, so that a run continues at any step: `search`
-(stochastic EM), `refine` (the poses of some thousand images, pass after pass, each pass building the next volume),
-`fit` (encoder and decoder learn from rendered images, whose poses are known exactly). What they know between steps is a
-`SearchState`.
+The step and the spent part of the budget decide the stage, so a run can continue at any step. The stages are `search`
+(stochastic EM), `refine` (the poses of some thousand images; each pass builds the next volume) and `fit` (encoder and
+decoder learn from rendered images, whose poses are known exactly). A `SearchState` is the state between steps.
 """
 
 import math
@@ -36,19 +35,19 @@ from equipose.poses import search
 Fetch = Callable[[np.ndarray], tuple[Tensor, Tensor]]
 
 SHIFT_WEIGHT = 0.2
-"""Of a squared pixel of shift error, where a squared Frobenius distance of rotations weighs 1."""
+"""Weight of a squared pixel of shift error in the fit; a squared Frobenius distance of rotations has weight 1."""
 
 
 COARSE = 16
-"""Shells of the search's grid at least: its map then has 32 voxels a side, of which a mask can be made."""
+"""Least number of shells of the search's grid: its map then has 32 voxels a side, enough for a mask."""
 
 LOSERS_WEIGHT = 0.05
-"""In the fit, of all hypotheses' mean error beside the best one's, so that none is left behind for good."""
+"""Weight, in the fit, of the mean error of all hypotheses beside the best one's error, so that all of them learn."""
 
 
 @dataclass
 class SearchState:
-    """The sums of the volume that is being found, the last one that was, and the refined images' poses and errors."""
+    """The sums of the next volume, the last finished volume, and the poses and errors of the refined images."""
 
     grid: FourierGrid  # of the search, in which it moves, or of a refining pass
     spectrum: Tensor  # (shells,) mean squared error a coefficient, of the best matches
@@ -61,7 +60,7 @@ class SearchState:
 
 
 def stage(step: int, spent: float, config: SearchConfig) -> tuple[str, int]:
-    """The stage of a step when a part `spent` of the budget is, and its index there (`train` counts on from `fit`)."""
+    """Stage of a step after a part `spent` of the budget, and the step's index in it: `train` counts on from `fit`."""
     first = config.starts * config.steps
     if step < first:
         return "search", step
@@ -72,7 +71,7 @@ def stage(step: int, spent: float, config: SearchConfig) -> tuple[str, int]:
 
 
 def search_length(config: SearchConfig) -> int:
-    """Steps of `search` and `refine`, after which there is a map."""
+    """Number of steps of `search` and `refine`; after them there is a map."""
     return config.starts * config.steps + len(config.refine_radii) * _chunks(config)
 
 
@@ -91,7 +90,7 @@ def fitting_rates(spent: float, config: SearchConfig, final: OptimizerConfig) ->
 
 
 def start_search(model: Autoencoder) -> SearchState:
-    """A state without images; the first step puts some in."""
+    """A state without images; the first step adds some."""
     config, device = model.config.model.search, model.frequencies.device
     return SearchState(
         empty_grid(0, device),
@@ -107,7 +106,7 @@ def start_search(model: Autoencoder) -> SearchState:
 def initial_step(
     state: SearchState, step: int, spent: float, model: Autoencoder, optimizers: list[Optimizer], fetch: Fetch
 ) -> Tensor:
-    """One step of the stage it is, before training; returns its loss, a squared error per coefficient or the fit's."""
+    """One step of the present stage; returns its loss: a squared error per coefficient, or the fit's."""
     config, run = model.config.model.search, model.config
     rng = np.random.default_rng([run.seed, step])
     generator = torch.Generator(model.frequencies.device).manual_seed(int(rng.integers(2**62)))
@@ -159,18 +158,18 @@ def _search(
 
 
 def _between(first: float, last: float, part: float) -> float:
-    """A part of the way from `first` to `last`, in even ratios."""
+    """A value between `first` and `last` after this part of the way, in even ratios."""
     return first * (last / first) ** part
 
 
 def _coarse(model: Autoencoder) -> int:
-    """Shells of the search's grid: all that are compared with its volume, and enough to tell molecule from solvent."""
+    """Shells of the search's grid: all that the search compares, and enough to separate molecule and solvent."""
     config = model.config.model.search
     return min(model.box // 2, max(COARSE, math.ceil(config.last_radius), config.refine_radii[0]))
 
 
 def _keep_the_best(state: SearchState, disc: HalfDisc, radius: int) -> None:
-    """At the end of a start: go on with its volume, or with the former best if that explains the images better."""
+    """At the end of a start, keep its volume, or the former best volume if that explains the images better."""
     shells = int(disc.k.norm(dim=-1).max().round()) + 1
     if state.best is None or state.spectrum[:shells].log().mean() < state.best[1][:shells].log().mean():
         state.best = state.grid, state.spectrum.clone()
@@ -233,7 +232,7 @@ def _matched(
     parameters: Tensor,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Poses of images that have none yet: the best few of random ones are refined, and the best of those returned."""
+    """Poses of images without a pose: the best few of many random poses are refined, and the best one is returned."""
     config, radius = model.config.model.search, state.grid.radius
     disc = half_disc(model.box, config.last_radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
@@ -266,7 +265,7 @@ def _fit(
     parameters: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """The encoder learns the poses of rendered images, first clean ones, then noisy ones; the decoder the volume."""
+    """The encoder learns the poses of rendered images, first clean and then noisy; the decoder learns the volume."""
     config = model.config.model.search
     radius = model.box // 2
     assert state.volume is not None

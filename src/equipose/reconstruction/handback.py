@@ -14,13 +14,13 @@ from equipose.config.settings import PreparationConfig
 from equipose.core.rotations import from_relion_angles, other_hand, to_relion_angles
 from equipose.data.aberrations import read_aberrations
 from equipose.io.cryosparc import read_records, write_cryosparc
+from equipose.io.half_sets import SUBSET
 from equipose.io.particle_tables import numbers
 from equipose.io.particles import (
     ANGLES,
     ORIGINS,
     PHASE_SHIFT,
     SIZE,
-    SUBSET,
     Tables,
     Told,
     chosen_rows,
@@ -52,7 +52,7 @@ def write_poses(
     """
     star, datadir = Path(config.star), Path(config.datadir) if config.datadir else None
     tables = read_tables(star, told=config.told)
-    halves = [chosen_rows(star, tables[1], half, config.limits) for half in (1, 2)]
+    halves = [chosen_rows(star, tables, half, config.limits) for half in (1, 2)]
     order = np.argsort(np.concatenate(halves))
     rows = np.concatenate(halves)[order]
     subset = np.repeat([1, 2], [len(half) for half in halves])[order]

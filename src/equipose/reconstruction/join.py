@@ -35,6 +35,7 @@ from equipose.reconstruction.halves import Half, back_project, bring_together, r
 from equipose.reconstruction.handback import write_poses
 from equipose.reconstruction.names import AGREES, THRESHOLD
 from equipose.reconstruction.particle_scores import correlations, examples
+from equipose.reconstruction.verdict import headline, with_verdict
 
 DETECTED_BY = 0.8
 """Part of the shells by which a point group is looked for."""
@@ -113,9 +114,9 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "correlation": _quartiles(np.concatenate(scores)),
         "code": {"reconstruct": fingerprint("reconstruct")},
     }
+    summary = with_verdict(summary)
     write_json(output / "reconstruction.json", summary)
-    found = resolution["corrected"]
-    say(f"FSC = {THRESHOLD} at {found:.3g} Å (gold standard, masked)" if found else f"FSC below {THRESHOLD} everywhere")
+    say(headline(summary))
 
 
 def _confirmed(runs: list[Path]) -> list[float] | None:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import scipy.stats
 
+from equipose.reconstruction.names import THRESHOLD
+
 CONVERGED, PARTLY = 0.9, 0.7
 """The least share of images with the same pose for a reconstruction to count as converged, and as partly converged.
 
@@ -57,7 +59,7 @@ def verdict(summary: dict[str, Any]) -> Verdict:
         for half, images, found in zip((1, 2), summary["halves_compared"], summary["halves_agree"], strict=True)
     ]
     worst = min(shares, key=lambda each: each.low)
-    resolved = summary["resolution_angstrom"]["corrected"] is not None
+    resolved = crossings(summary)["corrected"] is not None
     state: State
     percent = f"{100 * min(summary['halves_agree']):.0f} %"
     if worst.low >= CONVERGED and resolved:
@@ -87,6 +89,35 @@ def verdict(summary: dict[str, Any]) -> Verdict:
         " a wrong CTF)."
     )
     return Verdict(state, says, certainty, shares)
+
+
+def crossings(summary: dict[str, Any]) -> dict[str, float | None]:
+    """Å at which each FSC curve falls below 0.143, whether or not that may be called a resolution."""
+    return summary.get("fsc_crosses_at_angstrom", summary["resolution_angstrom"])  # older folders have the second alone
+
+
+def with_verdict(measured: dict[str, Any]) -> dict[str, Any]:
+    """What is measured of a reconstruction, with the verdict on it and with the resolution that it may claim.
+
+    Where the two runs disagree there is none. Curves may cross 0.143 all the same: an alignment of noise moves a bright
+    spot of each image onto one place, and both half-maps then have a peak there.
+    """
+    judged = verdict(measured)
+    found = {"verdict": {"state": judged.state.replace(" ", "_"), "text": judged.says, "certainty": judged.certainty}}
+    summary = found | measured | {"fsc_crosses_at_angstrom": measured["resolution_angstrom"]}
+    if judged.state == "not converged":
+        summary |= {"resolution_angstrom": dict.fromkeys(measured["resolution_angstrom"])}
+        summary |= {"resolved_to_the_last_shell": False, "local_resolution_angstrom": None}
+    return summary
+
+
+def headline(summary: dict[str, Any]) -> str:
+    """The verdict of a reconstruction.json in words, and the resolution where it claims one."""
+    found, state = summary["resolution_angstrom"]["corrected"], summary["verdict"]["state"].replace("_", " ")
+    resolution = (
+        f" FSC = {THRESHOLD} at {found:.3g} Å (gold standard, masked)." if found else " No resolution is claimed."
+    )
+    return f"{state.capitalize()}. {summary['verdict']['text']}{resolution}"
 
 
 def _which_failed(confirmed: list[float] | None) -> str:

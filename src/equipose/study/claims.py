@@ -28,7 +28,7 @@ from equipose.errors import ConfigError
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.study.run_table import NUMBERS, RUN, load_outcomes
-from equipose.study.tables import OUTDATED, age_notes, has_failed, load_settings, run_names, why_unfinished
+from equipose.study.runs import OUTDATED, age_notes, has_failed, load_settings, run_names, why_unfinished
 
 RESAMPLES = 10_000
 
@@ -39,11 +39,11 @@ EVERY = 0.6
 """A statement about every run is reproduced if the interval of the share of runs lies above this. Eight of eight runs
 give an interval from 0.63."""
 
-Run = dict[str, Any]
+RunRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Assessment:
     """`estimate` and its interval are in the test's unit, or NaN if no run counts. `failed` and `missing` name runs.
     `short` counts the runs that did not converge and saw fewer images than the paper's runs took.
     """
@@ -59,7 +59,9 @@ class Verdict:
     missing: str = ""
 
 
-def asked_or_found(config: dict[str, Any], experiments: list[str], results: Path, outcomes: pd.DataFrame) -> list[Run]:
+def asked_or_found(
+    config: dict[str, Any], experiments: list[str], results: Path, outcomes: pd.DataFrame
+) -> list[RunRow]:
     """The runs of `outcomes`, and as unfinished all other runs on simulated particles that `experiments` ask for.
 
     A run also counts as unfinished if its results come from settings other than those in `config`.
@@ -67,7 +69,7 @@ def asked_or_found(config: dict[str, Any], experiments: list[str], results: Path
     reasons = {run: why_unfinished(config, results, run) for run in asked_runs(config, experiments)}
     old = {run for run, why in reasons.items() if why == OUTDATED}
     known = set(outcomes[RUN].itertuples(index=False, name=None)) - old
-    found: list[Run] = [run for run in outcomes.to_dict("records") if tuple(run[key] for key in RUN) not in old]
+    found: list[RunRow] = [run for run in outcomes.to_dict("records") if tuple(run[key] for key in RUN) not in old]
     for (dataset, name, seed), unfinished in reasons.items():
         if (dataset, name, seed) in known or not is_simulated(config, dataset):
             continue
@@ -79,19 +81,19 @@ def asked_or_found(config: dict[str, Any], experiments: list[str], results: Path
     return found
 
 
-def is_missing(run: Run) -> bool:
+def is_missing(run: RunRow) -> bool:
     """Whether a run never began, or has not ended."""
     return "unfinished" in run and not has_failed(run["unfinished"])
 
 
-def is_failed(run: Run) -> bool:
+def is_failed(run: RunRow) -> bool:
     return "unfinished" in run and has_failed(run["unfinished"])
 
 
-def choose(runs: list[Run], wanted: dict[str, Any]) -> list[Run]:
+def choose(runs: list[RunRow], wanted: dict[str, Any]) -> list[RunRow]:
     """The runs with the wanted values; a list means any of its values. A missing run may have any outcome."""
 
-    def fits(run: Run) -> bool:
+    def fits(run: RunRow) -> bool:
         known = [key for key in wanted if key in run or not is_missing(run)]
         return all(run[key] in (wanted[key] if isinstance(wanted[key], list) else [wanted[key]]) for key in known)
 
@@ -132,7 +134,7 @@ def judge(low: float, high: float, between: list[float], strictly: bool = False)
     return "inconclusive"
 
 
-def numbers_of(runs: list[Run], name: str) -> np.ndarray:
+def numbers_of(runs: list[RunRow], name: str) -> np.ndarray:
     """The number `name` of all runs that have it (a run that never converged has no time of convergence).
 
     A failed run has no numbers; it only counts as not converged.
@@ -141,7 +143,7 @@ def numbers_of(runs: list[Run], name: str) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def assess(claim: dict[str, Any], runs: list[Run], confidence: float, seeds: int) -> Verdict:
+def assess(claim: dict[str, Any], runs: list[RunRow], confidence: float, seeds: int) -> Assessment:
     """The verdict on one claim. Raises ConfigError for a test or number that does not exist.
 
     A ratio is taken on each dataset with runs of both sides, and averaged over these datasets. If some of them have
@@ -154,7 +156,7 @@ def assess(claim: dict[str, Any], runs: list[Run], confidence: float, seeds: int
     failed = _names([run for run in [*chosen, *compared] if is_failed(run)])
     missing = _names([run for run in [*chosen, *compared] if is_missing(run)])
     short = [run for run in chosen if _too_short(run, claim)]
-    nothing = Verdict("no such run" if _are_there(claim, runs) else "not run", failed=failed, missing=missing)
+    nothing = Assessment("no such run" if _are_there(claim, runs) else "not run", failed=failed, missing=missing)
     if claim["test"] == "ratio":
         pairs = _by_dataset(claim["number"], chosen, compared)
         if not pairs:
@@ -185,26 +187,26 @@ def assess(claim: dict[str, Any], runs: list[Run], confidence: float, seeds: int
         verdict = judge(*interval, [EVERY, 1.0])
     else:
         verdict = judge(*interval, claim["between"], strictly=claim["test"] == "ratio")
-    return Verdict(verdict, estimate, *interval, *counts, len(short), failed, missing)
+    return Assessment(verdict, estimate, *interval, *counts, len(short), failed, missing)
 
 
 def _within(values: np.ndarray, between: list[float]) -> np.ndarray:
     return (values >= between[0]) & (values <= between[1])
 
 
-def _too_short(run: Run, claim: dict[str, Any]) -> bool:
+def _too_short(run: RunRow, claim: dict[str, Any]) -> bool:
     """Whether a run ended without convergence before it had seen the claim's `images`."""
     return "unfinished" not in run and not run["converged"] and run.get("images_seen", 0) < claim.get("images", 0)
 
 
-def _are_there(claim: dict[str, Any], runs: list[Run]) -> bool:
+def _are_there(claim: dict[str, Any], runs: list[RunRow]) -> bool:
     """Whether each side of a claim has finished runs, whatever their outcome."""
     sides = [claim["of"], *([claim["over"]] if claim["test"] == "ratio" else [])]
     asked = [{key: value for key, value in side.items() if key not in OUTCOMES} for side in sides]
     return all(any("unfinished" not in run for run in choose(runs, side)) for side in asked)
 
 
-def _by_dataset(number: str, of: list[Run], over: list[Run]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _by_dataset(number: str, of: list[RunRow], over: list[RunRow]) -> list[tuple[np.ndarray, np.ndarray]]:
     """The numbers of both sides, for each dataset on which both sides have numbers."""
     datasets = sorted({run["dataset"] for run in of})
     pairs = [
@@ -214,7 +216,7 @@ def _by_dataset(number: str, of: list[Run], over: list[Run]) -> list[tuple[np.nd
     return [(ours, theirs) for ours, theirs in pairs if len(ours) and len(theirs)]
 
 
-def _names(runs: list[Run]) -> str:
+def _names(runs: list[RunRow]) -> str:
     return run_names([(run["dataset"], run["model"], run["seed"]) for run in runs])
 
 
@@ -227,7 +229,7 @@ def _mean_ratio(*samples: np.ndarray) -> np.ndarray:
     return np.mean([_median(of) / _median(over) for of, over in zip(samples[::2], samples[1::2], strict=True)], axis=0)
 
 
-def claims_table(specification: dict[str, Any], runs: list[Run]) -> pd.DataFrame:
+def claims_table(specification: dict[str, Any], runs: list[RunRow]) -> pd.DataFrame:
     """One row for each claim of claims.yaml, in its order."""
     test = partial(assess, runs=runs, confidence=specification["confidence"], seeds=specification["seeds"])
     return pd.DataFrame(
@@ -240,7 +242,7 @@ def claims_table(specification: dict[str, Any], runs: list[Run]) -> pd.DataFrame
     )
 
 
-def as_markdown(table: pd.DataFrame, confidence: float, runs: list[Run]) -> str:
+def as_markdown(table: pd.DataFrame, confidence: float, runs: list[RunRow]) -> str:
     """The claims as a table, and below it the runs without numbers."""
     lines = ["| verdict | statement | where | found | asked for | runs |", "| --- | --- | --- | --- | --- | --- |"]
     for row in table.itertuples():
@@ -267,7 +269,7 @@ def as_markdown(table: pd.DataFrame, confidence: float, runs: list[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_claims(specification: dict[str, Any], runs: list[Run], output: Path) -> None:
+def write_claims(specification: dict[str, Any], runs: list[RunRow], output: Path) -> None:
     """Every claim's verdict on `runs`, as `output` with .csv and .md."""
     table = claims_table(specification, runs)
     write_text(output.with_suffix(".csv"), table.to_csv(index=False))

@@ -6,8 +6,7 @@ import numpy as np
 
 from equipose.core.mirror_plane import MirrorPlane, alignment_of_most, mirror_of_poses, mirror_plane, moved_volume
 from equipose.errors import ConfigError
-from equipose.study.runs import Run
-from equipose.study.tables import dataset_title
+from equipose.study.runs import Run, dataset_title
 
 MIXED_SHARE = 0.25
 """Hands count as mixed if the rarer hand has at least this part of the images; only then is the plane sought."""

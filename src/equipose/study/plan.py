@@ -21,8 +21,8 @@ from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings
 from equipose.config.settings import DatasetConfig, asked_runs, merge
 from equipose.io.progress import duration, number, run_main
 from equipose.study.job_times import wall_times
-from equipose.study.tables import age_notes
-from equipose.workflow.freshness import made_by_other_code
+from equipose.study.runs import age_notes
+from equipose.workflow.freshness import made_by_other_code, run_folder
 from equipose.workflow.resolve import dataset_config
 
 GPUS = (1, 8, 64)
@@ -45,12 +45,12 @@ def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = G
     results = Path(config["pathvars"]["results"])
     to_make = set(map(Path, files))
     asked = asked_runs(config, config["run"])
-    runs = {run: budget for run, budget in asked.items() if _folder(results, run) / "model.pt" in to_make}
-    rescored = [run for run in asked if run not in runs and _folder(results, run) / "metrics.json" in to_make]
+    runs = {run: budget for run, budget in asked.items() if run_folder(results, *run) / "model.pt" in to_make}
+    rescored = [run for run in asked if run not in runs and run_folder(results, *run) / "metrics.json" in to_make]
     of_runs = {name: dataset_config(config, name) for name in sorted({dataset for dataset, _, _ in asked})}
     missing = [dataset for name, dataset in of_runs.items() if _particles(results, name) in to_make]
     particles = sum((dataset.images + dataset.held_out) * dataset.box**2 * 4 for dataset in missing)
-    evaluated = [folder for run in asked if ((folder := _folder(results, run)) / "metrics.json").exists()]
+    evaluated = [folder for run in asked if ((folder := run_folder(results, *run)) / "metrics.json").exists()]
     if evaluated:
         sizes = [sum(file.stat().st_size for file in run.iterdir()) for run in evaluated]
         folders = len(runs) * float(np.mean(sizes))
@@ -73,7 +73,7 @@ def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = G
         memory += f"; {rules['train']['gib']:.1f} GiB were measured"
 
     unknown = sum(not np.isfinite(seconds) for seconds in training)
-    done = [run for run in asked if run not in runs and (_folder(results, run) / "model.pt").exists()]
+    done = [run for run in asked if run not in runs and (run_folder(results, *run) / "model.pt").exists()]
     kept = [f"  kept       {note}" for note in age_notes(made_by_other_code(results, done))]
     return "\n".join(
         [
@@ -152,11 +152,6 @@ def _assumed_bytes(dataset: DatasetConfig) -> int:
 def _budget(budgets: Collection[dict[str, float]]) -> str:
     seconds, steps = (sum(budget.get(unit, 0) for budget in budgets) for unit in ("seconds", "steps"))
     return " and ".join([duration(seconds)] * bool(seconds) + [f"{steps} steps"] * bool(steps)) or "nothing"
-
-
-def _folder(results: Path, run: tuple[str, str, int]) -> Path:
-    dataset, model, seed = run
-    return results / "runs" / dataset / model / f"seed{seed}"
 
 
 def _particles(results: Path, dataset: str) -> Path:

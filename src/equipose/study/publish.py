@@ -25,7 +25,7 @@ from equipose.study.claims import asked_or_found, write_claims
 from equipose.study.job_times import job_times
 from equipose.study.joined_tables import join_tables
 from equipose.study.run_table import RUN, load_outcomes
-from equipose.study.tables import load_settings
+from equipose.study.runs import load_settings
 
 KEPT = ("tables/*.csv", "tables/*.md", "figures/*/*.png")
 

@@ -20,9 +20,8 @@ from equipose.io.files import read_json, write_text
 from equipose.io.progress import run_main
 from equipose.reconstruction.verdict import CONVERGED
 from equipose.study.mixture import MIXED_SHARE, read_mixture
-from equipose.study.runs import load_run
+from equipose.study.runs import load_run, load_settings
 from equipose.study.seed_agreement import best_agreement
-from equipose.study.tables import load_settings
 from equipose.workflow.freshness import age, metrics_code, outdated, trained_with
 
 RUN = ["dataset", "model", "seed"]

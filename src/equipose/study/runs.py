@@ -1,15 +1,23 @@
-"""The parts of a finished run that figures read."""
+"""Runs as tables, claims, figures and pages read them: which are there, how they ended, what is in their folders."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from equipose.errors import ConfigError
+from equipose.io.files import read_json
 from equipose.study.mathtext import drawable
-from equipose.study.tables import final_mse
+from equipose.study.status import ERROR
+from equipose.workflow.freshness import OLDER, UNKNOWN, RunKey, age, metrics_code, outdated, run_folder, run_path
+
+NOT_RUN, NOT_ENDED, OUTDATED = "not run", "not ended", "outdated"
+"""What is said of a run that has no scores for the settings asked for, and has not failed: no rate counts it.
+An outdated run has scores of other settings."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +71,98 @@ def load_runs(folders: list[Path], dataset: Path) -> list[Run]:
     if strangers := {run.dataset for run in runs} - {dataset.name}:
         raise ConfigError(f"--runs holds runs of {', '.join(sorted(strangers))}; the dataset is {dataset.name}.")
     return runs
+
+
+def load_settings(path: Path, results: Path, experiments: list[str]) -> dict[str, Any]:
+    """The configuration that tables/config.json keeps, for the experiments that are asked for in a results folder."""
+    return json.loads(path.read_text()) | {"run": experiments, "pathvars": {"results": str(results)}}
+
+
+def read_runs(config: dict[str, Any], experiment: str, results: Path) -> list[dict[str, Any]]:
+    """The metrics.json of every run that `experiment` asks for; `unfinished` says why there is none, else nothing.
+
+    `made_by` says whether another code made it. Scores of other settings than those that are asked for are left out.
+    """
+    spec = config["experiments"][experiment]
+    runs = []
+    for dataset in spec["datasets"]:
+        for model in spec["models"]:
+            for seed in spec["seeds"]:
+                names: dict[str, Any] = {"dataset": dataset, "model": model, "seed": seed}
+                if unfinished := why_unfinished(config, results, (dataset, model, seed)):
+                    runs.append(names | {"unfinished": unfinished})
+                    continue
+                metrics = read_json(run_folder(results, dataset, model, seed) / "metrics.json")
+                runs.append(names | {"unfinished": "", "made_by": age(metrics_code(metrics))} | metrics)
+    return runs
+
+
+def why_unfinished(config: dict[str, Any], results: Path, asked: RunKey) -> str:
+    """Why the run `asked` has no scores for the settings in `config`; nothing where it has.
+
+    Its scores are of other settings, or its logs tell: it failed, and how, or it is not done yet.
+    """
+    folder = run_folder(results, *asked)
+    if (metrics := read_json(folder / "metrics.json")) is not None:
+        return OUTDATED if outdated(config, asked, folder, metrics) else ""
+    for rule in ("evaluate", "train"):  # the last job's first
+        log = results / "logs" / rule / run_path(*asked).with_suffix(".log")
+        if log.exists():
+            text = log.read_text(errors="replace").strip()
+            if not ERROR.search(text):
+                return NOT_ENDED
+            plain = re.sub(r"[\\${}^~]", "", text.splitlines()[-1].removeprefix("error: ").split(". ")[0])  # for LaTeX
+            return f"failed ({plain})"
+    return NOT_RUN
+
+
+def has_failed(unfinished: str) -> bool:
+    """Whether what `why_unfinished` says is that the run failed."""
+    return unfinished not in ("", NOT_RUN, NOT_ENDED, OUTDATED)
+
+
+def final_mse(metrics: dict[str, Any]) -> float:
+    """The MSE that seeds are ranked by: of the poses that the map is from, refined where they were; NaN without truth.
+
+    On training images, as the paper defines it.
+    """
+    poses = "refined" if metrics["training"] and metrics["training"]["refined"] else "direct"
+    return number_at(metrics, ("training", poses, "paper", "mse"))
+
+
+def is_missing(run: dict[str, Any]) -> bool:
+    """Whether a run of `read_runs` has no scores, and has not failed."""
+    return run["unfinished"] in (NOT_RUN, NOT_ENDED, OUTDATED)
+
+
+def number_at(run: dict[str, Any], path: tuple[str, ...]) -> float:
+    """The number at `path` in a metrics.json; NaN for a null anywhere on the way."""
+    value: Any = run
+    for key in path:
+        value = None if value is None else value[key]
+    return np.nan if value is None else float(value)
+
+
+def age_notes(made_by: dict[RunKey, str]) -> list[str]:
+    """Sentences that name the runs which another code made (`freshness.age`)."""
+    kinds = {OLDER: "another version of the code", UNKNOWN: "a code that was not recorded"}
+    named = {kind: run_names([run for run, age in made_by.items() if age == kind]) for kind in kinds}
+    return [
+        f"{names}: made by {kinds[kind]}, and kept; `--config retrain=code` makes them again."
+        for kind, names in named.items()
+        if names
+    ]
+
+
+def dataset_title(name: str) -> str:
+    """A dataset's name for people: `80s_snr0.5` is "80S SNR 0.5"."""
+    words = re.sub(r"_snr", " SNR ", name).replace("_", " ")
+    return re.sub(r"^\d+[a-z]+|^[a-z]", lambda match: match[0].upper(), words)
+
+
+def run_names(runs: list[RunKey]) -> str:
+    """Runs (dataset, model, seed) as text, the seeds of a dataset and model together."""
+    seeds: dict[str, list[str]] = {}
+    for dataset, model, seed in runs:
+        seeds.setdefault(f"{dataset}/{model}", []).append(str(seed))
+    return "; ".join(f"{name} seed {', '.join(each)}" for name, each in seeds.items())

@@ -15,7 +15,7 @@ from equipose.core.pose_metrics import CONSISTENT, align, squared_distances
 from equipose.core.rotations import from_relion_angles
 from equipose.io.particles import ANGLES, read_tables
 
-COMPARED = 1000
+POSES_COMPARED = 1000
 """Runs are compared by their first images, at most this many."""
 
 
@@ -43,4 +43,4 @@ def best_agreement(runs: list[Path], symmetry: str) -> list[float]:
 
 def _read_poses(run: Path) -> np.ndarray:
     _, table = read_tables(run / "poses.star")
-    return from_relion_angles(table[list(ANGLES)].to_numpy(float)[:COMPARED])
+    return from_relion_angles(table[list(ANGLES)].to_numpy(float)[:POSES_COMPARED])

@@ -11,7 +11,6 @@ not converged; one that was never started, or has not ended, is left out of the 
 
 import argparse
 import html
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,21 @@ from rich.text import Text
 
 from equipose.config.settings import model_config, model_label, simulation_config
 from equipose.errors import ConfigError
-from equipose.io.files import read_json, write_text
+from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.study.labels import latex, markdown, plain_label
-from equipose.study.status import ERROR
-from equipose.workflow.freshness import OLDER, UNKNOWN, Run, age, metrics_code, outdated, run_path
+from equipose.study.runs import (
+    NOT_RUN,
+    OUTDATED,
+    age_notes,
+    dataset_title,
+    final_mse,
+    has_failed,
+    is_missing,
+    load_settings,
+    number_at,
+    read_runs,
+)
 
 
 @dataclass(frozen=True)
@@ -73,68 +82,11 @@ MODE_NOTES = {
     " that table.",
 }
 
-NOT_RUN, NOT_ENDED, OUTDATED = "not run", "not ended", "outdated"
-"""What is said of a run that has no scores for the settings asked for, and has not failed: no rate counts it.
-An outdated run has scores of other settings."""
-
 SEEDS_COUNTED = {"best_three": 3, "best": 1}
 """How many of the best seeds a kind of table sums up."""
 
 CONVERGED = Column("Conv. runs %", (), 1)
 MORE_IS_BETTER = (CONVERGED, EXACT_COLUMNS["confirmed_share"])
-
-
-def read_runs(config: dict[str, Any], experiment: str, results: Path) -> list[dict[str, Any]]:
-    """The metrics.json of every run that `experiment` asks for; `unfinished` says why there is none, else nothing.
-
-    `made_by` says whether another code made it. Scores of other settings than those that are asked for are left out.
-    """
-    spec = config["experiments"][experiment]
-    runs = []
-    for dataset in spec["datasets"]:
-        for model in spec["models"]:
-            for seed in spec["seeds"]:
-                names: dict[str, Any] = {"dataset": dataset, "model": model, "seed": seed}
-                if unfinished := why_unfinished(config, results, (dataset, model, seed)):
-                    runs.append(names | {"unfinished": unfinished})
-                    continue
-                metrics = read_json(results / "runs" / run_path(dataset, model, seed) / "metrics.json")
-                runs.append(names | {"unfinished": "", "made_by": age(metrics_code(metrics))} | metrics)
-    return runs
-
-
-def why_unfinished(config: dict[str, Any], results: Path, asked: Run) -> str:
-    """Why the run `asked` has no scores for the settings in `config`; nothing where it has.
-
-    Its scores are of other settings, or its logs tell: it failed, and how, or it is not done yet.
-    """
-    run = run_path(*asked)
-    folder = results / "runs" / run
-    if (metrics := read_json(folder / "metrics.json")) is not None:
-        return OUTDATED if outdated(config, asked, folder, metrics) else ""
-    for rule in ("evaluate", "train"):  # the last job's first
-        log = results / "logs" / rule / run.with_suffix(".log")
-        if log.exists():
-            text = log.read_text(errors="replace").strip()
-            if not ERROR.search(text):
-                return NOT_ENDED
-            plain = re.sub(r"[\\${}^~]", "", text.splitlines()[-1].removeprefix("error: ").split(". ")[0])  # for LaTeX
-            return f"failed ({plain})"
-    return NOT_RUN
-
-
-def has_failed(unfinished: str) -> bool:
-    """Whether what `why_unfinished` says is that the run failed."""
-    return unfinished not in ("", NOT_RUN, NOT_ENDED, OUTDATED)
-
-
-def final_mse(metrics: dict[str, Any]) -> float:
-    """The MSE that seeds are ranked by: of the poses that the map is from, refined where they were; NaN without truth.
-
-    On training images, as the paper defines it.
-    """
-    key = "refined_mse" if metrics["training"] and metrics["training"]["refined"] else "mse"
-    return _number(metrics, PAPER_COLUMNS[key].path)
 
 
 def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], mode: str) -> pd.DataFrame:
@@ -166,12 +118,12 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
                 "finished": len(finished),
                 "counted": ",".join(str(run["seed"]) for run in best),
                 "failed": len(failed),
-                "missing": ",".join(str(run["seed"]) for run in asked if _is_missing(run)),
+                "missing": ",".join(str(run["seed"]) for run in asked if is_missing(run)),
                 "outdated": ",".join(str(run["seed"]) for run in asked if run["unfinished"] == OUTDATED),
                 "other_code": ",".join(str(run["seed"]) for run in finished if run["made_by"]),
             }
             for key, column in MODES[mode].items():
-                values = np.array([_number(run, column.path) for run in best])
+                values = np.array([number_at(run, column.path) for run in best])
                 row[key], row[f"{key}_std"] = _mean_and_spread(values)
                 if column.at_least:
                     row[f"{key}_at_least"] = _lower_bound(best, values, column)
@@ -262,17 +214,6 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
     return found + more
 
 
-def age_notes(made_by: dict[Run, str]) -> list[str]:
-    """Sentences that name the runs which another code made (`freshness.age`)."""
-    kinds = {OLDER: "another version of the code", UNKNOWN: "a code that was not recorded"}
-    named = {kind: run_names([run for run, age in made_by.items() if age == kind]) for kind in kinds}
-    return [
-        f"{names}: made by {kinds[kind]}, and kept; `--config retrain=code` makes them again."
-        for kind, names in named.items()
-        if names
-    ]
-
-
 def to_latex(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, caption: str, label: str) -> str:
     """A LaTeX table (booktabs, multirow), rows grouped by dataset."""
     cells = text.map(latex)
@@ -345,20 +286,6 @@ def to_terminal(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, tit
     return shown
 
 
-def dataset_title(name: str) -> str:
-    """A dataset's name for people: `80s_snr0.5` is "80S SNR 0.5"."""
-    words = re.sub(r"_snr", " SNR ", name).replace("_", " ")
-    return re.sub(r"^\d+[a-z]+|^[a-z]", lambda match: match[0].upper(), words)
-
-
-def run_names(runs: list[tuple[str, str, int]]) -> str:
-    """Runs (dataset, model, seed) as text, the seeds of a dataset and model together."""
-    seeds: dict[str, list[str]] = {}
-    for dataset, model, seed in runs:
-        seeds.setdefault(f"{dataset}/{model}", []).append(str(seed))
-    return "; ".join(f"{name} seed {', '.join(each)}" for name, each in seeds.items())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m equipose.study.tables", description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, help="the workflow's whole configuration, JSON")
@@ -390,11 +317,6 @@ def main() -> None:
         write_text(path.with_suffix(".tex"), to_latex(table, text, bold, " ".join(remarks), stem))
         write_text(path.with_suffix(".md"), to_markdown(table, text, bold, stem, remarks))
         write_text(path.with_suffix(".html"), to_html(table, text, bold, stem, remarks))
-
-
-def load_settings(path: Path, results: Path, experiments: list[str]) -> dict[str, Any]:
-    """The configuration that tables/config.json keeps, for the experiments that are asked for in a results folder."""
-    return json.loads(path.read_text()) | {"run": experiments, "pathvars": {"results": str(results)}}
 
 
 def build_table(
@@ -436,10 +358,6 @@ def _outdated(table: pd.DataFrame) -> np.ndarray:
     return table["outdated"].fillna("").astype(str) != "" if "outdated" in table else np.zeros(len(table), bool)
 
 
-def _is_missing(run: dict[str, Any]) -> bool:
-    return run["unfinished"] in (NOT_RUN, NOT_ENDED, OUTDATED)
-
-
 def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:
     """Mean and population standard deviation; one run has no spread, none has neither."""
     return (values.mean() if len(values) else np.nan), (values.std() if len(values) > 1 else np.nan)
@@ -449,16 +367,8 @@ def _lower_bound(runs: list[dict[str, Any]], values: np.ndarray, column: Column)
     """Mean of `values` with a run's whole training for each that is missing; NaN where none is, or truth is unknown."""
     if not np.isnan(values).any() or not all(run["training"] for run in runs):
         return np.nan
-    whole = np.array([_number(run, (column.at_least,)) for run in runs])
+    whole = np.array([number_at(run, (column.at_least,)) for run in runs])
     return float(np.where(np.isnan(values), whole, values).mean())
-
-
-def _number(run: dict[str, Any], path: tuple[str, ...]) -> float:
-    """The number at `path` in a metrics.json; NaN for a null anywhere on the way."""
-    value: Any = run
-    for key in path:
-        value = None if value is None else value[key]
-    return np.nan if value is None else float(value)
 
 
 def _cell(value: float, spread: float | None, column: Column) -> str:

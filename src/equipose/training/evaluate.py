@@ -41,7 +41,7 @@ from equipose.io.fingerprint import dataset_code, fingerprint, training_code
 from equipose.io.locks import one_at_a_time
 from equipose.io.maps import read_map, write_map
 from equipose.io.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
-from equipose.io.progress import Progress, number, reporter, run_main, say
+from equipose.io.progress import Report, number, reporter, run_main, say
 from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.model.devices import claim_device
 from equipose.model.losses import PATHS
@@ -63,7 +63,7 @@ class Poses:
     shifts: np.ndarray
 
 
-def predict(model: Autoencoder, particles: Particles, progress: Progress) -> tuple[Poses, Poses | None]:
+def predict(model: Autoencoder, particles: Particles, progress: Report) -> tuple[Poses, Poses | None]:
     """Poses of all images: `direct`, the model's own, and the `best_path` of the run's loss (None for one path).
 
     The best path is the moved copy of the image that is reconstructed best, its pose moved back onto the image. Moving

@@ -11,15 +11,12 @@ number of steps depends on the machine's speed.
 
 import argparse
 import copy
-import dataclasses
 import functools
 import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,10 +24,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from equipose.config.settings import Precision, RunConfig
-from equipose.core import point_groups
-from equipose.core.fourier_grid import FourierGrid
-from equipose.core.pose_metrics import hand_shares, paper_scores
+from equipose.config.settings import RunConfig
 from equipose.errors import ConfigError
 from equipose.io.files import CHECKPOINTS, whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
@@ -40,24 +34,15 @@ from equipose.io.processes import stop_on_signals
 from equipose.io.progress import number, run_main, say
 from equipose.io.provenance import provenance
 from equipose.io.stacks import Images
-from equipose.model.autoencoder import Autoencoder, decoder_volume, load_state, mode, save_model, state
+from equipose.model.autoencoder import Autoencoder, mode, save_model, state
 from equipose.model.devices import claim_device, keep_freed_memory, usable_precision
 from equipose.model.losses import LOSSES
 from equipose.model.optimizers import descend, make_optimizers, set_rates, training_rates
-from equipose.poses.pose_choice import pose_finder
-from equipose.poses.search_stages import Fetch, SearchState, found_map, initial_step, search_length, stage, start_search
+from equipose.poses.search_stages import Fetch, found_map, initial_step, search_length, stage, start_search
+from equipose.training.checkpoint import checkpoint, recorded_precision, restore
 from equipose.training.forecast import forecast
-
-IN_CHECKPOINT: list[Any] = [
-    SearchState,
-    FourierGrid,
-    np.zeros(0).__reduce__()[0],
-    np.float64().__reduce__()[0],
-    np.ndarray,
-]
-IN_CHECKPOINT += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int64, bool))]
-"""What a checkpoint holds besides tensors and plain numbers; numpy's two functions that rebuild arrays and scalars have
-another name in each version."""
+from equipose.training.monitor import evaluate
+from equipose.training.run_progress import Progress, budget_spent, spent_part
 
 
 def train_step(model: Autoencoder, optimizers: list[Optimizer], images: Tensor, ctf_parameters: Tensor) -> Tensor:
@@ -90,22 +75,6 @@ def image_scale(images: np.ndarray | Images, sample: int = 1000) -> float:
 
 class Interrupted(Exception):
     """A signal asked us to stop; the checkpoint holds everything."""
-
-
-@dataclasses.dataclass
-class Progress:
-    """What grows while a run is trained, weights and optimiser apart."""
-
-    step: int = 0
-    seconds: float = 0.0  # of training, evaluations not counted, over all interruptions
-    loss_sum: float = 0.0  # since the last evaluation
-    loss_count: int = 0
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    poses: list[np.ndarray] = dataclasses.field(default_factory=list)  # (n, 3, 3) of the fixed images
-    volumes: dict[str, tuple[int, np.ndarray]] = dataclasses.field(default_factory=dict)  # name: step, map
-    search: SearchState | None = None  # with `init: search`
-    found: Tensor | None = None  # the map (L, L, L) that the search ended with
-    made_with: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # at each start, from its step on
 
 
 def train(
@@ -218,29 +187,6 @@ def follow(averaged: Autoencoder, model: Autoencoder, step: int) -> None:
             mean.copy_(current)
 
 
-def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.0) -> bool:
-    if stayed_converged(config, progress):
-        return True
-    if config.budget.steps is not None:
-        return progress.step >= config.budget.steps
-    return progress.seconds + more_seconds >= config.budget.time
-
-
-def stayed_converged(config: RunConfig, progress: Progress) -> bool:
-    """Whether the last `stop_after` evaluations all found the run converged, so that it need not go on."""
-    enough, latest = config.evaluation.stop_after, progress.history[-config.evaluation.stop_after :]
-    return 0 < enough <= len(latest) and all(
-        row.get("mse", math.inf) < config.evaluation.converged_mse for row in latest
-    )
-
-
-def spent_part(config: RunConfig, progress: Progress, more_seconds: float = 0.0) -> float:
-    """Part of the budget that is spent, 0 to 1."""
-    if config.budget.steps is not None:
-        return progress.step / config.budget.steps
-    return min((progress.seconds + more_seconds) / config.budget.time, 1.0)
-
-
 def batch_source(particles: Particles, device: torch.device) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
     """A function from indices to (images, CTF parameters) on the device, where all of them live if they fit."""
     ctf_parameters = torch.from_numpy(particles.ctf).float().to(device)
@@ -259,173 +205,6 @@ def batch_source(particles: Particles, device: torch.device) -> Callable[[np.nda
             return images.to(device, non_blocking=True), ctf_parameters[torch.from_numpy(indices)]
 
     return fetch
-
-
-@torch.no_grad()
-def predict_poses(model: Autoencoder, fetch: Fetch, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotations (n, 3, 3) and shifts (n, 2) in Å about the array's centre, of a model in evaluation mode."""
-    starts = range(0, len(indices), model.config.model.batch)  # as many at once as in training: no more memory
-    batches = (fetch(indices[start : start + model.config.model.batch]) for start in starts)
-    find_poses = pose_finder(model)
-    predictions = [find_poses(images * model.image_scale, parameters) for images, parameters in batches]
-    rotations, shifts = (torch.cat(parts).double().cpu().numpy() for parts in zip(*predictions, strict=True))
-    return rotations, shifts
-
-
-def evaluate(
-    model: Autoencoder,
-    progress: Progress,
-    particles: Particles,
-    fetch: Fetch,
-    evaluated: tuple[np.ndarray, np.ndarray],
-    say: Callable[[str], None],
-) -> None:
-    """Score the fixed training and held-out images, and keep what the figures of Apx. G need.
-
-    The model is in evaluation mode.
-    """
-    rotations, _ = predict_poses(model, fetch, evaluated[0])
-    row = {
-        "step": progress.step,
-        "seconds": round(progress.seconds, 3),
-        "loss": progress.loss_sum / max(progress.loss_count, 1) if progress.loss_count else float("nan"),
-    }
-    if particles.rotations is not None:
-        group = point_groups.group(model.config.dataset.symmetry)
-        scores = paper_scores(rotations, particles.rotations[evaluated[0]], group)
-        row |= dataclasses.asdict(scores)
-        if len(evaluated[1]):
-            held_out, _ = predict_poses(model, fetch, evaluated[1])
-            unseen = paper_scores(held_out, particles.rotations[evaluated[1]], group)
-            row |= {f"held_out_{name}": value for name, value in dataclasses.asdict(unseen).items()}
-        shares = hand_shares(rotations, particles.rotations[evaluated[0]], group)
-        row |= {f"share_{hand}": share for hand, share in shares.items()}
-        keep_snapshots(model, progress, row)
-    progress.history.append(row)
-    progress.poses.append(rotations.astype(np.float32))
-    progress.loss_sum, progress.loss_count = 0.0, 0
-    say(progress_line(model.config, progress))
-
-
-def keep_snapshots(model: Autoencoder, progress: Progress, row: dict[str, Any]) -> None:
-    """Keep a map at evaluations 1, 2, 4, 8, …, and the one where the hands are mixed most."""
-
-    def snapshot() -> tuple[int, np.ndarray]:
-        return progress.step, decoder_volume(model).astype(np.float16)
-
-    def mixture(entry: dict[str, Any]) -> float:
-        return min(entry["share_same"], entry["share_mirror"])
-
-    count = len(progress.history)
-    if count and count & (count - 1) == 0:
-        progress.volumes[f"step_{progress.step}"] = snapshot()
-    trained = progress.history[1:]  # a random start has no hands
-    if count and mixture(row) > max(map(mixture, trained), default=-1.0):
-        progress.volumes["mixture_peak"] = snapshot()
-
-
-def progress_line(config: RunConfig, progress: Progress) -> str:
-    """One evaluation, for people: where the run is, how long it will take, how good it is."""
-    row, budget = progress.history[-1], config.budget
-    rate = progress.seconds / max(progress.step, 1)
-    if budget.steps is not None:
-        done, left = f"step {progress.step}/{budget.steps}", (budget.steps - progress.step) * rate
-    else:
-        done, left = f"step {progress.step}", max(budget.time - progress.seconds, 0)
-    if progress.search is not None:
-        done += f" ({stage(progress.step, spent_part(config, progress), config.model.search)[0]})"
-    parts = [f"[{config.dataset.name} {config.model.name} seed {config.seed}] {done}, {progress.seconds:.0f} s"]
-    if progress.step:
-        parts += [f"{left / 60:.1f} min left", f"{1000 * rate:.0f} ms a step", f"loss {row['loss']:.4f}"]
-    if "mse" in row:
-        parts += [f"MSE {row['mse']:.4f}", f"MedSE {row['medse']:.4f} ({row['hand']} hand)"]
-    if "held_out_mse" in row:
-        parts.append(f"held out {row['held_out_mse']:.4f}")
-    return " · ".join(parts)
-
-
-def checkpoint(
-    output: Path, model: Autoencoder, averaged: Autoencoder, optimizers: list[Optimizer], progress: Progress
-) -> None:
-    """Write all that the loop knows; the checkpoint before it stays as the former one, should a disk spoil this."""
-    content = {
-        "config": model.config.to_json(),
-        "image_scale": model.image_scale,
-        "weights": state(model),
-        "averaged": state(averaged),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "progress": vars(progress),
-        "random_state": torch.get_rng_state(),
-    }
-    path, former = (output / name for name in CHECKPOINTS)
-    with whole_file(path) as partial:
-        with open(partial, "wb") as file:
-            torch.save(content, file)
-        if path.exists():
-            path.replace(former)
-
-
-def recorded_precision(output: Path, config: RunConfig) -> Precision | None:
-    """The precision in which the run has been trained so far, if there is a checkpoint of it.
-
-    A stopwatch chose it at the run's first start. It stays the same to the end: a busy machine, or another one, would
-    choose another, and the run would change its arithmetic half-way.
-    """
-    for path in (output / name for name in CHECKPOINTS):
-        with suppress(Exception):  # of a broken file; `restore` says what is wrong with it
-            content = read_checkpoint(path, torch.device("cpu"), mmap=True)
-            if RunConfig.from_json(content["config"], path) == config:
-                return content["progress"]["made_with"][-1]["precision"]
-    return None
-
-
-def read_checkpoint(path: Path, device: torch.device, mmap: bool = False) -> dict[str, Any]:
-    with torch.serialization.safe_globals(IN_CHECKPOINT):  # a pickle of anything else could run code
-        return torch.load(path, map_location=device, weights_only=True, mmap=mmap)
-
-
-def restore(
-    output: Path, model: Autoencoder, averaged: Autoencoder, optimizers: list[Optimizer], say: Callable[[str], None]
-) -> Progress | None:
-    """Load the last good checkpoint into models and optimisers; one that is broken or of another run is set aside."""
-    for path in (output / name for name in CHECKPOINTS):
-        if not path.exists():
-            continue
-        try:
-            content = read_checkpoint(path, model.frequencies.device)
-            progress, problem = Progress(**content["progress"]), difference(model, content)
-        except Exception as error:  # whatever a truncated file makes torch raise
-            problem = f"cannot be read ({type(error).__name__})"
-        else:
-            if problem is None:
-                load_state(model, content["weights"])
-                load_state(averaged, content["averaged"])
-                for optimizer, state in zip(optimizers, content["optimizers"], strict=True):
-                    optimizer.load_state_dict(state)
-                    for moments in optimizer.state.values():  # Adam reads its count at every step: not from a GPU
-                        moments |= {"step": moments["step"].cpu()} if "step" in moments else {}
-                torch.set_rng_state(content["random_state"].cpu())
-                say(f"continuing from step {progress.step} ({path})")
-                return progress
-        aside = path.with_suffix(".set-aside.pt")
-        path.replace(aside)
-        say(f"{path} {problem}; set aside as {aside.name}")
-    return None
-
-
-def difference(model: Autoencoder, content: dict[str, Any]) -> str | None:
-    """What tells the run of a checkpoint from this one, if anything does."""
-
-    def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
-        return {name: weight.shape for name, weight in weights.items()}
-
-    if RunConfig.from_json(content["config"], "the checkpoint") != model.config:  # also one of another version's text
-        return "belongs to another configuration"
-    if content["image_scale"] != model.image_scale:
-        return "belongs to other images"
-    if shapes(content["weights"]) != shapes(state(model)):
-        return "belongs to other networks: the code has changed"
-    return None
 
 
 def write_outputs(output: Path, model: Autoencoder, progress: Progress, particles: Particles, fixed: int) -> None:

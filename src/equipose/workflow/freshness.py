@@ -32,7 +32,7 @@ from equipose.io.fingerprint import Stage, dataset_code, fingerprint, training_c
 from equipose.io.particles import Summary, summarise
 from equipose.workflow.resolve import images_digest, run_config
 
-Run = tuple[str, str, int]
+RunKey = tuple[str, str, int]
 
 TABLE_KEYS: tuple[str, ...] = ("structures", "offline", "simulation", "datasets", "preparation", "training", "models")
 TABLE_KEYS += ("experiments", "evaluation", "figures")
@@ -118,12 +118,12 @@ def dataset_changed(config: dict[str, Any], dataset: str) -> bool:
 
 def run_settings_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
     asked = run_config(config, dataset, model, int(seed))
-    return settings_changed(config, run_folder(config, dataset, model, seed) / "config.json", asked)
+    return settings_changed(config, _run(config, dataset, model, seed) / "config.json", asked)
 
 
 def model_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
     """Whether a model was trained with other settings than those that are asked for, or is to follow the code."""
-    folder = run_folder(config, dataset, model, seed)
+    folder = _run(config, dataset, model, seed)
     if not (folder / "model.pt").exists():
         return False
     made, asked = trained_with(folder), run_config(config, dataset, model, int(seed))
@@ -134,7 +134,7 @@ def model_changed(config: dict[str, Any], dataset: str, model: str, seed: str | 
 
 def scores_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
     """Whether metrics.json is of other settings or has another label, or is to follow the code."""
-    folder = run_folder(config, dataset, model, seed)
+    folder = _run(config, dataset, model, seed)
     metrics = read_json(folder / "metrics.json")
     if metrics is None:
         return False
@@ -185,7 +185,7 @@ def reconstruction_changed(config: dict[str, Any], reconstruction: str) -> bool:
     return config["retrain"] == "code" and found is not None and bool(age(found.get("code", {"reconstruct": None})))
 
 
-def outdated(config: dict[str, Any], run: Run, folder: Path, metrics: dict[str, Any]) -> bool:
+def outdated(config: dict[str, Any], run: RunKey, folder: Path, metrics: dict[str, Any]) -> bool:
     """Whether the scores in the run folder `folder` are of other settings than those that `config` asks for.
 
     Not so for a run that no experiment asks for, nor by a tables/config.json of a version that kept fewer keys.
@@ -206,11 +206,11 @@ def metrics_code(metrics: dict[str, Any]) -> dict[Stage, str | None]:
     return metrics.get("code", {"evaluate": None})
 
 
-def made_by_other_code(results: Path, runs: list[Run]) -> dict[Run, str]:
+def made_by_other_code(results: Path, runs: list[RunKey]) -> dict[RunKey, str]:
     """OLDER or UNKNOWN, for those of `runs` that have results which the present code did not make, or may not have."""
     ages = {}
     for dataset, model, seed in runs:
-        folder = results / "runs" / dataset / model / f"seed{seed}"
+        folder = run_folder(results, dataset, model, seed)
         metrics = read_json(folder / "metrics.json")
         if metrics is not None:
             ages[dataset, model, seed] = age(metrics_code(metrics))
@@ -240,12 +240,16 @@ def structure_digest(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_path(dataset: str, model: str, seed: str | int) -> Path:
-    """A run's folder in runs/."""
+    """A run's place in the folders runs, logs and benchmarks."""
     return Path(dataset, model, f"seed{seed}")
 
 
-def run_folder(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> Path:
-    return Path(config["pathvars"]["results"]) / "runs" / run_path(dataset, model, seed)
+def run_folder(results: Path, dataset: str, model: str, seed: str | int) -> Path:
+    return results / "runs" / run_path(dataset, model, seed)
+
+
+def _run(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> Path:
+    return run_folder(Path(config["pathvars"]["results"]), dataset, model, seed)
 
 
 def _dataset(config: dict[str, Any], name: str) -> Path:

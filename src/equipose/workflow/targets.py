@@ -14,7 +14,7 @@ from typing import Any
 from snakemake.io import ancient
 
 from equipose.config.settings import asked_runs, is_simulated, structure_source
-from equipose.workflow.freshness import run_path
+from equipose.workflow.freshness import run_folder
 
 OF_A_RECONSTRUCTION = ("poses.star", "volume.mrc", "half1.mrc", "half2.mrc", "reconstruction.png", "report.html")
 
@@ -42,7 +42,7 @@ def names_of(config: dict[str, Any], simulated: bool) -> str:
 def in_runs(config: dict[str, Any], name: str, experiments: Collection[str], only: str | None = None) -> list[str]:
     """The file `name` in the folder of each run of `experiments`, on the dataset `only` if one is named."""
     runs = [run for run in asked_runs(config, experiments) if only in (None, run[0])]
-    return [f"{results_folder(config)}/runs/{run_path(*run)}/{name}" for run in runs]
+    return [f"{run_folder(results_folder(config), *run)}/{name}" for run in runs]
 
 
 def structure_file(config: dict[str, Any], dataset: str, embedded: Path) -> str:

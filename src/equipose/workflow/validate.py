@@ -53,7 +53,7 @@ def check_config(
                 " give it another name."
             )
         if "compare" in experiment:
-            _known(f"experiments.{name}.compare", [experiment["compare"]], _stems(paper, "*.csv"), str(paper))
+            _check_known(f"experiments.{name}.compare", [experiment["compare"]], _stems(paper, "*.csv"), str(paper))
         if len(experiment["budget"]) != 1:
             raise ConfigError(
                 f"experiments.{name}.budget must be either {{ seconds: S }} or {{ steps: N }}, but it is"
@@ -72,20 +72,20 @@ def _check_keys(config: dict[str, Any], key: str) -> None:
 
 
 def _check_names(config: dict[str, Any], encoders: Collection[str], losses: Collection[str]) -> None:
-    _known("run", config["run"], config["experiments"], "experiments")
+    _check_known("run", config["run"], config["experiments"], "experiments")
     for name, reconstruction in config["reconstructions"].items():
-        _known(f"reconstructions.{name}.halves", reconstruction["halves"], config["datasets"], "datasets")
-        _known(f"reconstructions.{name}.model", [reconstruction["model"]], config["models"], "models")
+        _check_known(f"reconstructions.{name}.halves", reconstruction["halves"], config["datasets"], "datasets")
+        _check_known(f"reconstructions.{name}.model", [reconstruction["model"]], config["models"], "models")
     for name, model in config["models"].items():
-        _known(f"models.{name}.encoder", [model["encoder"]], encoders, "src/equipose/model/encoders.py")
-        _known(f"models.{name}.loss", [model["loss"]], losses, "src/equipose/model/losses.py")
+        _check_known(f"models.{name}.encoder", [model["encoder"]], encoders, "src/equipose/model/encoders.py")
+        _check_known(f"models.{name}.loss", [model["loss"]], losses, "src/equipose/model/losses.py")
         if model.get("hypotheses", config["training"]["hypotheses"]) > 1 and model["loss"] != "l2":
             raise ConfigError(
                 f"`models.{name}.hypotheses` above 1 goes with the loss l2, which trains the best of them."
             )
     for name, experiment in config["experiments"].items():
-        _known(f"experiments.{name}.datasets", experiment["datasets"], config["datasets"], "datasets")
-        _known(f"experiments.{name}.models", experiment["models"], config["models"], "models")
+        _check_known(f"experiments.{name}.datasets", experiment["datasets"], config["datasets"], "datasets")
+        _check_known(f"experiments.{name}.models", experiment["models"], config["models"], "models")
 
 
 def _check_structures(config: dict[str, Any], embedded: Path) -> None:
@@ -99,7 +99,7 @@ def _check_structures(config: dict[str, Any], embedded: Path) -> None:
             if "assembly" in structure and structure["path"].endswith((".npz", ".mrc", ".map")):
                 raise ConfigError(f"`{key}.assembly`: {structure['path']} describes none; name an mmCIF or PDB file.")
         elif "embedded" in structure and (config["offline"] or "pdb" not in structure):
-            _known(f"{key}.embedded", [structure["embedded"]], _stems(embedded, "*.npz"), str(embedded))
+            _check_known(f"{key}.embedded", [structure["embedded"]], _stems(embedded, "*.npz"), str(embedded))
             if "assembly" in structure:
                 raise ConfigError(
                     f"`{key}.assembly`: embedded atoms have no assemblies; take it away, or set offline: false."
@@ -117,7 +117,7 @@ def _check_datasets(config: dict[str, Any]) -> None:
     for name in config["datasets"]:
         if is_simulated(config, name):
             simulated = simulation_config(config, name)
-            _known(f"datasets.{name}.structure", [simulated.structure], config["structures"], "structures")
+            _check_known(f"datasets.{name}.structure", [simulated.structure], config["structures"], "structures")
             check_symmetry(simulated.symmetry)
         else:
             check_symmetry(preparation_config(config, name).symmetry)
@@ -152,7 +152,7 @@ def _check_numbers(config: dict[str, Any]) -> None:
                     )
 
 
-def _known(key: str, names: Iterable[str], known: Collection[str], where: str) -> None:
+def _check_known(key: str, names: Iterable[str], known: Collection[str], where: str) -> None:
     for name in names:
         if name not in known:
             raise ConfigError(f"`{key}` names {name!r}, which is not in {where}{suggest(str(name), known)}")

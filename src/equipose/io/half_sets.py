@@ -1,0 +1,146 @@
+"""The two half-sets of a star file's particles, which share no image.
+
+Rows of one image, segments of one helical tube and picks of one place have noise, or signal, in common: in different
+half-sets they would make the half-maps of pure noise correlate. So they stay together.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import scipy.spatial
+
+from equipose.errors import FileWarning
+
+SUBSET = "rlnRandomSubset"
+
+IMAGE, MICROGRAPH, TUBE = "rlnImageName", "rlnMicrographName", "rlnHelicalTubeID"
+COORDINATES = ("rlnCoordinateX", "rlnCoordinateY")
+SIZE, PIXEL, MICROGRAPH_PIXEL = "rlnImageSize", "rlnImagePixelSize", "rlnMicrographOriginalPixelSize"
+
+NEAR = 0.05
+"""Part of the box within which two picks are one particle: two picking programs differ by less, neighbours by more."""
+
+NEIGHBOURS = 8
+"""Nearest picks that are looked at for each one."""
+
+CROWDED = 0.1
+"""Part of all rows. Where more of them would be one particle, coordinates tell nothing: all may be 0, say."""
+
+
+def has_halves(particle_table: pd.DataFrame) -> bool:
+    """Whether every particle has one of two halves, and both are there: a column of ones alone makes none."""
+    return SUBSET in particle_table and set(pd.to_numeric(particle_table[SUBSET], errors="coerce")) == {1, 2}
+
+
+def half_of(particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> np.ndarray:
+    """The half, 1 or 2, that each particle belongs to, (n,).
+
+    It is its rlnRandomSubset, if all have one and no group of `kept_together` is in both halves. Otherwise halves are
+    drawn, always the same ones: whole groups, the largest first, so that halves differ by the largest at most.
+    """
+    group = kept_together(particle_table, optics_table)
+    if has_halves(particle_table) and not torn(particle_table, group).any():
+        return _own(particle_table)
+    order = np.random.default_rng(0).permutation(int(group.max(initial=-1)) + 1)
+    rank = np.empty_like(order)
+    rank[np.lexsort([order, -np.bincount(group)])] = np.arange(len(order))
+    return 1 + rank[group] % 2
+
+
+def torn(particle_table: pd.DataFrame, group: np.ndarray) -> np.ndarray:
+    """Rows (n,) bool whose `group` (n,) has rows in both halves of the file's own rlnRandomSubset."""
+    first, second = (np.bincount(group[_own(particle_table) == half], minlength=group.max() + 1) for half in (1, 2))
+    return ((first > 0) & (second > 0))[group]
+
+
+def repeats(particle_table: pd.DataFrame) -> int:
+    """How many rows show an image that an earlier row shows."""
+    return int(_images(particle_table[IMAGE]).duplicated().sum()) if IMAGE in particle_table else 0
+
+
+def warn_of_repeats(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> None:
+    """Say how many rows repeat an image, and where the file's own half-sets are not used because they share some."""
+    if again := repeats(particle_table):
+        text = f"{star}: {again} of {len(particle_table)} rows repeat an image of an earlier row"
+        warnings.warn(f"{text}: all rows of an image are in one half-set", FileWarning, stacklevel=2)
+    if not has_halves(particle_table):
+        return
+    if shared := int(torn(particle_table, kept_together(particle_table, optics_table)).sum()):
+        text = f"{star}: {SUBSET} puts {shared} rows that share an image, a tube or a place into both half-sets"
+        warnings.warn(f"{text}: half-sets are drawn anew", FileWarning, stacklevel=2)
+
+
+def kept_together(particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> np.ndarray:
+    """A number (n,), from 0, for each row; rows with the same one belong into the same half-set.
+
+    These are the rows of one image, symmetry-expanded copies among them; the segments of a helical tube; and picks of
+    one micrograph that are nearer to each other than `NEAR` of the box. Numbers follow the order of first rows.
+    """
+    count = len(particle_table)
+    pairs = [np.empty((0, 2), np.int64)]
+    if IMAGE in particle_table:
+        pairs.append(_pairs(pd.factorize(_images(particle_table[IMAGE]))[0]))
+    if MICROGRAPH in particle_table:
+        micrograph = pd.factorize(particle_table[MICROGRAPH])[0]
+        if TUBE in particle_table:
+            tube = pd.factorize(particle_table[TUBE])[0]
+            both = np.where((tube < 0) | (micrograph < 0), -1, micrograph * (tube.max(initial=0) + 1) + tube)
+            pairs.append(_pairs(pd.factorize(pd.Series(both).where(both >= 0))[0]))
+        if set(COORDINATES) <= set(particle_table):
+            pairs.append(_overlapping(particle_table, micrograph, NEAR * _box(optics_table)))
+    return _components(np.concatenate(pairs), count)
+
+
+def _own(particle_table: pd.DataFrame) -> np.ndarray:
+    return pd.to_numeric(particle_table[SUBSET]).to_numpy(np.int64)
+
+
+def _images(names: pd.Series) -> pd.Series:
+    """Names of images, without the zeros before an index: 1@stack.mrcs and 000001@stack.mrcs are one."""
+    return names.astype(str).str.replace(r"^0+(?=[0-9]+@)", "", regex=True)
+
+
+def _pairs(codes: np.ndarray) -> np.ndarray:
+    """Rows (m, 2) that have the same code of (n,), each with the first of its code; codes below 0 are none."""
+    rows = np.flatnonzero(codes >= 0)
+    _, first, inverse = np.unique(codes[rows], return_index=True, return_inverse=True)
+    return np.stack([rows, rows[first][inverse]], axis=1)
+
+
+def _components(pairs: np.ndarray, count: int) -> np.ndarray:
+    """Numbers (count,) of the sets of rows that pairs (m, 2) connect."""
+    graph = scipy.sparse.coo_matrix((np.ones(len(pairs), bool), tuple(pairs.T)), (count, count))
+    _, found = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    return pd.factorize(found)[0].astype(np.int64)
+
+
+def _box(optics_table: pd.DataFrame) -> float:
+    """The largest box, in pixels of the micrographs; 0 where the optics table does not tell."""
+    if SIZE not in optics_table or PIXEL not in optics_table:
+        return 0.0
+    size, pixel = (pd.to_numeric(optics_table[label], errors="coerce") for label in (SIZE, PIXEL))
+    original = pd.to_numeric(optics_table.get(MICROGRAPH_PIXEL, optics_table[PIXEL]), errors="coerce")
+    box = (size * pixel / original).replace([np.inf, -np.inf], np.nan).max()
+    return float(box) if box > 0 else 0.0
+
+
+def _overlapping(particle_table: pd.DataFrame, micrograph: np.ndarray, near: float) -> np.ndarray:
+    """Pairs of rows (m, 2) of a micrograph (n,) that are picks of one place, within `near` pixels; none if crowded."""
+    place = np.stack([pd.to_numeric(particle_table[label], errors="coerce") for label in COORDINATES], axis=1)
+    rows = np.flatnonzero(np.isfinite(place).all(1) & (micrograph >= 0))
+    places = pd.DataFrame(place[rows]).assign(micrograph=micrograph[rows])
+    same = places.groupby(list(places), sort=False).ngroup().to_numpy()
+    pairs, (_, first) = _pairs(same), np.unique(same, return_index=True)
+    if near > 0 and len(first) > 1:
+        alone = place[rows[first]]
+        apart = 2 * near * micrograph[rows[first]]  # in a third direction: no micrograph reaches another one's picks
+        tree = scipy.spatial.cKDTree(np.column_stack([alone, apart]))
+        few = min(NEIGHBOURS, len(first) - 1) + 1
+        _, neighbour = tree.query(tree.data, k=few, distance_upper_bound=near)
+        from_row, at = np.nonzero(neighbour < len(first))
+        pairs = np.concatenate([pairs, np.stack([first[from_row], first[neighbour[from_row, at]]], axis=1)])
+    joined = np.bincount(_components(pairs, len(rows)), minlength=1)
+    return rows[pairs] if joined.max() <= max(2, CROWDED * len(particle_table)) else np.empty((0, 2), np.int64)

@@ -1,0 +1,50 @@
+"""How far a training run has come: what grows while it is trained, and how much of its budget is spent."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from equipose.config.settings import RunConfig
+from equipose.poses.search_stages import SearchState
+
+
+@dataclasses.dataclass
+class Progress:
+    """What grows while a run is trained, weights and optimiser apart."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, evaluations not counted, over all interruptions
+    loss_sum: float = 0.0  # since the last evaluation
+    loss_count: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    poses: list[np.ndarray] = dataclasses.field(default_factory=list)  # (n, 3, 3) of the fixed images
+    volumes: dict[str, tuple[int, np.ndarray]] = dataclasses.field(default_factory=dict)  # name: step, map
+    search: SearchState | None = None  # with `init: search`
+    found: Tensor | None = None  # the map (L, L, L) that the search ended with
+    made_with: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # at each start, from its step on
+
+
+def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.0) -> bool:
+    if stayed_converged(config, progress):
+        return True
+    if config.budget.steps is not None:
+        return progress.step >= config.budget.steps
+    return progress.seconds + more_seconds >= config.budget.time
+
+
+def stayed_converged(config: RunConfig, progress: Progress) -> bool:
+    """Whether the last `stop_after` evaluations all found the run converged, so that it need not go on."""
+    enough, latest = config.evaluation.stop_after, progress.history[-config.evaluation.stop_after :]
+    return 0 < enough <= len(latest) and all(
+        row.get("mse", math.inf) < config.evaluation.converged_mse for row in latest
+    )
+
+
+def spent_part(config: RunConfig, progress: Progress, more_seconds: float = 0.0) -> float:
+    """Part of the budget that is spent, 0 to 1."""
+    if config.budget.steps is not None:
+        return progress.step / config.budget.steps
+    return min((progress.seconds + more_seconds) / config.budget.time, 1.0)
