@@ -62,7 +62,7 @@ def test_the_atoms_are_those_deposited_and_the_copies_left_out_are_said(cif: Pat
     coords, _ = read_atoms(cif, say=said.append)
     np.testing.assert_allclose(coords, COORDS, atol=1e-3)
     assert len(said) == 1
-    assert "entry.cif: biological assembly 1 has 4 copies of what the file holds, and one is read" in said[0]
+    assert "entry.cif: biological assembly 1 has 4 copies of the atoms in the file, and one is read" in said[0]
     assert "`assembly: 1`" in said[0]
 
 

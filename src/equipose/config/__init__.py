@@ -1,1 +1,1 @@
-"""What a dataset, a model and a run are made of, and whether a configuration is sound."""
+"""The settings of a dataset, a model and a run, and the check of a configuration."""

@@ -13,9 +13,9 @@ UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
 
 
 def complaint(error: ValidationError, kind: Any, values: Any, key: str = "") -> str:
-    """The first of pydantic's errors about `values`, which were to become a `kind`, as a sentence.
+    """The first of pydantic's errors about `values` for a `kind`, as a sentence.
 
-    `key` says where the values lie in a configuration.
+    `key` is the place of the values in a configuration.
     """
     # An unknown key first: it is often why another one is missing.
     first = min(error.errors(), key=lambda one: one["type"] not in UNKNOWN)
@@ -127,7 +127,7 @@ def _show(value: Any) -> str:
 
 
 def _hint(error: ErrorDetails) -> str:
-    """How to write what was meant as a number and is none for YAML, or no whole one."""
+    """How to write a number that YAML does not read as a number, or not as a whole one."""
     value = error["input"]
     if error["type"] == "int_type" and isinstance(value, float) and value.is_integer():
         return f" A whole number has no decimal point: write {value:.0f}."

@@ -1,4 +1,4 @@
-"""The files that say what a configuration may hold, written from the classes of settings.py.
+"""Writes the files that describe a configuration, from the classes of settings.py.
 
 `python -m equipose.config.schema` rewrites workflow/schemas/config.schema.yaml, which editors read, and the defaults of
 config.yaml with their comments, in the order in which they stand there. Run it after a change in settings.py: a test
@@ -39,7 +39,7 @@ SECTIONS = {
     "figures": Figures,
     "resources": Resources,
 }
-"""The parts of config.yaml that hold nothing but defaults."""
+"""The parts of config.yaml that hold only defaults."""
 
 WIDTH = 120
 HEAD = "# Written by `python -m equipose.config.schema` from src/equipose/config/settings.py: change that file.\n"
@@ -99,7 +99,7 @@ def _yaml(value: Any) -> str:
 
 
 def _strict(node: Any) -> Any:
-    """A schema without pydantic's titles, in which a map by name has no names but those that its pattern allows."""
+    """A schema without pydantic's titles, in which a map by name allows only names of its pattern."""
     if isinstance(node, list):
         return [_strict(part) for part in node]
     if not isinstance(node, dict):

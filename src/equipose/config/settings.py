@@ -1,4 +1,4 @@
-"""What a dataset, a model and a run are made of: frozen dataclasses, the only source of keys, limits and defaults.
+"""The settings of a dataset, a model and a run: frozen dataclasses, the only source of keys, limits and defaults.
 
 `Configuration` is config.yaml with presets laid over it. `python -m equipose.config.schema` writes the schema file and
 the commented defaults of config.yaml from these classes. The other classes are stored as a `config.json` beside the
@@ -31,7 +31,7 @@ TRAINING_BOXES: tuple[int, ...] = get_args(Box)
 """Pixels; the encoders halve them evenly down to 4."""
 
 Selection = tuple[tuple[str, float | None, float | None], ...]
-"""Columns, and the lowest and the highest value of each that is wanted; None: no limit."""
+"""Columns, with the lowest and the highest wanted value of each; None: no limit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Told:
 
 
 def _as_written(value: Any, check: Any) -> Any:
-    """A whole number stays one where any number will do: a budget of 6000 seconds is not stored as 6000.0."""
+    """A whole number stays whole in a field for any number: a budget of 6000 seconds is not stored as 6000.0."""
     checked = check(value)
     return value if type(value) is int else checked
 
@@ -146,7 +146,7 @@ class DatasetConfig(Config):
     images: int  # to train on; the held-out ones follow them in the star file
     held_out: int
     shift_std: Number
-    made_from: str  # fingerprint of all that its images depend on: a checkpoint of other images is not continued
+    made_from: str  # fingerprint of everything that decides the images: a checkpoint of other images is not continued
     symmetry: str = "C1"  # the particle's point group, axes as `point_groups` has them
 
 
@@ -217,7 +217,7 @@ class Preparation(Config):
     box: Box = Field(default=64, description="pixels that images are Fourier-cropped to")
     held_out: Whole = Field(default=0, description="number of particles, the last ones, that are never trained on")
     shift_std: NotNegative = Field(
-        default=10.0, description="standard deviation in Å, along x and y, by which particles are off centre"
+        default=10.0, description="standard deviation in Å of the particles' shifts along x and y"
     )
     subset: Annotated[int, Field(ge=1, le=2)] | None = Field(
         default=None, description="half 1 or 2 of the particles, by rlnRandomSubset; null: all particles"
@@ -230,8 +230,8 @@ class Preparation(Config):
     )
     whiten: bool = Field(
         default=False,
-        description="whether images are filtered so that their noise, measured in the background, is white; the map is"
-        " filtered back",
+        description="whether images are filtered to make their noise white, by its spectrum in the background;"
+        " the filter is undone in the map",
     )
     select: dict[str, tuple[Number | None, Number | None]] = Field(
         default={},
@@ -262,12 +262,12 @@ class PreparationConfig(Preparation, ParticlesDataset):
 
     @property
     def limits(self) -> Selection:
-        """`select` as `particles` wants it."""
+        """`select` in the form that `particles` takes."""
         return tuple((label, low, high) for label, (low, high) in self.select.items())
 
     @property
     def told(self) -> Told:
-        """What `particles` is to know beyond the file."""
+        """Facts for `particles` that the file lacks."""
         return Told(self.pixel_size, self.phase_flipped, self.no_ctf, self.passthrough)
 
 
@@ -294,7 +294,7 @@ class OptimizerConfig(Config):
     )
     learning_rate: Positive = Field(default=1e-4, description="learning rate of Adam")
     encoder_rate: Positive = Field(
-        default=1.0, description="multiple of learning_rate at which the encoder learns, which is then the decoder's"
+        default=1.0, description="the encoder's learning rate as a multiple of learning_rate, then the decoder's"
     )
     amsgrad: bool = Field(default=True, description="whether Adam is the AMSGrad variant")
     matrix_learning_rate: Positive = Field(default=2e-3, description="learning rate of Muon")
@@ -396,8 +396,8 @@ class Training(Config):
     gradient_clip: Positive = Field(default=1.0, description="largest norm of the gradient of all weights")
     hypotheses: Count = Field(
         default=1,
-        description="rotations that the encoder gives for an image, of which the best reconstructed one is trained;"
-        " more than 1 with the loss l2 only",
+        description="rotations that the encoder gives for an image; the best reconstructed one is trained; more"
+        " than 1 with the loss l2 only",
     )
     turns: Count = Field(
         default=1,
@@ -406,8 +406,8 @@ class Training(Config):
     )
     average: Share = Field(
         default=0.0,
-        description="last part of all steps so far over which the weights that are judged and kept are averaged; 0: the"
-        " last weights",
+        description="weights are averaged over this last part of all steps so far, and scored and kept; 0: the last"
+        " weights",
     )
     marching: MarchingConfig = Field(
         default=MarchingConfig(), description="frequency marching, a loss that sees more and more shells while training"
@@ -623,14 +623,14 @@ Named = TypeVar("Named", SimulationConfig, PreparationConfig, ModelConfig)
 
 
 def _resolve(kind: type[Named], settings: dict[str, Any], line: dict[str, Any], section: str, name: str) -> Named:
-    """The line `name` of a section, laid over the settings that hold where it does not say otherwise."""
+    """The line `name` of a section, laid over the section's default settings."""
     if "name" in line:
         raise ConfigError(f"unknown key `{section}.{name}.name`: the line {name} has that name already")
     return kind.from_dict({"name": name} | merge(settings, line), f"{section}.{name}")
 
 
 def is_simulated(config: dict[str, Any], name: str) -> bool:
-    """Whether the dataset `name` is simulated; else its line names a star file."""
+    """Whether the dataset `name` is simulated; otherwise its line names a star file."""
     return "star" not in config["datasets"][name]
 
 
@@ -645,9 +645,9 @@ def preparation_config(config: dict[str, Any], name: str) -> PreparationConfig:
 
 
 def structure_source(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """Where the structure of the simulated dataset `name` comes from: one of `path`, `embedded` and `pdb`.
+    """The source of the structure of the simulated dataset `name`: one of `path`, `embedded` and `pdb`.
 
-    Beside it the `assembly` that is built of it, if one is asked for.
+    The `assembly` to build is added, if there is one.
     """
     source = config["structures"][config["datasets"][name]["structure"]]
     if "path" in source:
@@ -664,7 +664,7 @@ def model_config(config: dict[str, Any], name: str) -> ModelConfig:
 
 
 def model_label(config: dict[str, Any], name: str) -> str:
-    """What tables and figures call the model; no part of a run, so that a new label trains nothing anew."""
+    """The model's name in tables and figures. It is no part of a run, so a new label trains nothing anew."""
     return config["models"][name].get("label", name)
 
 

@@ -1,11 +1,11 @@
-"""Beam tilt and anisotropic magnification of optics groups: taken out of the images, as RELION 3.1.3 has them.
+"""Beam tilt and anisotropic magnification of optics groups, by RELION 3.1.3's definition: removed from the images.
 
 RELION's model of an image (obs_model.cpp, ctf.h, tilt_helper.cpp) is F(k) = [CTF · V](M k) exp(iφ(M k)), with the
 matrix M of the group's magnification, a slice V of the volume, and the phase of a beam tilt t in mrad
 
     φ(k) = -2·10⁴ π Cs λ² |k|² (t · k), Cs in mm, λ in Å.
 
-So an image without them is F(M⁻¹ k) exp(-iφ(k)): its CTF is that of its group, its shift M⁻ᵀ times what it was.
+So an image without them is F(M⁻¹ k) exp(-iφ(k)). Its CTF is its group's, and its shift is M⁻ᵀ times the old shift.
 """
 
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from equipose.errors import ConfigError
 from equipose.io.particles import MAGNIFICATION, TILT, Particles, of_groups
 
 STRONGEST = 0.2
-"""Part by which a magnification may differ from 1: a matrix further off means something else."""
+"""Part by which a magnification may differ from 1: a matrix further off has another meaning."""
 
 
 @dataclass(frozen=True)
 class Aberrations:
-    """Of n particles: beam tilts (n, 2) along (x, y) in mrad, and magnification matrices (n, 2, 2)."""
+    """Beam tilts (n, 2) along (x, y) in mrad and magnification matrices (n, 2, 2) of n particles."""
 
     tilt: np.ndarray
     magnification: np.ndarray
@@ -42,7 +42,7 @@ class Aberrations:
         return images
 
     def shifts_in_images(self, shifts: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Shifts (m, 2) in the images as they came, of shifts in images without aberrations."""
+        """Shifts (m, 2) in the original images, from shifts in images without aberrations."""
         return np.einsum("nji,nj->ni", self.magnification[rows], shifts)
 
     def shifts_taken_out(self, shifts: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ class Aberrations:
 
 
 def read_aberrations(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> Aberrations | None:
-    """What the optics table has of them; None where it has none that matters."""
+    """The aberrations in the optics table; None if it has none that matter."""
     tilt = np.stack([of_groups(star, label, optics_table, particle_table) for label in TILT], axis=1)
     identity = zip(MAGNIFICATION, np.eye(2).ravel(), strict=True)
     matrix = np.stack([of_groups(star, label, optics_table, particle_table, absent) for label, absent in identity], 1)

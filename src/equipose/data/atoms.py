@@ -1,6 +1,6 @@
-"""Atoms of a structure's file: mmCIF, PDB or .npz, and the copies that its biological assembly has of them.
+"""Atoms of a structure's file (mmCIF, PDB or .npz), and their copies in its biological assembly.
 
-A file is believed only as far as its size bears it out, so that no memory is taken for what it claims to hold.
+A file's claims are checked against its size, so no memory is taken for data that the file lacks.
 """
 
 import gzip
@@ -24,14 +24,14 @@ FORMATS = {".cif": "mmCIF", ".mmcif": "mmCIF", ".pdb": "PDB", ".ent": "PDB"}
 """Kinds of text by a file's suffix, `.gz` left away."""
 
 TIMES, SLACK = 100, 2**20
-"""What a packed file may hold: so many times its own bytes, and this many more. Coordinates pack to a tenth at best, a
-zip bomb to a thousandth."""
+"""Largest unpacked size of a packed file: so many times its own bytes, and this many more. Coordinates pack to a tenth
+at best, a zip bomb to a thousandth."""
 
 FARTHEST = 1e5
-"""Å from the origin within which atoms are believed to lie."""
+"""Largest distance of an atom from the origin in Å."""
 
 MOST_ATOMS, MOST_COPIES = 20_000_000, 100_000
-"""Of an assembly that is built, and of all assemblies that a file describes."""
+"""Largest number of atoms of a built assembly, and of copies in all assemblies of a file."""
 
 READABLE = (
     "it must be an mmCIF or PDB file (.cif, .mmcif, .pdb, .ent, packed or not), or an .npz of `coords` (n, 3) in Å and"
@@ -52,9 +52,10 @@ def read_atoms(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Coords (n, 3) in Å and atomic numbers (n,) of an mmCIF or PDB file (.gz too) or an .npz.
 
-    Of mmCIF and PDB files: the first model, one conformer, all atoms of a known element, as deposited or as the
-    biological `assembly` of that name. `say` is told how many copies an assembly has that was not asked for. An .npz
-    holds `coords` and `elements` (symbols or atomic numbers), or is one that `pack_atoms` wrote. Raises ConfigError.
+    Of mmCIF and PDB files it reads the first model, one conformer, and all atoms of a known element, as deposited or as
+    the biological `assembly` of that name. Without an `assembly`, `say` gets the number of copies in the file's
+    assembly. An .npz holds `coords` and `elements` (symbols or atomic numbers), or comes from `pack_atoms`. Raises
+    ConfigError.
     """
     if path.is_dir():
         raise ConfigError(f"structure file {path} is a folder: name the file in it, in config.yaml under structures")
@@ -69,7 +70,7 @@ def read_atoms(
             raise ConfigError(f"structure file {path} has no assemblies: take `assembly` away, or name an mmCIF file")
     except ConfigError:
         raise
-    except Exception as error:  # whatever a broken file makes gemmi, NumPy and zipfile raise
+    except Exception as error:  # gemmi, NumPy and zipfile raise many kinds of errors for a broken file
         raise ConfigError(f"structure file {path} cannot be read ({_one_line(error)}): {READABLE}") from error
     known = numbers > 0
     bad = np.flatnonzero(known & ~(np.abs(coords) <= FARTHEST).all(axis=1))
@@ -84,7 +85,7 @@ def read_atoms(
 
 
 def _one_line(error: Exception) -> str:
-    """An exception's words, of which a broken file may make several lines, or long ones."""
+    """An exception's message as one short line: a broken file can make it long, or several lines."""
     words = " ".join(str(error).split()) or type(error).__name__
     return "".join(letter if letter.isprintable() else "?" for letter in words[:200])
 
@@ -104,7 +105,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _arrays(path: Path, archive: zipfile.ZipFile, names: Sequence[str]) -> list[np.ndarray]:
-    """Arrays of an .npz, once their headers, and their sizes when unpacked, are known to be what the file can hold."""
+    """Arrays of an .npz, after a check that the file can hold them, by their headers and unpacked sizes."""
     members = [archive.getinfo(f"{name}.npy") for name in names]
     if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
         raise ValueError("it is packed in a way that NumPy does not write")
@@ -169,7 +170,7 @@ def _read_structure(path: Path, assembly: str | None, say: Callable[[str], None]
         for name, copies in _copies(structure, rows).items():
             if copies > 1:
                 say(
-                    f"{path}: biological assembly {name} has {copies} copies of what the file holds, and one is read;"
+                    f"{path}: biological assembly {name} has {copies} copies of the atoms in the file, and one is read;"
                     f" `assembly: {name}` in the structure's line builds all of them"
                 )
     atoms = gemmi.FlatStructure(structure)
@@ -186,7 +187,7 @@ def _text(path: Path) -> bytes:
 
 
 def _check_ranges(rows: list[Row]) -> None:
-    """Raises ValueError where gemmi, which writes out each range of operators, would not come to an end."""
+    """Raises ValueError for ranges of operators so long that gemmi, which writes them out, would never end."""
     copies = 0
     for row in rows:
         largest = max(map(int, re.findall(r"\d{1,18}", row.operators)), default=0)
@@ -196,7 +197,7 @@ def _check_ranges(rows: list[Row]) -> None:
 
 
 def _copies(structure: gemmi.Structure, rows: list[Row]) -> dict[str, int]:
-    """Names of assemblies, and how many copies each has of the chain that it repeats most."""
+    """Names of assemblies, and the number of copies of each one's most repeated chain."""
     if rows:  # of an mmCIF file
         counts = [(row.assembly, row.chains, math.prod(map(_count, _factors(row.operators)))) for row in rows]
     else:
@@ -209,18 +210,18 @@ def _copies(structure: gemmi.Structure, rows: list[Row]) -> dict[str, int]:
 
 
 def _factors(operators: str) -> list[str]:
-    """Of `(1-60)(61-88)` 1-60 and 61-88, operators that follow each other; gemmi 0.7.5 reads the first ones alone."""
+    """The factors of a product of operators: 1-60 and 61-88 of `(1-60)(61-88)`. gemmi 0.7.5 reads only the first."""
     return re.findall(r"[^()\s]+", operators)
 
 
 def _count(operators: str) -> int:
-    """How many `1-60`, or `1,3`, are."""
+    """The number of operators in `1-60` or `1,3`."""
     ranges = (re.fullmatch(r"(\d+)-(\d+)", part.strip()) for part in operators.split(","))
     return sum(int(found[2]) - int(found[1]) + 1 if found else 1 for found in ranges)
 
 
 def _build(structure: gemmi.Structure, assembly: str, rows: list[Row], path: Path) -> None:
-    """Make of a structure its biological assembly of that name."""
+    """Turn a structure into its biological assembly of that name."""
     copies = _copies(structure, rows)
     if assembly not in copies:
         known = ", ".join(copies) or "none"

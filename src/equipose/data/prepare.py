@@ -1,12 +1,12 @@
-"""A user's particles → particles.star and particles.mrcs as training wants them, and preparation.json.
+"""A user's particles → particles.star and particles.mrcs, ready for training, and preparation.json.
 
     python -m equipose.data.prepare --config config.json --output DIR
 
-Images are Fourier-cropped to the box, made bright where the protein is (half of all programs store it dark), normalised
-so that the background outside of the particle has mean 0 and standard deviation 1, and whitened and masked if asked.
-Where their phases were flipped or their CTF was multiplied in, that is undone: training's decoder applies the CTF. The
-star file keeps every row and column of the particles chosen, in their order; poses stay only where they are to be the
-truth. An interrupted call continues where it was (resumable_stack.py).
+Images are Fourier-cropped to the box, and inverted if protein is dark (as half of all programs store it). They are
+normalised: the background outside of the particle gets mean 0 and standard deviation 1. They are whitened and masked if
+asked. Flipped phases or a multiplied CTF are undone, since training's decoder applies the CTF. The star file keeps
+every row and column of the chosen particles, in their order; poses stay only if they are the truth. An interrupted call
+continues (resumable_stack.py).
 """
 
 import argparse
@@ -51,28 +51,28 @@ from equipose.io.progress import run_main, say
 from equipose.io.resumable_stack import sha256, write_stack
 
 CHUNK = 256
-"""Images that are looked at at once."""
+"""Number of images that are checked at once."""
 
 SAMPLE = 5000
-"""Images by which the contrast is judged."""
+"""Number of images from which the contrast is found."""
 
 CONTRAST_SHELLS = 3.5
-"""Shells by which the contrast is judged: at so low a resolution every particle is a bright or dark blob."""
+"""Shells from which the contrast is found: at so low a resolution every particle is a bright or dark blob."""
 
 CERTAIN = 5.0
-"""Standard errors from zero that the contrast must be seen at."""
+"""Least distance of the contrast from zero, in standard errors."""
 
 EDGE = 0.05
 """Width of the mask's soft edge, as a part of the box."""
 
 CONSTANT = 1e-4
-"""Standard deviation of a background, as a part of the image's, below which there is only what rounding makes."""
+"""A background whose standard deviation is less than this part of the image's is constant, but for rounding."""
 
 SOFT = 1.5
-"""Pixels over which the window onto the background is softened, lest one shell's power leak into others."""
+"""Pixels over which the window on the background is softened, so that a shell's power does not leak into others."""
 
 FLIP_SHELLS = (4.0, 12.0)
-"""Shells by which flipped phases are looked for: beyond the first, whose CTF has one sign in nearly all images."""
+"""Shells in which flipped phases are sought: not the first ones, whose CTF has one sign in nearly all images."""
 
 FLIPPED_WARNING = (
     "phases seem to be flipped already (the contrast has one sign at all shells, whatever the CTF's): if they were"
@@ -80,12 +80,12 @@ FLIPPED_WARNING = (
 )
 
 NEAR_ZERO = 1e-3
-"""A squared CTF so small that multiplying by it is not undone."""
+"""A multiplication by a CTF with a smaller square than this is not undone."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How one image after the other is prepared."""
+    """The settings by which each image is prepared."""
 
     sign: int
     """-1 where protein is dark"""
@@ -105,7 +105,7 @@ class Preparation:
 def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None]) -> None:
     """Prepare the particles that `config` names, in folder `output`.
 
-    Raises ConfigError where they cannot be read, are smaller than the box, or do not tell their contrast.
+    Raises ConfigError if they cannot be read, are smaller than the box, or have no clear contrast.
     """
     star = Path(config.star)
     datadir = Path(config.datadir) if config.datadir else None
@@ -192,11 +192,11 @@ def fourier_crop(images: np.ndarray, box: int) -> np.ndarray:
 def contrast(
     particles: Particles, rows: np.ndarray, config: PreparationConfig, voxel_size: float
 ) -> tuple[int, float | None]:
-    """+1 where protein is bright, -1 where it is dark, and by how many standard errors that was seen (None: told).
+    """+1 if protein is bright, -1 if it is dark, and its certainty in standard errors (None if the user gave the sign).
 
-    At the lowest shells every particle, from any side, is a blob at the centre, whose transform is positive: summed
-    with the CTF (positive there) over the images, the sum has the sign of the contrast. Raises ConfigError if it is
-    less than `CERTAIN` standard errors from zero.
+    At the lowest shells every particle is a blob at the centre from any side, and the blob's transform is positive. The
+    CTF is positive there, too. So the sum of transform times CTF over the images has the sign of the contrast. Raises
+    ConfigError if the sum is less than `CERTAIN` standard errors from zero.
     """
     if config.contrast != "detect":
         return (1 if config.contrast == "bright" else -1), None
@@ -221,10 +221,10 @@ def contrast(
 
 
 def looks_flipped(particles: Particles, rows: np.ndarray, voxel_size: float, box: int) -> bool:
-    """Whether phases seem to be flipped, by whether images of one shell change their sign with their CTF's.
+    """Whether phases seem to be flipped: then the images in a shell do not change their sign with the CTF.
 
-    Over all views and turns the transforms of a shell have a mean, whose product with the CTF's sign is what an image
-    shows of it. The mean is looked for with that sign and without it, in standard errors of all shells together.
+    Over all views and turns, the transforms of a shell have a mean; an unflipped image shows it times the CTF's sign.
+    The mean is estimated with that sign and without it, in standard errors of all shells together.
     """
     disc = half_disc(box, FLIP_SHELLS[1])
     shell = disc.shells
@@ -249,7 +249,7 @@ def _certainty(values: torch.Tensor) -> float:
 
 
 def prepared(images: np.ndarray, ctf_parameters: np.ndarray, applied: np.ndarray, how: Preparation) -> np.ndarray:
-    """Images (n, size, size) as training wants them, (n, L, L); where the background is constant, not a number."""
+    """Images (n, size, size) ready for training, (n, L, L); NaN if the background is constant."""
     box = len(how.background)
     images = how.sign * fourier_crop(images, box)
     constant = images[:, how.background].std(axis=1) < CONSTANT * images.std(axis=(1, 2))
@@ -264,9 +264,9 @@ def prepared(images: np.ndarray, ctf_parameters: np.ndarray, applied: np.ndarray
 
 
 def _undoing(ctf_parameters: np.ndarray, applied: np.ndarray, box: int, voxel_size: float) -> np.ndarray:
-    """Factors (n, L, L/2 + 1) that give back images before their phases were flipped or their CTF was multiplied in.
+    """Factors (n, L, L/2 + 1) that undo flipped phases or a multiplied CTF.
 
-    A flip undoes itself. Dividing by the CTF does nothing useful where that is near zero: there the image stays weak.
+    A flip undoes itself. Division by a CTF near zero would only raise noise: there the image stays weak.
     """
     row, column = np.meshgrid(np.fft.fftfreq(box, 1 / box), np.arange(box // 2 + 1), indexing="ij")
     k = torch.from_numpy(np.stack([column, row], -1).reshape(-1, 2)).float()
@@ -277,7 +277,7 @@ def _undoing(ctf_parameters: np.ndarray, applied: np.ndarray, box: int, voxel_si
 
 
 def _applied(star: Path, particles: Particles) -> np.ndarray:
-    """What the star file says was done to each image with its CTF, (n,): nothing (""), or one of `APPLIED`."""
+    """How the CTF was applied to each image, (n,), by the star file: not at all (""), or one of `APPLIED`."""
     applied = np.full(len(particles.ctf), "", "U10")
     for label, what in APPLIED.items():
         done = of_groups(star, label, particles.optics_table, particles.particle_table)
@@ -296,7 +296,7 @@ def _whitening(particles: Particles, rows: np.ndarray, how: Preparation) -> np.n
         images = prepared(_images(particles, part, how), particles.ctf[part], how.applied[part], unmasked)
         spectra.append(
             noise_power(images[np.isfinite(images).all(axis=(1, 2))], window)
-        )  # the others are refused later
+        )  # other images are refused later
     return whitening(np.nanmean(spectra, axis=0))
 
 

@@ -52,7 +52,7 @@ CHUNK = 64
 """Images a random stream; part of what a seed means."""
 
 PROJECTED = 8
-"""Images projected at once: of more, what is between them and the volume leaves the cache."""
+"""Images projected at once: with more, the intermediate arrays do not fit into the cache."""
 
 PADDING = 2
 """Oversampling of the volume's transform, as RELION's."""
@@ -74,9 +74,9 @@ def simulate(
 ) -> None:
     """Make the dataset in `output`: the `images` training images first, then the `held_out` ones.
 
-    `structure` tells the structure that the volume is of from others; it is kept in simulation.json.
+    `structure` identifies the structure of the volume; it is kept in simulation.json.
 
-    Raises ConfigError where the volume is not the dataset's, or the disk has no room.
+    Raises ConfigError if the volume is not the dataset's, or the disk has no room.
     """
     started = time.perf_counter()
     box, count = config.box, config.images + config.held_out
@@ -148,7 +148,7 @@ def simulate(
 
 
 def noise_sigma(config: SimulationConfig) -> float:
-    """Standard deviation of the noise, where that of the clean images is 1."""
+    """Standard deviation of the noise, if the clean images have 1."""
     if config.snr == "noiseless":
         return 0.0
     return 1 / math.sqrt(config.snr) if config.snr_definition == "variance" else 1 / config.snr
@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("--volume", type=Path, required=True, help=".mrc of the dataset's box and voxel size")
     parser.add_argument("--output", type=Path, required=True, help="folder")
     parser.add_argument("--threads", type=number(int, 1), required=True)
-    parser.add_argument("--structure", type=json.loads, default=None, help="JSON that tells the structure from others")
+    parser.add_argument("--structure", type=json.loads, default=None, help="JSON that identifies the structure")
     arguments = parser.parse_args()
     config = SimulationConfig.load(arguments.config)
     with one_at_a_time(arguments.config, say) as waited:  # a killed Snakemake leaves its jobs behind
@@ -279,12 +279,12 @@ def _check_room(output: Path, size: int) -> None:
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that each compute on one core: sums come out the same for any number of them."""
+    """Threads that each compute on one core, so that sums are the same for any number of threads."""
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _run(results: Iterable[list[float]], chunks: list[slice], progress: Report, what: str) -> np.ndarray:
-    """What the chunks return, in their order, (chunks, values)."""
+    """The chunks' results, in their order, (chunks, values)."""
     rows = []
     for chunk, result in zip(chunks, results, strict=True):
         rows.append(result)

@@ -6,8 +6,8 @@
     python -m equipose.data.structures pack --source atoms.npz --output 4v6x.npz
 
 The density is ChimeraX `molmap`'s: Σ atomic number × normalised Gaussian of σ = 0.225 × resolution, sampled at the
-voxel centres. cryoAI, and the paper after it (Apx. C), made their volumes with it. gemmi's density calculator is
-another thing, X-ray or electron form factors with B-factors: closer to physics, but not the data of the paper.
+voxel centres. cryoAI, and the paper after it (Apx. C), made their volumes with it. gemmi's density calculator uses
+X-ray or electron form factors with B-factors instead: closer to physics, but not the data of the paper.
 
 Arrays are (z, y, x); the particle's centre of mass lies on voxel box/2, and every map's header origin is 0, so that
 maps of one box overlay in ChimeraX.
@@ -40,10 +40,10 @@ from equipose.io.progress import number, run_main, say
 PDB_URL = "https://files.rcsb.org/download"
 
 SCHEMES = ("https", "http", "file")
-"""By which entries are downloaded; `file` is for tests."""
+"""Schemes of URLs from which entries are downloaded; `file` is for tests."""
 
 MOST_BYTES = 2**30
-"""Of a download; the largest entries have a tenth of it."""
+"""Largest size of a download; the largest entries have a tenth of it."""
 
 SIGMA_PER_RESOLUTION = 0.225
 """molmap's default sigmaFactor, 1 / (π √2): the Gaussian's transform falls to 1/e at a wavenumber of 1 / resolution."""
@@ -52,7 +52,7 @@ CUTOFF_SIGMAS = 5.0
 """Gaussians end here, as molmap's do."""
 
 AT_ONCE = 2**18
-"""Atoms whose Gaussians are added at once: a ribosome's all, and memory stays bounded with a capsid's."""
+"""Atoms whose Gaussians are added at once: all atoms of a ribosome; a capsid's go in parts, to bound memory."""
 
 POWER_IN_PARTICLE = 0.99
 """A map's particle is the sphere that holds this share of its squared density."""
@@ -74,7 +74,7 @@ def fetch_entries(
 
 
 def note_sources(path: Path, sources: list[dict[str, str]], say: Callable[[str], None]) -> None:
-    """Write what atoms were made from beside them, and say which entries are not the same as at the time before."""
+    """Write the sources of atoms beside them, and report entries that have changed since the last time."""
     beside = path.with_suffix(".json")
     former = {entry["entry"]: entry for entry in json.loads(beside.read_text())} if beside.is_file() else {}
     for source in sources:
@@ -165,7 +165,7 @@ def density(
 ) -> np.ndarray:
     """Volume (box, box, box) of a structure file or an .mrc map; `resolution`, of atoms only, in voxels.
 
-    `say` is told how many copies a biological assembly has of atoms that are read as deposited.
+    If atoms are read as deposited, `say` gets the number of their copies in the biological assembly.
     """
     if source.suffix in (".mrc", ".map"):
         volume, source_voxel_size = read_map(source)
@@ -174,7 +174,7 @@ def density(
 
 
 def _named(source: Path, make: Callable[..., np.ndarray], *arguments: object) -> np.ndarray:
-    """What `make` makes of a file's content; a ConfigError of it names the file."""
+    """The result of `make` for a file's content; its ConfigErrors get the file's name."""
     try:
         return make(*arguments)
     except ConfigError as error:
@@ -265,7 +265,7 @@ def _mean_position(mass: np.ndarray) -> np.ndarray:
 
 
 def _check_fits(radius: float, box: int, voxel_size: float, what: str) -> None:
-    """A sphere of `radius` Å about voxel box/2 must lie inside the box, whichever way it is turned."""
+    """Raises ConfigError unless a sphere of `radius` Å about voxel box/2 lies inside of the box."""
     if radius > box / 2 * voxel_size:
         raise ConfigError(
             f"the {what} reaches {radius:.0f} Å from its centre and does not fit a box of {box} × {voxel_size} Å: make"

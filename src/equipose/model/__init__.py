@@ -1,1 +1,1 @@
-"""Networks: encoders, decoder, the pipeline that joins them, losses and optimisers."""
+"""Networks: encoders, decoder, the model of both, losses and optimisers."""

@@ -21,14 +21,14 @@ from equipose.model.devices import usable_precision
 from equipose.model.encoders import ENCODERS
 
 CPU_POINTS, CPU_VALUES, GPU_POINTS = 2**14, 2**21, 2**18
-"""What the decoder takes at once: on a CPU the values of its (points, width) activations, which fit into a cache."""
+"""Values of the decoder's activations (points, width) that it computes at once on a CPU: they fit into a cache."""
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder of one run. `image_scale` multiplies images before they meet either.
+    """Encoder and decoder of one run. Images are multiplied by `image_scale` before both.
 
-    `precision` is the one that the run trains in, if it is not the configuration's; `dtype` is what is computed in
-    where some digits do not count.
+    `precision` is the run's precision in training, if it is not the configuration's. `dtype` is the type of
+    computations that need few digits.
     """
 
     group: Tensor
@@ -60,14 +60,14 @@ class Autoencoder(nn.Module):
         return HalfDisc(self.box, self.frequencies, self.weights)
 
     def answers(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The encoder's hypotheses about images (b, L, L): rotations (b, 3, 3) and shifts (b, 2) in Å of each."""
+        """The encoder's poses of images (b, L, L), for each hypothesis: rotations (b, 3, 3) and shifts (b, 2) in Å."""
         rotations, shifts = self.encoder(images)
         return [(each, shifts) for each in (rotations.unbind(1) if rotations.dim() == 4 else [rotations])]
 
     def best_poses(
         self, answers: list[tuple[Tensor, Tensor]], ctf_parameters: Tensor, images: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of several poses, those that reconstruct each of `images` (b, L, L) best."""
+        """For each of `images` (b, L, L), the pose of several that reconstructs it best."""
         if len(answers) == 1:
             return answers[0]
         with torch.no_grad():
@@ -80,12 +80,12 @@ class Autoencoder(nn.Module):
 
     @property
     def points(self) -> int:
-        """Points that the decoder takes at once."""
+        """Number of points that the decoder computes at once."""
         on_cpu = self.frequencies.device.type == "cpu"
         return min(CPU_POINTS, CPU_VALUES // self.config.model.decoder_width) if on_cpu else GPU_POINTS
 
     def march(self, step: int) -> None:
-        """Let the loss see what `training.marching` allows at this training step: |k| < a radius that grows to L/2."""
+        """Limit the loss at this training step by `training.marching`: to |k| below a radius that grows to L/2."""
         marching = self.config.model.marching
         if step <= marching.steps and marching.steps:
             radius = marching.first_radius + (self.box / 2 - marching.first_radius) * step / marching.steps
@@ -130,7 +130,7 @@ class Autoencoder(nn.Module):
     ) -> Tensor:
         """Squared error per pixel and image, (b,), of the images decoded from these poses, against `target` (b, n).
 
-        By Parseval it is that of the images, their corners of noise left out, or of what a smaller `disc` sees of them.
+        By Parseval it is the error of the images without their corners, or, with a smaller `disc`, of its frequencies.
         """
         part_errors = self._part_errors(rotations, shifts, ctf_parameters, target, motion, disc or self.disc)
         return torch.stack(list(part_errors)).sum(0)
@@ -138,7 +138,7 @@ class Autoencoder(nn.Module):
     def mean_error(
         self, rotations: Tensor, shifts: Tensor, ctf_parameters: Tensor, target: Tensor, motion: Tensor | None = None
     ) -> Tensor:
-        """The mean of `errors`, to be differentiated: memory stays that of one part of the disc."""
+        """The mean of `errors` with gradients; it needs the memory of one part of the disc only."""
         if not torch.is_grad_enabled():
             return self.errors(rotations, shifts, ctf_parameters, target, motion).mean()
         weights = list(self.decoder.parameters())
@@ -153,7 +153,7 @@ class Autoencoder(nn.Module):
         motion: Tensor | None,
         whole: HalfDisc,
     ) -> Iterator[Tensor]:
-        """What the parts of the disc add to the errors (b,); their activations (points, width) stay in the cache."""
+        """The errors (b,) of each part of the disc; a part's activations (points, width) stay in the cache."""
         size = max(1, self.points // len(target))
         for disc, coefficients in zip(whole.split(size), target.split(size, 1), strict=True):
             predicted = self.decode(rotations, shifts, ctf_parameters, motion, disc)
@@ -162,8 +162,8 @@ class Autoencoder(nn.Module):
 
 
 class MeanError(torch.autograd.Function):
-    """`Autoencoder.mean_error`. The gradients of a sum over frequencies are sums too: each part of the disc is decoded,
-    differentiated and forgotten in the forward pass, and the backward pass only hands the sums on.
+    """`Autoencoder.mean_error`. The gradients of a sum over frequencies are sums, too. The forward pass decodes each
+    part of the disc, differentiates it and forgets it; the backward pass only returns the sums.
     """
 
     @staticmethod
@@ -195,9 +195,9 @@ class MeanError(torch.autograd.Function):
 
 @contextmanager
 def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """While this lasts, the model is in training mode, or else in evaluation mode."""
+    """Inside of the block, the model is in training mode, or in evaluation mode."""
     before = model.training
-    model.train(training)  # also where it is in that mode: escnn's layers are in neither when they are built
+    model.train(training)  # even if it is in that mode: new escnn layers are in neither
     try:
         yield
     finally:
@@ -206,9 +206,9 @@ def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """Weights and statistics by name, as training mode has them: the one mode in which they are saved and loaded.
+    """Weights and statistics by name, in training mode: they are saved and loaded only in this mode.
 
-    Some layers have more names in evaluation mode: escnn's keep their expanded filters there.
+    Some layers have more names in evaluation mode: escnn's layers keep their expanded filters there.
     """
     with mode(model, training=True):
         return model.state_dict()
@@ -231,7 +231,7 @@ def save_model(model: Autoencoder, path: Path) -> None:
 def load_model(path: Path) -> Autoencoder:
     """The trained model of a run, on the CPU and in evaluation mode, with the precision that it was trained in.
 
-    Files of the first version do not say which one that was: then it is what this machine would choose.
+    Files of the first version do not record it: then it is the precision that this machine would choose.
     """
     content = torch.load(path, map_location="cpu", weights_only=True)
     config = RunConfig.from_json(content["config"], path)

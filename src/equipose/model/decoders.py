@@ -9,7 +9,7 @@ from torch.nn import functional
 from equipose.config.settings import DecoderLayers, DecoderOmega, Precision
 
 TILE = 8
-"""Points travel as TILE × TILE tiles, (tiles, TILE, TILE, channels): see `affine`."""
+"""Points are arranged in TILE × TILE tiles, (tiles, TILE, TILE, channels): see `affine`."""
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One device for one job: a GPU that other equipose jobs on this machine leave free, or the CPU."""
+"""One device for one job: a GPU that no other equipose job on this machine holds, or the CPU."""
 
 import ctypes
 import fcntl
@@ -19,7 +19,7 @@ from equipose.io.progress import duration
 
 POLL_SECONDS = 5.0
 CONVOLVED = (32, 32, 32, 32), (32, 32, 3, 3)
-"""Shapes of the images and kernels by which precisions are compared."""
+"""Shapes of the images and kernels on which precisions are timed."""
 
 LOCK_FOLDER = Path(tempfile.gettempdir())
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
@@ -29,12 +29,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 def claim_device(
     jobs_per_gpu: int, say: Callable[[str], None], lock_folder: Path = LOCK_FOLDER
 ) -> Iterator[torch.device]:
-    """A place on a GPU for as long as the block runs, waiting for one if all are held; the CPU where there is none.
+    """A place on a GPU while the block runs, after a wait if all are held; the CPU if there is no GPU.
 
-    A GPU has `jobs_per_gpu` places; the second ones are taken only when no GPU is idle. A place is held by a lock on a
-    file named after us and the GPU's UUID, which the system drops when the process ends, however it ends. The file
-    names its holder, for those who wait. GPUs hidden by CUDA_VISIBLE_DEVICES (a cluster's scheduler sets it) are never
-    touched.
+    A GPU has `jobs_per_gpu` places; second places are taken only if no GPU is idle. A place is held by a lock on a file
+    named after us and the GPU's UUID. The system drops the lock when the process ends, however it ends. The file names
+    the holder for waiting jobs. GPUs hidden by CUDA_VISIBLE_DEVICES (a cluster's scheduler sets it) are never touched.
     """
     if not torch.cuda.is_available():
         yield torch.device("cpu")
@@ -72,9 +71,9 @@ def claim_device(
 def usable_precision(precision: Precision) -> Precision:
     """`precision`, but float32 on a processor that convolves no faster in bfloat16.
 
-    Without instructions for bfloat16 it is emulated; and there are Intel processors whose AVX-512 instructions for it
-    take twice as long as float32's, its speed being left to AMX, which a virtual machine may hide. A stopwatch decides,
-    so a run asks once, when it starts; its checkpoint and its model hold the answer from then on.
+    Processors without instructions for bfloat16 emulate it. On some Intel processors its AVX-512 instructions take
+    twice as long as float32's: only AMX makes it fast, and a virtual machine may hide AMX. A stopwatch decides, so a
+    run decides once, at its start; its checkpoint and its model keep the decision.
     """
     if precision == "float32" or torch.cuda.is_available():
         return precision
@@ -90,9 +89,9 @@ def convolution(kind: torch.dtype) -> Callable[[], Tensor]:
 
 
 def least_seconds(*ways: Callable[[], object]) -> list[float]:
-    """The least time of each of some ways to do the same, which take some milliseconds.
+    """The least time of each of several functions that take some milliseconds.
 
-    They take turns: on a busy processor some wait for others' work, each alike, and the least times do not.
+    They run in turn, so a busy processor delays all alike, and the least times have no delay.
     """
     times = []
     for _ in range(20):
@@ -107,7 +106,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep freed memory for the next step rather than return it to the system.
 
     Activations are large, and glibc maps every large block anew: the system then clears each of its pages on first
-    touch, in every step. Does nothing where the C library is not glibc.
+    touch, in every step. Does nothing if the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,8 +1,8 @@
 """Encoders: image → pose. cryoAI's CNN and the paper's steerable CNNs, registered by name in `ENCODERS`.
 
 An encoder is built as `Encoder(config, box)` and maps images (b, L, L) to rotations (b, 3, 3) and shifts (b, 2) in Å,
-measured about the array's centre (L - 1)/2, the point that quarter turns and flips of the array leave in place. Where
-an image has several poses that may be right, it may give them all: rotations (b, h, 3, 3), and one shift (b, 2).
+measured about the array's centre (L - 1)/2, the point that quarter turns and flips of the array leave in place. An
+encoder may give several hypotheses of a pose: rotations (b, h, 3, 3), and one shift (b, 2).
 """
 
 import math
@@ -54,10 +54,10 @@ class GaussianPyramid(nn.Module):
 
 @contextmanager
 def training_precision(encoder: nn.Module) -> Iterator[None]:
-    """While this lasts, features are computed in training's precision: faster, and equivariant but for rounding."""
+    """Inside of the block, features are computed in training's precision: faster, and equivariant but for rounding."""
     pyramids = [module for module in encoder.modules() if isinstance(module, GaussianPyramid)]
     for pyramid in pyramids:
-        pyramid.train()  # all that training changes of it is the precision
+        pyramid.train()  # training mode changes only the precision of it
     try:
         yield
     finally:
@@ -66,7 +66,7 @@ def training_precision(encoder: nn.Module) -> Iterator[None]:
 
 
 def _one_or_all(hypotheses: Tensor) -> Tensor:
-    """Rotations (b, h, 3, 3), or (b, 3, 3) where there is one an image."""
+    """Rotations (b, h, 3, 3), or (b, 3, 3) if there is one an image."""
     return hypotheses[:, 0] if hypotheses.shape[1] == 1 else hypotheses
 
 

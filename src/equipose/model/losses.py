@@ -18,7 +18,7 @@ IDENTITY = ((1.0, 0.0), (0.0, 1.0))
 
 
 def l2(model: Autoencoder, images: Tensor, ctf_parameters: Tensor) -> Tensor:
-    """Mean squared error of the reconstruction, by the best of the encoder's hypotheses where it has several."""
+    """Mean squared error of the reconstruction, with the best of the encoder's hypotheses."""
     poses = model.best_poses(model.answers(images), ctf_parameters, images)
     return model.mean_error(*poses, ctf_parameters, model.target(images))
 
@@ -26,10 +26,10 @@ def l2(model: Autoencoder, images: Tensor, ctf_parameters: Tensor) -> Tensor:
 def best_path(
     model: Autoencoder, images: Tensor, ctf_parameters: Tensor, *, motions: tuple[tuple[tuple[float, ...], ...], ...]
 ) -> Tensor:
-    """Each image and its moved copies pass; only the copy that is reconstructed best is trained on (Eq. 6).
+    """Each image and its moved copies are encoded; the loss is that of the copy with the best reconstruction (Eq. 6).
 
-    The errors of all copies are found without gradients, and the winner is decoded once more with them: the gradient
-    is the published one, without a backward pass through the losers' decoding.
+    The errors of all copies are found without gradients, and the best copy is decoded again with gradients. This is the
+    published gradient, without a backward pass through the decoding of the other copies.
     """
     g = _matrices(motions, images.device).to(images.dtype)  # (p, 2, 2)
     paths, batch = len(motions), len(images)
@@ -51,8 +51,8 @@ def _matrices(motions: tuple[tuple[tuple[float, ...], ...], ...], device: torch.
 
 
 PATHS = {"l2": (IDENTITY,), "sym": (IDENTITY, HALF_TURN), "mir": (IDENTITY, MIRROR)}
-"""The in-plane motions whose best copy a loss trains, the identity first; what `best_path` scores choose from. A loss
-that is not here has the identity alone.
+"""The in-plane motions of each loss that trains the best copy, the identity first; `best_path` scores use them, too. A
+loss that is not listed has the identity alone.
 """
 
 LOSSES: dict[str, Callable[[Autoencoder, Tensor, Tensor], Tensor]] = {

@@ -1,4 +1,4 @@
-"""Rotations as the networks use them: functions of tensors with gradients, in the convention of `rotations`.
+"""Rotations for the networks: functions of tensors with gradients, in the convention of `rotations`.
 
 They stand apart from `rotations` so that tables, plans and the command line need not load PyTorch.
 """
@@ -16,7 +16,7 @@ def pose_action(g: Tensor) -> Tensor:
 
 
 NO_POSE = 1e-5
-"""Size of an encoder's two vectors below which they say nothing: an image whose features are all the same in every
+"""Two vectors of an encoder that are smaller than this give no pose: the image's features are the same in every
 direction. One such image, read as a degenerate matrix, once had 5,000 times the loss of any other.
 """
 

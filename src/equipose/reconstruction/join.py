@@ -38,7 +38,7 @@ from equipose.reconstruction.particle_scores import correlations, examples
 from equipose.reconstruction.verdict import headline, with_verdict
 
 DETECTED_BY = 0.8
-"""Part of the shells by which a point group is looked for."""
+"""Part of the shells in which a point group is sought."""
 
 
 def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Callable[[str], None]) -> None:
@@ -122,7 +122,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
 
 
 def _confirmed(runs: list[Path]) -> list[float] | None:
-    """The share of its own poses that each run confirms; None where a run was not asked."""
+    """The share of its own poses that each run confirms; None if a run has no such score."""
     metrics = [run / "metrics.json" for run in runs]
     if not all(path.is_file() for path in metrics):
         return None
@@ -132,8 +132,8 @@ def _confirmed(runs: list[Path]) -> list[float] | None:
 def _with_symmetry(halves: list[Half]) -> tuple[list[Half], str, np.ndarray, dict[str, float]]:
     """The halves, their point group, its rotations (g, 3, 3) in the first half's frame, and candidates' correlations.
 
-    The group is the one that was asked for. Where that is C1, it is the largest that the maps of both halves have: each
-    half is then moved so that its axes go through voxel L/2.
+    The group is the one in the settings. If that is C1, it is the largest group of both half-maps; each half-set is
+    then moved so that its axes go through voxel L/2.
     """
     asked = halves[0].symmetry
     if asked != "C1":

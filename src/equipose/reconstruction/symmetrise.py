@@ -1,4 +1,4 @@
-"""A reconstruction that was made as C1, brought onto RELION's axes of a point group and made symmetric."""
+"""Move a reconstruction made as C1 to RELION's axes of a point group, and make it symmetric."""
 
 import json
 import shutil
@@ -21,14 +21,14 @@ from equipose.io.particles import ANGLES, ORIGINS, per_particle, read_tables, wr
 MAPS = ("volume", "half1", "half2", "mask", "local_resolution")
 
 THRESHOLD = 0.143
-"""Of the FSC of two half-maps."""
+"""Threshold of the FSC of two half-maps."""
 
 
 def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
     """Write poses.star and the maps of a reconstruction in `folder` on the axes of `symmetry`, in `out`.
 
-    Half-maps are made symmetric each by itself, and their FSC is computed again. Returns the frame in which the map
-    has the axes. Raises ConfigError where there is no reconstruction, or its map does not have this symmetry.
+    Each half-map is made symmetric separately, and their FSC is computed again. Returns the frame in which the map has
+    the axes. Raises ConfigError if there is no reconstruction, or its map does not have this symmetry.
     """
     check_symmetry(symmetry)
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():

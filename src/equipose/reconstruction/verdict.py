@@ -23,7 +23,7 @@ poses of both half-sets were, it was 0.01. Little was seen in between.
 """
 
 CONFIRMED = 0.9
-"""Share of its own poses that a run has to confirm to count as right where the two do not agree."""
+"""Least share of its own poses that a run must confirm to count as right if the two runs do not agree."""
 
 SURE = 0.95
 """Level of the intervals (Wilson's)."""
@@ -99,10 +99,10 @@ def crossings(summary: dict[str, Any]) -> dict[str, float | None]:
 
 
 def with_verdict(measured: dict[str, Any]) -> dict[str, Any]:
-    """What is measured of a reconstruction, with the verdict on it and with the resolution that it may claim.
+    """The measures of a reconstruction, with its verdict and the resolution that it may claim.
 
-    Where the two runs disagree there is none. Curves may cross 0.143 all the same: an alignment of noise moves a bright
-    spot of each image onto one place, and both half-maps then have a peak there.
+    If the two runs disagree, it claims none. Curves may cross 0.143 all the same: an alignment of noise moves a bright
+    spot of each image to one place, and both half-maps then have a peak there.
     """
     judged = verdict(measured)
     found = {"verdict": {"state": judged.state.replace(" ", "_"), "text": judged.says, "certainty": judged.certainty}}
@@ -123,7 +123,7 @@ def headline(summary: dict[str, Any]) -> str:
 
 
 def _which_failed(confirmed: list[float] | None) -> str:
-    """A sentence on what each run says of its own poses, if that is known."""
+    """A sentence on the share of its own poses that each run confirms, if that is known."""
     if confirmed is None:
         return ""
     shares = " and ".join(f"{each:.0%}" for each in confirmed)

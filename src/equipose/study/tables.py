@@ -1,12 +1,12 @@
 """An experiment's table: `python -m equipose.study.tables --config … --experiment … --results … --output-dir …`.
 
-Built from the runs' metrics.json alone, as CSV (numbers), LaTeX and Markdown, twice: NAME.* as the paper defines its
-numbers (`paper` mode on training images), and NAME_exact.* (one alignment, on held-out images). Both take the encoder's
-own poses (`direct`) and describe the same runs. `--summary` prints the first to the terminal instead.
+Tables are made from the runs' metrics.json alone, as CSV (numbers), LaTeX and Markdown. NAME.* has the paper's
+definitions (`paper` mode, on training images), NAME_exact.* has one alignment for all images (on held-out images). Both
+score the encoder's own poses (`direct`) of the same runs. `--summary` prints NAME to the terminal instead.
 
 `table: best_three` gives mean ± population standard deviation of the three seeds with the lowest `final_mse` and the
-percentage of seeds that converged (Table 1); `table: best` gives the best seed (Table 2). A run that failed counts as
-not converged; one that was never started, or has not ended, is left out of the percentage, and named.
+percentage of seeds that converged (Table 1); `table: best` gives the best seed (Table 2). A failed run counts as not
+converged. A run that has not started or ended is named, and does not count in the percentage.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from equipose.study.runs import (
 
 @dataclass(frozen=True)
 class Column:
-    """One number of the table: where it stands in metrics.json, and how it is printed."""
+    """One number of the table: its place in metrics.json and its format."""
 
     title: str  # LaTeX, which Markdown shows too
     path: tuple[str, ...]
@@ -74,10 +74,10 @@ MODES = {"paper": PAPER_COLUMNS, "exact": EXACT_COLUMNS}
 SUFFIXES = {"paper": "", "exact": "_exact"}  # of the files' names
 NOT_SHOWN = {"best_three": (), "best": ("conv_steps",)}  # Table 2 has no steps; the CSV has all
 MODE_NOTES = {
-    "paper": "Poses as the encoder gives them (direct; with `turns` the one of its answers that lies nearest to where"
-    " they lead when refined), on training images; MSE and MedSE as the paper defines them (each over its own candidate"
+    "paper": "The encoder's own poses (direct; with `turns`, of its poses at all turns the one nearest to the best"
+    " refined pose), on training images; MSE and MedSE as the paper defines them (each over its own candidate"
     " alignments, in both hands); resolution at FSC = 0.5, last whole shell.",
-    "exact": "Poses as the encoder gives them (direct, as in the table of the paper's numbers), on held-out images,"
+    "exact": "The encoder's own poses (direct, as in the table of the paper's numbers), on held-out images,"
     " under the one alignment that fits all of them best; first interpolated crossings of the FSC. The same runs as in"
     " that table.",
 }
@@ -134,7 +134,7 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
 
 
 def with_paper(config: dict[str, Any], table: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
-    """`table` with the paper's own row, where it has one, below each of ours.
+    """`table` with the paper's own row, if it has one, below each of ours.
 
     Rows of `paper` are found by encoder and loss, and by dataset name or, where it has no such column, SNR. A model
     that starts from a search is not the paper's, whatever its encoder and loss.
@@ -152,7 +152,7 @@ def with_paper(config: dict[str, Any], table: pd.DataFrame, paper: pd.DataFrame)
 
 
 def format_cells(table: pd.DataFrame, columns: dict[str, Column], kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table's numbers as text, and which of them are the best of their dataset and source, to be printed bold."""
+    """The table's numbers as text, and which of them are bold: the best of their dataset and source."""
     shown = {key: column for key, column in columns.items() if key not in NOT_SHOWN[kind]}
     shown = {key: column for key, column in shown.items() if "refined" not in column.path or table[key].notna().any()}
     if kind == "best_three":
@@ -176,7 +176,7 @@ def format_cells(table: pd.DataFrame, columns: dict[str, Column], kind: str) -> 
 
 
 def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], mode: str, more: list[str]) -> list[str]:
-    """What a reader of the table must know: what was counted, how, and what is missing."""
+    """The table's notes: which runs count, how, and which are missing."""
     spec = config["experiments"][experiment]
     seeds = len(spec["seeds"])
     counted = min(SEEDS_COUNTED[spec["table"]], seeds)

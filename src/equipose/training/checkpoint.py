@@ -1,4 +1,4 @@
-"""Checkpoints: all that the training loop knows, in a file from which it goes on as if nothing had happened."""
+"""Checkpoints: the training loop's whole state, in a file from which an interrupted run continues."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,14 +25,14 @@ IN_CHECKPOINT: list[Any] = [
     np.ndarray,
 ]
 IN_CHECKPOINT += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int64, bool))]
-"""What a checkpoint holds besides tensors and plain numbers; numpy's two functions that rebuild arrays and scalars have
+"""Types in a checkpoint besides tensors and plain numbers; numpy's two functions that rebuild arrays and scalars have
 another name in each version."""
 
 
 def checkpoint(
     output: Path, model: Autoencoder, averaged: Autoencoder, optimizers: list[Optimizer], progress: Progress
 ) -> None:
-    """Write all that the loop knows; the checkpoint before it stays as the former one, should a disk spoil this."""
+    """Write the loop's whole state; the last checkpoint is kept as the former one, in case a disk spoils this one."""
     content = {
         "config": model.config.to_json(),
         "image_scale": model.image_scale,
@@ -53,11 +53,11 @@ def checkpoint(
 def recorded_precision(output: Path, config: RunConfig) -> Precision | None:
     """The precision in which the run has been trained so far, if there is a checkpoint of it.
 
-    A stopwatch chose it at the run's first start. It stays the same to the end: a busy machine, or another one, would
-    choose another, and the run would change its arithmetic half-way.
+    A stopwatch chose it at the run's first start. It stays the same to the end: a busy machine, or another machine,
+    might choose another precision, and the run would change its arithmetic half-way.
     """
     for path in (output / name for name in CHECKPOINTS):
-        with suppress(Exception):  # of a broken file; `restore` says what is wrong with it
+        with suppress(Exception):  # of a broken file; `restore` reports what is wrong
             content = read_checkpoint(path, torch.device("cpu"), mmap=True)
             if RunConfig.from_json(content["config"], path) == config:
                 return content["progress"]["made_with"][-1]["precision"]
@@ -79,7 +79,7 @@ def restore(
         try:
             content = read_checkpoint(path, model.frequencies.device)
             progress, problem = Progress(**content["progress"]), difference(model, content)
-        except Exception as error:  # whatever a truncated file makes torch raise
+        except Exception as error:  # torch raises many kinds of errors for a truncated file
             problem = f"cannot be read ({type(error).__name__})"
         else:
             if problem is None:
@@ -99,7 +99,7 @@ def restore(
 
 
 def difference(model: Autoencoder, content: dict[str, Any]) -> str | None:
-    """What tells the run of a checkpoint from this one, if anything does."""
+    """The difference between the run of a checkpoint and this run, if there is one."""
 
     def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
         return {name: weight.shape for name, weight in weights.items()}

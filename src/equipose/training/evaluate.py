@@ -2,15 +2,15 @@
 
 Reads the run's config.json, model.pt and history.csv and the dataset's particles.star and volume.mrc. Writes, in the
 run folder, poses.star and volume.mrc (in the run's own frame, consistent with each other), volume_aligned.mrc (in the
-truth's frame), fsc.csv and metrics.json. With `refine_passes` poses and maps are those that refinement ends with, and
-metrics.json scores both the encoder's own poses (`direct`) and the `refined` ones; else the map is the decoder's.
-`confirmed_share` needs no truth: the part of the poses that a search against the run's own map confirms.
-metrics.json also holds what the scores were made from: the settings of the run (`config`) and of its images (`images`),
-and the fingerprints of the code that made the images, trained the model and scored it (`code`).
-Particles without a truth get nulls, and an aligned volume that is their own.
+truth's frame), fsc.csv and metrics.json. With `refine_passes`, poses and maps are the refined ones, and metrics.json
+scores both the encoder's own poses (`direct`) and the `refined` poses. Without it, the map is the decoder's.
+`confirmed_share` needs no truth: it is the part of the poses that a search against the run's own map confirms.
+metrics.json also records the settings of the run (`config`) and of its images (`images`), and the fingerprints of the
+code that made the images, trained the model and scored it (`code`). Particles without a truth get nulls, and their
+aligned volume is the volume itself.
 
-The aligned volume is evaluated where it is wanted, at a rotated or mirrored frequency grid. The decoder is a continuous
-function of frequency, so nothing of it is interpolated; a refined map is, between points half a shell apart.
+The aligned volume is evaluated at a rotated or mirrored frequency grid. The decoder is a continuous function of
+frequency, so its volume is not interpolated. A refined map is interpolated between points half a shell apart.
 """
 
 import argparse
@@ -66,8 +66,8 @@ class RelionPoses:
 def predict(model: Autoencoder, particles: Particles, progress: Report) -> tuple[RelionPoses, RelionPoses | None]:
     """Poses of all images: `direct`, the model's own, and the `best_path` of the run's loss (None for one path).
 
-    The best path is the moved copy of the image that is reconstructed best, its pose moved back onto the image. Moving
-    image, CTF and pose together leaves the error as it is, so all paths are compared on the image itself.
+    The best path is the moved copy of the image with the best reconstruction; its pose is moved back onto the image.
+    Moving image, CTF and pose together does not change the error, so all paths are compared on the image itself.
     """
     device = next(model.parameters()).device
     paths = torch.tensor(PATHS.get(model.config.model.loss, PATHS["l2"]), device=device)
@@ -85,7 +85,7 @@ def predict(model: Autoencoder, particles: Particles, progress: Report) -> tuple
 
 
 def map_of(transform: Callable[[Tensor], Tensor], model: Autoencoder, alignment: Alignment) -> np.ndarray:
-    """The volume (L, L, L), (z, y, x), whose `transform` (n, 3) → (n,) is given, moved by `alignment`, in image units.
+    """The volume (L, L, L), (z, y, x), of a `transform` (n, 3) → (n,), moved by `alignment`, in image units.
 
     V_aligned(x) = V(A (x - u)) has the transform V̂(A k) e^{-2πi k·u}: the shift is a phase, exact below Nyquist.
     """
@@ -122,7 +122,7 @@ def score_resolution(curve: np.ndarray, voxel_size: float) -> dict[str, Any]:
 
 
 def convergence(history: pd.DataFrame, converged_mse: float) -> dict[str, Any]:
-    """Length of training, and when the MSE first fell below `converged_mse`, if it did (never without a truth)."""
+    """Length of training, and the time at which the MSE first fell below `converged_mse` (never without a truth)."""
     reached = history[history["mse"] < converged_mse] if "mse" in history else history[:0]
     first = reached.iloc[0] if len(reached) else None
     return {
@@ -138,7 +138,7 @@ def convergence(history: pd.DataFrame, converged_mse: float) -> dict[str, Any]:
 def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Callable[[str], None]) -> None:
     """Score the run in folder `run` on the dataset in folder `dataset`, and write all results.
 
-    `label` is what tables and figures call the model; `say` gets a line now and then where it takes long.
+    `label` is the model's name in tables and figures; `say` gets a line of progress now and then.
     """
     config = RunConfig.load(run / "config.json")
     model = load_model(run / "model.pt").to(device)
@@ -223,17 +223,17 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with one_at_a_time(arguments.run / "config.json", say), claim_device(arguments.jobs_per_gpu, say) as device:
         evaluate(arguments.run, arguments.dataset, arguments.label, device, say)
-        for name in (*CHECKPOINTS, REFINEMENT):  # all that they knew is in the results now
+        for name in (*CHECKPOINTS, REFINEMENT):  # the results hold everything now
             (arguments.run / name).unlink(missing_ok=True)
 
 
 def _move_back(g: Tensor, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    """The pose of an image whose copy moved by g (2, 2) has this pose: φ_r(g)ᵀ R, gᵀ t, about the array's centre."""
+    """The pose of an image, from the pose of its copy moved by g (2, 2): φ_r(g)ᵀ R, gᵀ t, about the array's centre."""
     return pose_action(g).T @ rotations, shifts @ g
 
 
 def _gather(batches: list[tuple[Tensor, Tensor]], voxel_size: float) -> RelionPoses:
-    """Batches of poses as one; the encoder's shifts are about (L - 1)/2, half a pixel before pixel L/2."""
+    """Batches of poses as one batch, with shifts about L/2. The encoder has them about (L - 1)/2, half a pixel before."""
     rotations, shifts = (torch.cat(parts).cpu().double().numpy() for parts in zip(*batches, strict=True))
     return RelionPoses(rotations, shifts - 0.5 * voxel_size)
 

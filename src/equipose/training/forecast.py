@@ -1,7 +1,8 @@
-"""What a training run will take and use, said before it starts.
+"""A forecast of a training run's time and memory, before it starts.
 
-Time is measured on some images of the run, with a copy of the model. Memory is counted: what a forward pass on a few
-images keeps for the backward pass, scaled to the batch, beside weights and moments. An evaluation needs less.
+Time is measured on some images of the run, with a copy of the model. Memory is counted: a forward pass on a few images
+keeps tensors for the backward pass; they are scaled to the batch, and weights and moments are added. An evaluation
+needs less.
 """
 
 import copy
@@ -20,10 +21,10 @@ from equipose.model.losses import LOSSES, PATHS
 from equipose.poses.pose_choice import pose_finder
 
 SAMPLE_PIXELS = 2**17
-"""Of the images to measure with on a CPU, where time is in proportion to them; a GPU is measured with a whole batch."""
+"""Number of images to measure with on a CPU, where time is in proportion; a GPU is measured with a whole batch."""
 
 HEAP = 1.5
-"""Size of a CPU's heap by what is in it: freed blocks are kept, and not all of them fit what comes next.
+"""Size of a CPU's heap over its content: freed blocks are kept, and not all of them fit later blocks.
 
 Measured: 1.3 to 1.7, most with large batches. PyTorch manages a GPU's memory itself, with next to no gaps.
 """
@@ -34,7 +35,7 @@ def forecast(
 ) -> str:
     """One line about the training ahead, from a batch of its images (b, L, L) and their CTF parameters.
 
-    `steps` and `seconds` were done before an interruption; with `search`, other steps come before those of training.
+    `steps` and `seconds` were done before an interruption; with `search`, steps of another kind come before training.
     """
     config = model.config
     gib = peak_bytes(model, images) / 2**30  # first: it begins with the memory in use
@@ -87,7 +88,7 @@ def _seconds(work: Callable[[], None]) -> float:
 
 
 def peak_bytes(model: Autoencoder, images: Tensor) -> float:
-    """Memory at the peak of training on batches like `images`: what is there now, and what the run will add."""
+    """Memory at the peak of training on batches like `images`: the memory in use now, and the run's own."""
     model = copy.deepcopy(model).train()
     training = model.config.model
     two, four = (saved_bytes(model.encoder, images[:1].repeat(count, 1, 1)) for count in (2, 4))

@@ -1,4 +1,4 @@
-"""What a run's scores and maps are while it is trained: its history, its trace and its line for people."""
+"""A run's scores and maps during training: its history, its trace and its line of progress."""
 
 import dataclasses
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def evaluate(
 
 
 def keep_snapshots(model: Autoencoder, progress: Progress, row: dict[str, Any]) -> None:
-    """Keep a map at evaluations 1, 2, 4, 8, …, and the one where the hands are mixed most."""
+    """Keep a map at evaluations 1, 2, 4, 8, …, and at the evaluation with the strongest mixture of hands."""
 
     def snapshot() -> tuple[int, np.ndarray]:
         return progress.step, decoder_volume(model).astype(np.float16)
@@ -81,7 +81,7 @@ def keep_snapshots(model: Autoencoder, progress: Progress, row: dict[str, Any]) 
 
 
 def progress_line(config: RunConfig, progress: Progress) -> str:
-    """One evaluation, for people: where the run is, how long it will take, how good it is."""
+    """A line about one evaluation, for people: steps done, time left, errors."""
     row, budget = progress.history[-1], config.budget
     rate = progress.seconds / max(progress.step, 1)
     if budget.steps is not None:

@@ -1,4 +1,4 @@
-"""How far a training run has come: what grows while it is trained, and how much of its budget is spent."""
+"""The progress of a training run: its growing state, and the spent part of its budget."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from equipose.poses.search_stages import SearchState
 
 @dataclasses.dataclass
 class Progress:
-    """What grows while a run is trained, weights and optimiser apart."""
+    """The state of a run in training, without weights and optimiser."""
 
     step: int = 0
     seconds: float = 0.0  # of training, evaluations not counted, over all interruptions
@@ -36,7 +36,7 @@ def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.
 
 
 def stayed_converged(config: RunConfig, progress: Progress) -> bool:
-    """Whether the last `stop_after` evaluations all found the run converged, so that it need not go on."""
+    """Whether the run was converged at each of the last `stop_after` evaluations; then it ends early."""
     enough, latest = config.evaluation.stop_after, progress.history[-config.evaluation.stop_after :]
     return 0 < enough <= len(latest) and all(
         row.get("mse", math.inf) < config.evaluation.converged_mse for row in latest

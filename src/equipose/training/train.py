@@ -1,12 +1,12 @@
 """Train one run: `python -m equipose.training.train --config config.json --dataset DIR --output DIR`.
 
-Writes model.pt, history.csv, trace.npz and provenance.json. Until the run is evaluated, checkpoint.pt stands beside
-them with all that the loop knows, and checkpoint.former.pt with what it knew at the evaluation before, so that the same
-command continues after any interruption. It ends with the same result as a run that nothing interrupted, bit by bit, on
-a CPU with a budget in steps, and with the same packages, processor and number of threads. On a GPU it does not: the
-threads of `index_add_` and of some of cuDNN's gradients add their numbers in the order in which they come, so that two
-runs of one seed differ in their last digits after a step, and visibly after many. With a budget in seconds, a run's
-number of steps depends on the machine's speed.
+It writes model.pt, history.csv, trace.npz and provenance.json. Until the run is evaluated, two checkpoints lie beside
+them: checkpoint.pt has the loop's whole state, and checkpoint.former.pt its state at the evaluation before. So the same
+command continues after any interruption. On a CPU with a budget in steps, an interrupted run ends with the same bits as
+an uninterrupted one, given the same packages, processor and number of threads. On a GPU it does not: the threads of
+`index_add_` and of some of cuDNN's gradients add their numbers in any order. There, two runs of one seed differ in
+their last digits after a step, and visibly after many. With a budget in seconds, a run's number of steps depends on the
+machine's speed.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def image_scale(images: np.ndarray | Images, sample: int = 1000) -> float:
-    """1 / standard deviation of the first images, so that a loss of 1 is that of predicting nothing."""
+    """1 / standard deviation of the first images, so that an empty prediction has a loss of 1."""
     return float(1 / np.std(images[:sample], dtype=np.float64))
 
 
@@ -87,14 +87,14 @@ def train(
 ) -> None:
     """Train to the end of the budget, continuing from a checkpoint if there is one, and write the run's outputs.
 
-    Raises Interrupted, with all that is known in the checkpoint, soon after `stop_requested` says so.
+    Raises Interrupted soon after `stop_requested` returns True; the checkpoint then holds the whole state.
     """
     recorded = recorded_precision(output, config)
     precision = recorded or usable_precision(config.model.precision)
     torch.manual_seed(config.seed)
     model = Autoencoder(config, image_scale(particles.images), precision).to(device)
     optimizers = make_optimizers(model, config.model.optimizer)
-    averaged = copy.deepcopy(model) if config.model.average else model  # what is judged and kept
+    averaged = copy.deepcopy(model) if config.model.average else model  # the model that is scored and kept
     progress = restore(output, model, averaged, optimizers, say) or Progress()
     if config.model.init == "search" and progress.step == 0:
         progress.search = start_search(model)
@@ -170,10 +170,10 @@ def update(
 
 @torch.no_grad()
 def follow(averaged: Autoencoder, model: Autoencoder, step: int) -> None:
-    """Make weights and statistics of `averaged` those of `model` averaged over the last part of all steps so far.
+    """Update `averaged`: weights and statistics of `model`, averaged over the last part of all steps so far.
 
-    The part is the model's `average`. Much of the error of a network that learns at a high rate is the noise of its
-    last steps, which an average does not have.
+    The part is the model's `average`. At a high learning rate, much of a network's error is the noise of its last
+    steps; an average does not have it.
     """
     if averaged is model:
         return
@@ -208,7 +208,7 @@ def batch_source(particles: Particles, device: torch.device) -> Callable[[np.nda
 
 
 def write_outputs(output: Path, model: Autoencoder, progress: Progress, particles: Particles, fixed: int) -> None:
-    """model.pt, history.csv and trace.npz, and with what they were made, each complete or absent."""
+    """Write model.pt, history.csv, trace.npz and their provenance, each complete or absent."""
     write_json(output / "provenance.json", progress.made_with)
     save_model(model, output / "model.pt")
     write_text(output / "history.csv", pd.DataFrame(progress.history).to_csv(index=False))

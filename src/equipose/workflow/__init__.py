@@ -1,1 +1,1 @@
-"""What the rules of the workflow ask of Python: a sound configuration, its datasets and runs, what is out of date."""
+"""Functions for the workflow's rules: check the configuration, find its datasets and runs, and what is out of date."""

@@ -1,8 +1,8 @@
-"""Is what stands in the results folder what the configuration asks for, and which code made it?
+"""Do the results in a folder agree with the configuration, and which code made them?
 
-The answers come from the results alone, which know what they were made with: datasets from config.json and from
-simulation.json or preparation.json, models from model.pt, scores from metrics.json. So they hold for results that were
-moved, too. Results of older versions, which say less, count as made with what they do not mention.
+Only the results are read, since they record their settings: datasets in config.json and in simulation.json or
+preparation.json, models in model.pt, scores in metrics.json. So this works for moved results, too. Results of older
+versions record less; a setting that they lack counts as unchanged.
 """
 
 import csv
@@ -36,10 +36,10 @@ RunKey = tuple[str, str, int]
 
 TABLE_KEYS: tuple[str, ...] = ("structures", "offline", "simulation", "datasets", "preparation", "training", "models")
 TABLE_KEYS += ("experiments", "evaluation", "figures")
-"""Of the configuration: what tables, claims, figures and reports need to know."""
+"""The parts of the configuration that tables, claims, figures and reports need."""
 
 OLDER, UNKNOWN = "older code", "unknown code"
-"""Of results that another code than the present one made, and of those that do not say."""
+"""Marks of results that another code than the present one made, and of results that do not record their code."""
 
 
 def asked_images(config: dict[str, Any], name: str) -> SimulationConfig | PreparationConfig:
@@ -48,9 +48,9 @@ def asked_images(config: dict[str, Any], name: str) -> SimulationConfig | Prepar
 
 
 def same_settings(made: dict[str, Any], asked: Config) -> bool:
-    """Whether settings that were written as JSON are those that are asked for.
+    """Whether settings that were written as JSON agree with the wanted settings.
 
-    Where they are of a version with other keys, the keys that both versions have decide.
+    If another version with other keys wrote them, the keys of both versions are compared.
     """
     try:
         return type(asked).from_dict(made) == asked
@@ -59,7 +59,7 @@ def same_settings(made: dict[str, Any], asked: Config) -> bool:
 
 
 def settings_changed(config: dict[str, Any], path: Path, asked: Config) -> bool:
-    """Whether a config.json that stands has other settings than those that are asked for."""
+    """Whether an existing config.json differs from the wanted settings."""
     made = read_json(path)
     if made is None:
         return False
@@ -109,7 +109,7 @@ def entries_changed(config: dict[str, Any], structure: str) -> bool:
 
 
 def dataset_changed(config: dict[str, Any], dataset: str) -> bool:
-    """Whether a dataset was made from another source, or is to follow the code (`retrain: code`)."""
+    """Whether a dataset was made from another source or, with `retrain: code`, by another code."""
     folder = _dataset(config, dataset)
     if source_changed(config, dataset):
         return True
@@ -122,7 +122,7 @@ def run_settings_changed(config: dict[str, Any], dataset: str, model: str, seed:
 
 
 def model_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
-    """Whether a model was trained with other settings than those that are asked for, or is to follow the code."""
+    """Whether a model has other settings than the wanted ones or, with `retrain: code`, comes from another code."""
     folder = _run(config, dataset, model, seed)
     if not (folder / "model.pt").exists():
         return False
@@ -133,7 +133,7 @@ def model_changed(config: dict[str, Any], dataset: str, model: str, seed: str | 
 
 
 def scores_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
-    """Whether metrics.json is of other settings or has another label, or is to follow the code."""
+    """Whether metrics.json has other settings or another label or, with `retrain: code`, comes from another code."""
     folder = _run(config, dataset, model, seed)
     metrics = read_json(folder / "metrics.json")
     if metrics is None:
@@ -156,7 +156,7 @@ def table_settings_changed(config: dict[str, Any]) -> bool:
 
 
 def table_changed(config: dict[str, Any], experiment: str) -> bool:
-    """Whether an experiment's table does not say which of its runs another code made."""
+    """Whether an experiment's table fails to name the runs that another code made."""
     path, spec = Path(config["pathvars"]["results"]) / f"tables/{experiment}.csv", config["experiments"][experiment]
     if not path.exists():
         return False
@@ -170,7 +170,7 @@ def table_changed(config: dict[str, Any], experiment: str) -> bool:
 
 
 def outcomes_changed(config: dict[str, Any]) -> bool:
-    """Whether runs.csv does not say which of its runs another code made."""
+    """Whether runs.csv fails to mark the runs that another code made."""
     path = Path(config["pathvars"]["results"]) / "runs.csv"
     if not path.exists():
         return False
@@ -186,9 +186,10 @@ def reconstruction_changed(config: dict[str, Any], reconstruction: str) -> bool:
 
 
 def outdated(config: dict[str, Any], run: RunKey, folder: Path, metrics: dict[str, Any]) -> bool:
-    """Whether the scores in the run folder `folder` are of other settings than those that `config` asks for.
+    """Whether the scores in the run folder `folder` come from settings other than those in `config`.
 
-    Not so for a run that no experiment asks for, nor by a tables/config.json of a version that kept fewer keys.
+    A run that no experiment asks for is never outdated. Nor is a run judged by the tables/config.json of a version that
+    kept fewer keys.
     """
     if "preparation" not in config or run not in run_budgets(config):
         return False
@@ -196,7 +197,7 @@ def outdated(config: dict[str, Any], run: RunKey, folder: Path, metrics: dict[st
 
 
 def age(code: dict[Stage, str | None]) -> str:
-    """OLDER or UNKNOWN where one of the fingerprints, by stage, is not that of the present code; else nothing."""
+    """OLDER or UNKNOWN if a stage's fingerprint differs from the present code's; otherwise nothing."""
     if any(made not in (None, fingerprint(stage)) for stage, made in code.items()):
         return OLDER
     return UNKNOWN if None in code.values() else ""
@@ -207,7 +208,7 @@ def metrics_code(metrics: dict[str, Any]) -> dict[Stage, str | None]:
 
 
 def made_by_other_code(results: Path, runs: list[RunKey]) -> dict[RunKey, str]:
-    """OLDER or UNKNOWN, for those of `runs` that have results which the present code did not make, or may not have."""
+    """OLDER or UNKNOWN, for those of `runs` whose results another code made or may have made."""
     ages = {}
     for dataset, model, seed in runs:
         folder = run_folder(results, dataset, model, seed)
@@ -232,7 +233,7 @@ def trained_with(folder: Path) -> dict[str, Any] | None:
 
 
 def structure_digest(source: dict[str, Any]) -> dict[str, Any]:
-    """What tells a structure from others: its PDB entries, the embedded one's name, or the digest of a file."""
+    """The identity of a structure: its PDB entries, the embedded structure's name, or the digest of a file."""
     if "path" not in source:
         return source
     file = {"file": sampled_digest([Path(source["path"])])}
@@ -257,7 +258,7 @@ def _dataset(config: dict[str, Any], name: str) -> Path:
 
 
 def _scores_differ(metrics: dict[str, Any], folder: Path, config: dict[str, Any], asked: RunConfig) -> bool:
-    """Whether scores are of other settings than `asked`, or of a model that has been replaced since."""
+    """Whether scores come from settings other than `asked`, or from a model that has been replaced since."""
     made = metrics.get("config")
     if made is None:  # of a version that recorded nothing
         if training_code(folder)["train"] is not None:
@@ -267,7 +268,7 @@ def _scores_differ(metrics: dict[str, Any], folder: Path, config: dict[str, Any]
 
 
 def _same_run(config: dict[str, Any], made: dict[str, Any], asked: RunConfig) -> bool:
-    """Like `same_settings`; a run of the images that are asked for is the same by whatever digest it names them."""
+    """Like `same_settings`, but any digest of the wanted images counts as the same."""
     dataset = made.get("dataset", {})
     if dataset.get("made_from") in _digests(config, asked.dataset.name):
         made = made | {"dataset": dataset | {"made_from": asked.dataset.made_from}}
@@ -275,9 +276,9 @@ def _same_run(config: dict[str, Any], made: dict[str, Any], asked: RunConfig) ->
 
 
 def _digests(config: dict[str, Any], name: str) -> set[str]:
-    """What `made_from` can be of the images that are asked for: also as versions with other keys wrote it.
+    """All values of `made_from` for the wanted images, including those of versions with other keys.
 
-    Those digested config.json as it stands, and did not know the image stacks.
+    These versions digested config.json as it is, without the image stacks.
     """
     texts = {asked_images(config, name).to_json()}
     standing = _dataset(config, name) / "config.json"

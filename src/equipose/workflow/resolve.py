@@ -1,4 +1,4 @@
-"""What the configuration comes to for a dataset and for a run, once the user's star file has been read."""
+"""The full settings of a dataset and of a run, from the configuration and the user's star file."""
 
 import hashlib
 from pathlib import Path
@@ -22,7 +22,7 @@ from equipose.io.particles import summarise
 
 
 def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
-    """What training knows of the dataset `name`. Of a user's, the star file says how many images, and how large."""
+    """Training's settings of the dataset `name`. A user's star file gives the number and size of the images."""
     source: SimulationConfig | PreparationConfig
     if is_simulated(config, name):
         source = simulated = simulation_config(config, name)
@@ -52,7 +52,7 @@ def dataset_config(config: dict[str, Any], name: str) -> DatasetConfig:
 
 
 def images_digest(settings: str, star: str = "", stacks: str = "") -> str:
-    """`made_from` of images with these settings (JSON), of a user's star file and stacks with these digests."""
+    """`made_from` of images, from their settings (JSON) and the digests of a user's star file and stacks."""
     return hashlib.sha256((settings + star + stacks).encode()).hexdigest()[:16]
 
 

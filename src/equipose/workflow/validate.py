@@ -1,7 +1,7 @@
-"""Is the user's configuration sound? All that can be known before any job starts, said in one message.
+"""Is the user's configuration sound? This check runs before any job, and gives one message.
 
-The classes of settings.py know keys, types and limits; this module checks what they cannot: that names mentioned in one
-part exist in another, that files lie on the disk, and that settings agree.
+The classes of settings.py check keys, types and limits. This module checks the rest: names that refer to other parts of
+the configuration, files on the disk, and settings that must agree.
 """
 
 from collections.abc import Collection, Iterable
@@ -124,7 +124,7 @@ def _check_datasets(config: dict[str, Any]) -> None:
 
 
 def _check_numbers(config: dict[str, Any]) -> None:
-    """What two settings must agree on, for every dataset and model that an experiment brings together."""
+    """Check settings of a dataset against those of a model, for every pair in an experiment."""
     scored = config["evaluation"]["images"]
     for name, experiment in config["experiments"].items():
         for dataset_name in experiment["datasets"]:
