@@ -233,7 +233,7 @@ def _move_back(g: Tensor, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Te
 
 
 def _gather(batches: list[tuple[Tensor, Tensor]], voxel_size: float) -> RelionPoses:
-    """Batches of poses as one batch, with shifts about L/2. The encoder has them about (L - 1)/2, half a pixel before."""
+    """Batches of poses as one batch, shifts about L/2: the encoder has them about (L - 1)/2, half a pixel before."""
     rotations, shifts = (torch.cat(parts).cpu().double().numpy() for parts in zip(*batches, strict=True))
     return RelionPoses(rotations, shifts - 0.5 * voxel_size)
 
