@@ -27,7 +27,7 @@ from equipose.io.maps import write_map
 from equipose.io.particles import read_particles, read_tables, write_star
 from equipose.model.autoencoder import Autoencoder
 from equipose.reconstruction import join
-from equipose.training.evaluate import Poses
+from equipose.training.evaluate import RelionPoses
 from equipose.workflow.resolve import dataset_config, run_config
 
 ROOT = Path(__file__).parents[1]
@@ -120,12 +120,12 @@ def halves(paper_config: dict, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def roughly(rotations: np.ndarray, shifts: np.ndarray) -> Poses:
+def roughly(rotations: np.ndarray, shifts: np.ndarray) -> RelionPoses:
     """What an encoder might answer: some 20° off, half a pixel, and every fifth pose anywhere."""
     rng = np.random.default_rng(4)
     off = Rotation.from_rotvec(rng.normal(0, np.deg2rad(12), (len(rotations), 3))).as_matrix() @ rotations
     off[::5] = random_rotations(len(off[::5]), rng)
-    return Poses(off, shifts + 0.5 * VOXEL)
+    return RelionPoses(off, shifts + 0.5 * VOXEL)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from equipose.core.fsc import (
     exact_resolution,
     fourier_shell_correlation,
     nyquist_reached,
+    off_centre,
     paper_resolution,
 )
 
@@ -198,3 +199,15 @@ def wave_packet(last: int) -> np.ndarray:
     shell = np.rint(np.sqrt(sum(axis**2 for axis in np.meshgrid(*[frequency] * 3, indexing="ij"))))
     spectrum = np.fft.fftn(np.random.default_rng(2).normal(size=(BOX,) * 3))
     return np.fft.ifftn(np.where(shell <= last, spectrum, 0)).real
+
+
+def test_a_peak_at_the_centre_of_noise_correlates_there_only_and_a_molecule_everywhere() -> None:
+    rng, axis = np.random.default_rng(0), np.arange(32) - 16
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    mask = np.clip(9 - radius, 0, 1)
+    noise = rng.standard_normal((2, 32, 32, 32))
+    peak = 15 * np.exp(-(radius**2) / 4) + noise
+    assert corrected_fsc(*peak, mask)["corrected"][2:7].mean() > 0.5
+    assert off_centre(*peak, mask, 6) < 0.143
+    molecule = 5 * rng.standard_normal((32, 32, 32)) + noise
+    assert off_centre(*molecule, mask, 6) > 0.9

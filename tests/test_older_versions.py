@@ -76,11 +76,8 @@ def test_a_model_gives_the_same_poses(old: Path) -> None:
 def test_a_stored_configuration_is_read_whole_and_keys_of_later_versions_get_their_defaults(old: Path) -> None:
     before = json.loads((old / RUN / "config.json").read_text())
     after = json.loads(RunConfig.load(old / RUN / "config.json").to_json())
-    added = {
-        "dataset": {"symmetry": "C1"},
-        "model": {"optimizer": {"encoder_rate": 1.0}},
-        "evaluation": {"stop_after": 0},
-    }
+    added = {"dataset": {"symmetry": "C1"}, "model": {"optimizer": {"encoder_rate": 1.0}}}
+    added["evaluation"] = {"stop_after": 0}
     assert after == merge(before, added)
 
 
@@ -99,7 +96,7 @@ def test_status_tables_claims_and_figures_read_a_run(
     call(tables.main, *arguments, "--experiment", "tiny", "--paper", old, "--output-dir", old / "shown")
     mse = metrics["training"]["direct"]["paper"]["mse"]
     assert pd.read_csv(old / "shown/tiny.csv")["mse"].tolist() == [pytest.approx(mse)]
-    call(run_table.main, "--results", old / "results", "--output", old / "runs.csv")
+    call(run_table.main, *arguments, "--experiments", "tiny", "--output", old / "runs.csv")
     (old / "claims.yaml").write_text(yaml.safe_dump(CLAIM))
     options = "--claims", old / "claims.yaml", "--runs", old / "runs.csv", "--output", old / "verdicts"
     call(claims.main, *arguments, *options, "--experiments", "tiny")

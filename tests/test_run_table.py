@@ -118,3 +118,14 @@ def test_what_is_written_is_read_again(results, tmp_path):
 def test_no_table_of_runs_is_a_message(tmp_path):
     with pytest.raises(ConfigError, match="there is no .*runs.csv, with a line for each run"):
         load_outcomes(tmp_path / "runs.csv")
+
+
+def test_a_run_whose_settings_are_gone_is_a_message(results):
+    """metrics.json of an older version does not hold them, and model.pt cannot be read."""
+    path = folder(results) / "metrics.json"
+    path.write_text(
+        json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in ("config", "images")})
+    )
+    (folder(results) / "config.json").unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match=r"seed0: its config\.json, .* is gone: evaluate the run again"):
+        read_outcomes(results)

@@ -100,7 +100,7 @@ def test_the_match_s_error_is_the_squared_distance_to_the_best_slice(grid, gener
 
 def test_shells_that_were_never_compared_weigh_nothing(grid, generator):
     target, transfer, _, _, disc = images_of(grid, 30, 5, generator)
-    _, spectrum = search.start_search(grid.radius, target, transfer, disc, generator)
+    _, spectrum = search.random_start(grid.radius, target, transfer, disc, generator)
     wide = half_disc(BOX, 8)
     weights = search.whitened(wide, spectrum).weights
     assert torch.equal(weights > 0, wide.k.norm(dim=-1).round() <= disc.k.norm(dim=-1).max().round())
@@ -273,7 +273,7 @@ def search_blobs(generator, steps: int, hypotheses):
     rotations = search.random_rotations(count, generator)
     target, transfer = slices_of(rotations, disc.k), torch.ones(count, len(disc.k))
     shifts, temperature = torch.zeros(1, 2), torch.ones(())
-    grid, spectrum = search.start_search(BOX // 2, target, transfer, disc, generator)
+    grid, spectrum = search.random_start(BOX // 2, target, transfer, disc, generator)
     for step in range(steps):
         search.search_step(
             grid,

@@ -42,6 +42,21 @@ def test_a_run_that_two_experiments_ask_for_is_named_once(config: dict[str, Any]
     assert len(targets.in_runs(config, "model.pt", ["first"])) == 8
 
 
+def test_the_time_of_settings_counts_unless_their_result_stands_and_is_as_asked(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    config["pathvars"]["results"] = str(tmp_path)
+    run = {"dataset": "80s", "model": "a", "seed": "0"}
+
+    def counts(outdated: bool) -> bool:
+        return not is_flagged(targets.settings_file(config, "model.pt", outdated, **run), "ancient")
+
+    assert counts(outdated=False)
+    (tmp_path / "runs/80s/a/seed0").mkdir(parents=True)
+    (tmp_path / "runs/80s/a/seed0/model.pt").touch()
+    assert counts(outdated=True) and not counts(outdated=False)
+
+
 def test_a_structure_comes_from_a_file_from_the_package_or_from_a_rule(config: dict[str, Any]) -> None:
     files = {name: targets.structure_file(config, name, EMBEDDED) for name in ("80s", "own", "whole", "far")}
     assert files == {

@@ -68,6 +68,13 @@ def test_two_runs_that_disagree_claim_no_resolution_and_the_curves_crossings_sta
     assert verdict(found) == verdict(measured(0.002, 0.007)), "the page says the same"
 
 
+def test_half_maps_that_share_only_a_peak_at_their_centre_have_no_resolution_whatever_the_poses_say() -> None:
+    found = with_verdict(measured(0.99, 0.99) | {"fsc_off_centre": 0.02})
+    assert found["verdict"]["state"] == "not_converged" and "only in a peak at their centre" in headline(found)
+    assert found["resolution_angstrom"]["corrected"] is None
+    assert with_verdict(measured(0.99, 0.99) | {"fsc_off_centre": 0.6})["verdict"]["state"] == "converged"
+
+
 @pytest.mark.parametrize(("share", "state"), [(0.99, "converged"), (0.8, "partly_converged")])
 def test_a_resolution_comes_with_its_verdict(share: float, state: str) -> None:
     found = with_verdict(measured(share, share))

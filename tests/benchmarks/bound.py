@@ -20,7 +20,7 @@ from equipose.io.progress import run_main, say
 from equipose.model.autoencoder import load_model
 from equipose.poses.refinement import PARTS, poses_against
 from equipose.reconstruction.halves import Half, back_project
-from equipose.training.evaluate import Poses, score
+from equipose.training.evaluate import RelionPoses, score
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def main() -> None:
         say(f"{number}/{PARTS} of the images")
     rotations, shifts = map(np.concatenate, zip(*found, strict=True))
     training = slice(0, model.config.dataset.images)
-    bound, _ = score(Poses(rotations, shifts), particles, training)
+    bound, _ = score(RelionPoses(rotations, shifts), particles, training)
     ours = json.loads((run / "metrics.json").read_text())["training"]["refined"]
     a, b = (scores["exact"]["median_degrees"] for scores in (ours, bound))
     print(f"median error {a:.4f}°, from the true poses {b:.4f}°: ratio {a / b:.3f}; ", end="")

@@ -9,7 +9,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from equipose.config.settings import asked_runs, model_label, simulation_config, structure_source
+from equipose.config.settings import (
+    asked_runs,
+    model_label,
+    preparation_config,
+    simulation_config,
+    structure_source,
+)
 from equipose.errors import ConfigError
 from equipose.figures import OF_DATASETS, OF_RUNS, caption
 from equipose.study.plan import plan
@@ -126,16 +132,11 @@ def where(changed: Callable[..., bool]) -> Callable[..., list[str]]:
 
 
 def settings_of(result: str, changed: Callable[..., bool]) -> Callable[..., str]:
-    """An input function: config.json of a run, whose time does not count where `result` is there and not out of date.
+    """An input function: config.json of a run whose job writes `result`; `changed` is as for `where`."""
 
-    So a setting that was changed and changed back, which wrote this file anew, makes nothing again. Elsewhere the time must
-    count: below a job that is to run, Snakemake looks for no other reason.
-    """
-
-    def file(wildcards):
-        folder = RESULTS / "runs" / freshness.run_path(**dict(wildcards))
-        stands = (folder / result).exists() and not changed(config, **dict(wildcards))
-        return ancient(str(folder / "config.json")) if stands else str(folder / "config.json")
+    def file(wildcards) -> str:
+        run = dict(wildcards)
+        return targets.settings_file(config, result, outdated=changed(config, **run), **run)
 
     return file
 

@@ -24,6 +24,11 @@ class HalfDisc:
     k: Tensor
     weights: Tensor
 
+    @property
+    def shells(self) -> Tensor:
+        """The whole shell that each frequency lies nearest to, (n,)."""
+        return self.k.norm(dim=-1).round().long()
+
     def to(self, place: torch.device | Tensor) -> "HalfDisc":
         """The same on a device, or on a tensor's device and in its precision."""
         return HalfDisc(self.box, self.k.to(place), self.weights.to(place))

@@ -16,6 +16,9 @@ ShellRule = Literal["rint", "floor"]
 THRESHOLDS = (0.5, 0.143)
 
 
+CENTRE, SOFT = 0.25, 3.0
+"""The part of a mask's volume that a peak may fill, and voxels over which it is cut out."""
+
 RANDOM_BELOW = 0.8
 """Phases are randomised from the shell at which the unmasked FSC falls below this (Chen et al. 2013)."""
 
@@ -62,6 +65,21 @@ def corrected_fsc(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> di
     beyond = np.arange(len(masked)) >= start + 2  # the cut itself leaks into its neighbours
     corrected[beyond] = ((masked - randomised) / np.maximum(1 - randomised, 1e-6))[beyond]
     return {"unmasked": unmasked, "masked": masked, "randomised": randomised, "corrected": corrected}
+
+
+def off_centre(first: np.ndarray, second: np.ndarray, mask: np.ndarray, last: int) -> float:
+    """Mean corrected FSC, shells 1 to `last`, of two half-maps outside of the middle `CENTRE` of the mask's volume.
+
+    Noise that is aligned to its own map gets a peak at the centre of both half-maps, since each image's brightest spot
+    is shifted there. These maps correlate at the centre only. A molecule correlates outside too.
+    """
+    axis = np.arange(len(mask)) - len(mask) // 2
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    order = np.argsort(radius, axis=None)
+    volume = np.cumsum(mask.ravel()[order])
+    inner = radius.ravel()[order][np.searchsorted(volume, CENTRE * volume[-1])]
+    outside = mask * np.clip((radius - inner) / SOFT + 0.5, 0, 1)
+    return float(corrected_fsc(first, second, outside)["corrected"][1 : max(last, 1) + 1].mean())
 
 
 def shell_resolution(shell: float | np.ndarray, box: int, voxel_size: float) -> float | np.ndarray:

@@ -54,4 +54,4 @@ def filtered(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 def on_disc(values: Sequence[float], disc: HalfDisc) -> Tensor:
     """Values by shell at the frequencies of a disc, (n,)."""
-    return torch.tensor(values, dtype=torch.float32)[disc.k.norm(dim=-1).round().long()]
+    return torch.tensor(values, dtype=torch.float32)[disc.shells]

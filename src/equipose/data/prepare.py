@@ -227,7 +227,7 @@ def looks_flipped(particles: Particles, rows: np.ndarray, voxel_size: float, box
     The mean is estimated with that sign and without it, in standard errors of all shells together.
     """
     disc = half_disc(box, FLIP_SHELLS[1])
-    shell = disc.k.norm(dim=-1).round().long()
+    shell = disc.shells
     with_sign, without = [], []
     sample = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
     by_shell = torch.nn.functional.one_hot(shell).float() * disc.weights[:, None]

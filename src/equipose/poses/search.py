@@ -85,7 +85,7 @@ def trial_shifts(run: RunConfig, radius: float, device: torch.device, deviations
     return shifts[shifts.norm(dim=-1) <= max(reach, 0.5 * spacing)]
 
 
-def start_search(
+def random_start(
     radius: int, target: Tensor, transfer: Tensor, disc: HalfDisc, generator: torch.Generator
 ) -> tuple[FourierGrid, Tensor]:
     """A first volume, images (b, n) back-projected in random orientations, and their power spectrum (shells,)."""
@@ -158,12 +158,12 @@ def search_step(
 
 def whitened(disc: HalfDisc, spectrum: Tensor) -> HalfDisc:
     """The same frequencies, weighed by the inverse of their shell's mean squared error."""
-    return HalfDisc(disc.box, disc.k, disc.weights / spectrum[disc.k.norm(dim=-1).round().long()])
+    return HalfDisc(disc.box, disc.k, disc.weights / spectrum[disc.shells])
 
 
 def shell_means(values: Tensor, disc: HalfDisc, shells: int) -> Tensor:
     """Means of `values` (n,) over the frequencies of each shell, (shells,); 0 where there are none."""
-    shell = disc.k.norm(dim=-1).round().long()
+    shell = disc.shells
     zeros = torch.zeros(shells, device=values.device)
     return zeros.index_add(0, shell, values) / zeros.index_add(0, shell, torch.ones_like(values)).clamp_min(1)
 

@@ -135,7 +135,7 @@ def _search(
     disc = half_disc(model.box, radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
     if index == 0:
-        state.grid, state.spectrum = search.start_search(_coarse(model), target, transfer, disc, generator)
+        state.grid, state.spectrum = search.random_start(_coarse(model), target, transfer, disc, generator)
         state.temperature = torch.ones((), device=images.device)
         return target.abs().square().mean()
     error = search.search_step(

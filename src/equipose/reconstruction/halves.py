@@ -23,7 +23,7 @@ from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import reporter
 from equipose.model.autoencoder import load_model
 from equipose.poses.refinement import poses_against
-from equipose.training.evaluate import Poses, predict
+from equipose.training.evaluate import RelionPoses, predict
 
 BATCH = 500
 """Images read at once."""
@@ -123,7 +123,7 @@ def back_project(half: Half) -> FourierGrid:
 
 
 @torch.no_grad()
-def _asked(run: Path, own: Half, other: Half) -> Poses:
+def _asked(run: Path, own: Half, other: Half) -> RelionPoses:
     """Poses that `run` finds for the first images of the other half-set: from its encoder and from a search, refined
     against the map of its own half-set. It uses nothing of the other half-set's run.
     """
@@ -131,4 +131,4 @@ def _asked(run: Path, own: Half, other: Half) -> Poses:
     answers, _ = predict(model, asked, reporter())
     as_seen = dataclasses.replace(own, whitening=None)  # the model compares whitened and scaled images
     volume = model.image_scale * masked_volume(back_project(as_seen))
-    return Poses(*poses_against(model, volume, asked, answers.rotations, answers.shifts))
+    return RelionPoses(*poses_against(model, volume, asked, answers.rotations, answers.shifts))

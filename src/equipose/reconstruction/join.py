@@ -70,6 +70,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     curves = fsc.corrected_fsc(first, second, mask)
     resolution = {name: fsc.exact_resolution(curve, THRESHOLD, voxel_size).first for name, curve in curves.items()}
     resolved = resolution["corrected"] or box * voxel_size
+    off_centre = fsc.off_centre(first, second, mask, int(box * voxel_size / resolved))
     local = local_resolution(first, second, voxel_size, resolved)
 
     # Each half-set is compared with the other half-map, which has not seen its images, over the resolved shells. The
@@ -98,6 +99,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "box": box,
         "voxel_size": voxel_size,
         "resolution_angstrom": resolution,
+        "fsc_off_centre": off_centre,
         "resolved_to_the_last_shell": bool((curves["corrected"][1:] >= THRESHOLD).all()),
         "local_resolution_angstrom": _quartiles(local[mask > 0.5]),
         "fsc": "gold standard: two runs, searches included, on two halves; masked, corrected by random phases",

@@ -59,7 +59,8 @@ def verdict(summary: dict[str, Any]) -> Verdict:
         for half, images, found in zip((1, 2), summary["halves_compared"], summary["halves_agree"], strict=True)
     ]
     worst = min(shares, key=lambda each: each.low)
-    resolved = crossings(summary)["corrected"] is not None
+    crosses = crossings(summary)["corrected"] is not None
+    resolved = crosses and summary.get("fsc_off_centre", 1.0) >= THRESHOLD  # folders of before lack it
     state: State
     percent = f"{100 * min(summary['halves_agree']):.0f} %"
     if worst.low >= CONVERGED and resolved:
@@ -74,7 +75,8 @@ def verdict(summary: dict[str, Any]) -> Verdict:
     else:
         state = "not converged"
         found = [f"agree on only {percent} of the poses"] * (worst.low < PARTLY)
-        found += ["have maps that correlate in no shell"] * (not resolved)
+        nothing = "have maps that correlate only in a peak at their centre" if crosses else ""
+        found += [nothing or "have maps that correlate in no shell"] * (not resolved)
         says = (
             f"Two runs that share no image {' and '.join(found)}. Do not use this map."
             f"{_which_failed(summary.get('confirmed'))} Search from more starts (--starts), say which symmetry the"

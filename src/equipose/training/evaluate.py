@@ -56,14 +56,14 @@ FSC_RULE = (
 
 
 @dataclass(frozen=True)
-class Poses:
+class RelionPoses:
     """Predicted rotations (n, 3, 3), and shifts (n, 2) in Å of the content from pixel L/2."""
 
     rotations: np.ndarray
     shifts: np.ndarray
 
 
-def predict(model: Autoencoder, particles: Particles, progress: Report) -> tuple[Poses, Poses | None]:
+def predict(model: Autoencoder, particles: Particles, progress: Report) -> tuple[RelionPoses, RelionPoses | None]:
     """Poses of all images: `direct`, the model's own, and the `best_path` of the run's loss (None for one path).
 
     The best path is the moved copy of the image with the best reconstruction; its pose is moved back onto the image.
@@ -94,7 +94,7 @@ def map_of(transform: Callable[[Tensor], Tensor], model: Autoencoder, alignment:
     return np.fft.ifftn(scipy.ndimage.fourier_shift(np.fft.fftn(volume), shift)).real.astype(np.float32)
 
 
-def score(predicted: Poses, particles: Particles, rows: slice, symmetry: str) -> tuple[dict[str, Any], Alignment]:
+def score(predicted: RelionPoses, particles: Particles, rows: slice, symmetry: str) -> tuple[dict[str, Any], Alignment]:
     """The `paper` and `exact` entries of metrics.json for these rows of the particles, and the exact alignment.
 
     Poses are compared modulo the point group `symmetry`.
@@ -153,7 +153,7 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     transform = functools.partial(_decoder_values, model)
     if config.model.refine_passes:
         rotations, shifts, volume = refine(model, particles, direct.rotations, direct.shifts, say, run / REFINEMENT)
-        kinds["refined"] = Poses(rotations, shifts)
+        kinds["refined"] = RelionPoses(rotations, shifts)
         transform = functools.partial(_grid_values, model, volume)
     exported = kinds["refined"] or direct
 
@@ -199,7 +199,7 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     write_json(run / "metrics.json", metrics)
 
 
-def pose_table(particles: Particles, poses: Poses, dataset: Path, run: Path) -> pd.DataFrame:
+def pose_table(particles: Particles, poses: RelionPoses, dataset: Path, run: Path) -> pd.DataFrame:
     """The particles' own table with predicted angles and origins, its stack named from the run folder."""
     table = particles.particle_table.copy()
     table[list(ANGLES)] = to_relion_angles(poses.rotations)
@@ -232,12 +232,10 @@ def _move_back(g: Tensor, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Te
     return pose_action(g).T @ rotations, shifts @ g
 
 
-def _gather(batches: list[tuple[Tensor, Tensor]], voxel_size: float) -> Poses:
-    """Batches of poses as one batch, with shifts about L/2; the encoder's shifts are about (L - 1)/2, half a pixel
-    before.
-    """
+def _gather(batches: list[tuple[Tensor, Tensor]], voxel_size: float) -> RelionPoses:
+    """Batches of poses as one batch, shifts about L/2: the encoder has them about (L - 1)/2, half a pixel before."""
     rotations, shifts = (torch.cat(parts).cpu().double().numpy() for parts in zip(*batches, strict=True))
-    return Poses(rotations, shifts - 0.5 * voxel_size)
+    return RelionPoses(rotations, shifts - 0.5 * voxel_size)
 
 
 def _decoder_values(model: Autoencoder, k: Tensor) -> Tensor:

@@ -45,6 +45,17 @@ def in_runs(config: dict[str, Any], name: str, experiments: Collection[str], onl
     return [f"{run_folder(results_folder(config), *run)}/{name}" for run in runs]
 
 
+def settings_file(config: dict[str, Any], result: str, outdated: bool, dataset: str, model: str, seed: str) -> str:
+    """A run's config.json, whose time does not count where the file `result` of the run is there and not `outdated`.
+
+    So a setting that was changed and changed back, which wrote this file anew, makes nothing again. Elsewhere the time
+    must count: below a job that is to run, Snakemake looks for no other reason.
+    """
+    folder = run_folder(results_folder(config), dataset, model, seed)
+    file = str(folder / "config.json")
+    return ancient(file) if (folder / result).exists() and not outdated else file
+
+
 def structure_file(config: dict[str, Any], dataset: str, embedded: Path) -> str:
     """Atoms or map of a dataset's structure: the user's file, the embedded one, or the one to be downloaded.
 
