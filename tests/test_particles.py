@@ -755,7 +755,7 @@ def test_the_micrographs_pixel_size_is_taken_where_the_images_is_not_there(star:
 )
 def test_names_are_taken_apart_whatever_their_width(names: list[str]) -> None:
     found = image_names(Path("a.star"), pd.Series(names))
-    assert list(found.index) == [2, 0, 1] and list(found.number) == [0, 1, 0] and found.alone == []
+    assert list(found.place) == [2, 0, 1] and list(found.number) == [0, 1, 0] and found.alone == []
     assert found.stacks == ["a.mrcs", names[1].partition("@")[2]]
 
 
