@@ -27,6 +27,14 @@ def test_opposite_frequencies_have_conjugate_values(net):
     assert (net(elsewhere).imag != 0).all()
 
 
+def test_the_networks_see_the_half_space_of_positive_x_scaled_to_1_at_nyquist(net):
+    k = torch.randn(TILE**2, 3) * 10
+    k[:, 0] = k[:, 0].abs() + 1
+    seen = (k / 16).view(1, TILE, TILE, 3)
+    expected = (torch.exp(net.envelope(seen)) * net.modulant(seen)).view(-1, 2)
+    assert torch.allclose(torch.view_as_real(net(k)), expected)
+
+
 def test_the_published_size_multiplies_330240_times_a_point():
     net = FourierNet(128, 256, DecoderLayers(), DecoderOmega(), "float32")
     assert sum(p.numel() for name, p in net.named_parameters() if "weight" in name) == 330_240

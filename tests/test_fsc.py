@@ -138,6 +138,10 @@ def test_a_curve_that_starts_below_the_threshold_has_only_a_last_crossing():
     assert crossings.last == pytest.approx(8 * 2.0 / 2.5)
 
 
+def test_a_curve_that_starts_at_the_threshold_crosses_it_there():
+    assert exact_resolution(np.array([1, 0.5, 0.3, 0.1]), 0.5, 2.0).first == pytest.approx(8 * 2.0 / 1)
+
+
 def test_nyquist_is_reached_only_if_every_shell_is_above_one_half():
     assert nyquist_reached(np.full(8, 0.5))
     assert not nyquist_reached(np.array([1, 1, 0.49, 1]))

@@ -154,3 +154,10 @@ def test_gram_schmidt_takes_vectors_in_any_arrangement() -> None:
     torch.testing.assert_close(
         rotation_tensors.gram_schmidt(v1, v2)[1, 4], rotation_tensors.gram_schmidt(v1[1, 4], v2[1, 4])
     )
+
+
+def test_each_of_several_motions_has_its_own_action() -> None:
+    motions = torch.tensor([[[0.0, -1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, -1.0]]])
+    turn, flip = rotation_tensors.pose_action(motions)
+    torch.testing.assert_close(turn, torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    torch.testing.assert_close(flip, torch.diag(torch.tensor([1.0, -1.0, -1.0])))
