@@ -17,6 +17,7 @@ CONFIG ?=
 CASES ?= 2000
 GPUS ?=
 BIN := .venv/bin
+OUTSIDE := --ignore tests/interop --ignore tests/faults --ignore tests/slurm --ignore tests/gpu
 WORKERS := --numprocesses logical --maxprocesses 8 --dist loadfile
 
 .PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults test-slurm test-gpu fuzz mutation plan bench format clean
@@ -29,7 +30,9 @@ demo: .venv/installed
 ablation: .venv/installed
 	$(BIN)/snakemake --cores all --quiet host rules --configfile workflow/presets/ablation.yaml
 
-test: lint unit-test workflow-test
+# The workflow's tests, one after the other, take as long as all others: they begin first, and the others go on beside them.
+test: lint
+	$(BIN)/pytest $(WORKERS) --no-loadscope-reorder tests/workflow tests $(OUTSIDE)
 
 lint: .venv/installed
 	$(BIN)/ruff check
@@ -39,7 +42,7 @@ lint: .venv/installed
 	$(BIN)/snakemake --lint
 
 unit-test: .venv/installed
-	$(BIN)/pytest $(WORKERS) --ignore tests/workflow --ignore tests/interop --ignore tests/faults --ignore tests/slurm --ignore tests/gpu
+	$(BIN)/pytest $(WORKERS) --ignore tests/workflow $(OUTSIDE)
 
 workflow-test: .venv/installed
 	$(BIN)/pytest $(WORKERS) tests/workflow

@@ -347,7 +347,8 @@ def test_results_moved_as_a_whole_are_accepted_once_touched_and_know_their_setti
     assert done.returncode == 0, done.stdout
     assert len(pd.read_csv(moved / RESULTS / "runs.csv")) == 0
     assert (
-        "outdated: their results are of other settings: smoke_noiseless/" in (moved / RESULTS / "claims.md").read_text()
+        "outdated (their results come from other settings): smoke_noiseless/"
+        in (moved / RESULTS / "claims.md").read_text()
     )
 
 
