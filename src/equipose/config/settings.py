@@ -169,7 +169,8 @@ class Simulation(Config):
     held_out: Whole = Field(default=1000, description="number of further images that are never trained on")
     resolution: Positive = Field(
         default=2.0,
-        description="resolution in voxels of the density made from atoms (ChimeraX molmap, σ = 0.225 × resolution)",
+        description="resolution in voxels of the density made from atoms (ChimeraX molmap, σ = 0.225 × resolution);"
+        " below 2 it is made on a finer grid and Fourier-cropped",
     )
     shift_std: NotNegative = Field(default=20.0, description="standard deviation in Å of the shifts along x and y")
     snr: Positive | Literal["noiseless"] = Field(default="noiseless", description="signal-to-noise ratio")
