@@ -4,6 +4,8 @@ These are functions of the configuration as Snakemake reads it, from config.yaml
 workflow/rules/common.smk gives them this configuration.
 """
 
+import ast
+import importlib.util
 import os
 import re
 import shlex
@@ -31,6 +33,23 @@ def seen_from_here(path: Path) -> str:
 def rule_names(files: Iterable[Path]) -> list[str]:
     """The names of the rules in `files`. No experiment may have such a name, since each experiment is a target."""
     return re.findall(r"^rule\b *(\w+)", "\n".join(path.read_text() for path in files), re.MULTILINE)
+
+
+def registered_names(module: str, registry: str) -> set[str]:
+    """The names in a module's `registry`, such as ENCODERS, read from its source: to import it would load PyTorch.
+
+    They are the keys of the dictionary, and those of lines such as `ENCODERS["tiny"] = Tiny`.
+    """
+    source, names = importlib.util.find_spec(module), set()
+    assert source is not None and source.origin is not None
+    for node in ast.parse(Path(source.origin).read_text()).body:
+        for target in getattr(node, "targets", [getattr(node, "target", None)]):
+            match target, getattr(node, "value", None):
+                case ast.Name(id=name), ast.Dict(keys=keys) if name == registry:
+                    names |= {key.value for key in keys if isinstance(key, ast.Constant)}
+                case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=key)), _ if name == registry:
+                    names.add(key)
+    return names
 
 
 def names_of(config: dict[str, Any], simulated: bool) -> str:
