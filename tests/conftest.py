@@ -1,11 +1,15 @@
 """Fixtures that several test files share: small configurations taken from config.yaml, the only source of defaults."""
 
 import dataclasses
+import importlib
 import json
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -25,6 +29,7 @@ from equipose.data.simulate import simulate
 from equipose.data.structures import density
 from equipose.io.maps import write_map
 from equipose.io.particles import read_particles, read_tables, write_star
+from equipose.io.progress import run_main
 from equipose.model.autoencoder import Autoencoder
 from equipose.reconstruction import join
 from equipose.training.evaluate import RelionPoses
@@ -34,6 +39,27 @@ ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # `make test-gpu` names one
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., CompletedProcess]:
+    """A function that runs `python -m module arguments` in this process: a new one would load its packages again."""
+
+    def run(module: str, *arguments: object) -> CompletedProcess:
+        words = [module, *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # `run_main` sets it
+        code: object = 0
+        try:
+            run_main(importlib.import_module(module).main)
+        except SystemExit as ended:
+            code = ended.code
+        shown = capsys.readouterr()
+        if isinstance(code, str):  # as Python ends then
+            return CompletedProcess(words, 1, shown.out, f"{shown.err}{code}\n")
+        return CompletedProcess(words, code or 0, shown.out, shown.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

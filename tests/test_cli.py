@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -375,11 +374,6 @@ def test_every_command_helps_with_examples(monkeypatch, capsys, name: str) -> No
     assert f"examples:\n  equipose {name} " in shown
     for example in re.findall(r"^  equipose (.*)$", shown, re.MULTILINE):
         cli.parser().parse_args(example.split())  # as it stands there, it is understood
-
-
-def test_help_runs_and_shows_examples() -> None:
-    done = subprocess.run([sys.executable, "-m", "equipose.cli", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "equipose reconstruct particles.star --out DIR" in done.stdout
 
 
 def _cut(path: Path, size: int) -> None:

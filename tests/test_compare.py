@@ -1,7 +1,5 @@
 """Results beside published ones: what differs by more than the spread of seeds, on small made-up results."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -27,19 +25,16 @@ def reference(tmp_path) -> Path:
     return write(tmp_path / "reference", [0.010, 0.012, 0.011])
 
 
-def command(results: Path, reference: Path) -> subprocess.CompletedProcess:
-    arguments = ["--results", str(results), "--reference", str(reference)]
-    return subprocess.run([sys.executable, "-m", "equipose.study.compare", *arguments], capture_output=True, text=True)
-
-
-def test_the_same_but_for_the_spread_of_seeds_agrees(reference, tmp_path):
-    done = command(write(tmp_path / "here", [0.011, 0.013, 0.010]), reference)
+def test_the_same_but_for_the_spread_of_seeds_agrees(command, reference, tmp_path):
+    here = write(tmp_path / "here", [0.011, 0.013, 0.010])
+    done = command("equipose.study.compare", "--results", here, "--reference", reference)
     assert (done.returncode, done.stderr) == (0, "")
     assert "3 of 3 / 3 of 3" in done.stdout and "The conclusions agree." in done.stdout
 
 
-def test_a_model_that_no_longer_converges_is_named_and_its_time_is_a_lower_bound(reference, tmp_path):
-    done = command(write(tmp_path / "here", [2.6, 2.7, 2.65]), reference)
+def test_a_model_that_no_longer_converges_is_named_and_its_time_is_a_lower_bound(command, reference, tmp_path):
+    here = write(tmp_path / "here", [2.6, 2.7, 2.65])
+    done = command("equipose.study.compare", "--results", here, "--reference", reference)
     assert done.returncode == 1
     assert "Conclusions that differ: one, d4_l2: convergence\n" in done.stderr
     assert "> 300 / 101" in done.stdout

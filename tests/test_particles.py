@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ from equipose.io.particles import (
 )
 from equipose.io.stacks import HEADER
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+BY_RELION = Path(__file__).parent / "data/relion_project.star"
 
 COUNT, BOX, PIXEL = 5, 8, 2.5
 
@@ -391,13 +392,15 @@ def test_a_failed_write_leaves_the_old_star_file_and_no_other(
     assert path.read_bytes() == before and sorted(tmp_path.iterdir()) == files
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs RELION's own files, which are not part of the repository")
-def test_a_star_file_and_stack_by_relion_without_a_map_stamp_are_read() -> None:
-    particles = read_particles(SHARED / "relion31.star")
-    assert particles.images.shape == (5, 256, 256) and particles.voxel_size == pytest.approx(2.806)
-    np.testing.assert_allclose(particles.shifts[0], [-0.019324, 0.64686])
-    np.testing.assert_allclose(particles.ctf[0], [13108.082, 12845.582, -160.39, 300, 0.01, 0.1, 0], rtol=1e-5)
-    assert "rlnMicrographName" in particles.particle_table
+@pytest.mark.parametrize("stamp", [b"MAP ", b"    "])
+def test_a_star_file_and_stack_by_relion_are_read_also_without_the_map_stamp(tmp_path: Path, stamp: bytes) -> None:
+    whole = bytearray(BY_RELION.with_suffix(".mrcs").read_bytes())
+    whole[208:212] = stamp
+    (tmp_path / "relion_project.mrcs").write_bytes(whole)
+    particles = read_particles(Path(shutil.copy(BY_RELION, tmp_path)))
+    assert particles.images.shape == (3, 32, 32) and particles.voxel_size == 4
+    np.testing.assert_allclose(particles.shifts[0], [-1.5, 2.25])
+    np.testing.assert_allclose(particles.ctf[0], [18000, 16000, 25, 300, 2.7, 0.1, 0], rtol=1e-6)
 
 
 def old_star(path: Path, tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:

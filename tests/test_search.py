@@ -208,26 +208,26 @@ def test_fitting_starts_at_its_own_learning_rates_and_falls_towards_those_of_tra
         assert np.allclose(np.diff([rate[kind] for rate in rates], 2), 0, atol=1e-9)
 
 
-@pytest.mark.parametrize("stopped_at", [2, 6, 10, 14])
 def test_a_run_with_a_search_continues_in_every_stage_to_the_same_result(
-    quick, simulated_dataset, tmp_path, monkeypatch, stopped_at
+    quick, simulated_dataset, tmp_path, monkeypatch
 ):
+    """One run is stopped in each of the stages."""
     particles = read_particles(simulated_dataset.folder / "particles.star")
-    cpu, quiet = torch.device("cpu"), lambda _: None
+    cpu, quiet, update, stops = torch.device("cpu"), lambda _: None, train.update, [2, 6, 10, 14]
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
     train.train(quick, particles, tmp_path / "whole", cpu, quiet)
-    update = train.update
 
     def dying(model, optimizers, progress, *rest):
-        if progress.step == stopped_at:
+        if stops and progress.step == stops[0]:
             raise KeyboardInterrupt
         return update(model, optimizers, progress, *rest)
 
     monkeypatch.setattr(train, "update", dying)
-    with pytest.raises(KeyboardInterrupt):
-        train.train(quick, particles, tmp_path / "broken", cpu, quiet)
-    monkeypatch.undo()
+    while stops:
+        with pytest.raises(KeyboardInterrupt):
+            train.train(quick, particles, tmp_path / "broken", cpu, quiet)
+        del stops[0]
     train.train(quick, particles, tmp_path / "broken", cpu, quiet)
     whole, broken = (np.load(tmp_path / name / "trace.npz") for name in ("whole", "broken"))
     assert np.array_equal(whole["predicted"], broken["predicted"])

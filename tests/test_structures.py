@@ -5,11 +5,11 @@ import hashlib
 import http.server
 import json
 import re
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import gemmi
 import mrcfile
@@ -62,9 +62,9 @@ def centre_of_density(volume: np.ndarray) -> np.ndarray:
     return np.array([volume.sum(axes) @ grid for axes in ((0, 1), (0, 2), (1, 2))]) / volume.sum()
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "equipose.data.structures", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture
+def run(command: Callable[..., CompletedProcess]) -> Callable[..., CompletedProcess]:
+    return partial(command, "equipose.data.structures")
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 # --- downloads
 
 
-def test_several_entries_are_joined_in_their_common_frame(tmp_path: Path, server: str) -> None:
+def test_several_entries_are_joined_in_their_common_frame(run: Callable, tmp_path: Path, server: str) -> None:
     output = tmp_path / "new" / "atoms.npz"
     result = run("fetch", "--pdb", "1aaa", "1BBB", "--url", server, "--output", output)
     assert result.returncode == 0, result.stderr
@@ -113,7 +113,7 @@ def test_an_entry_that_is_missing_or_cut_short_is_named_with_the_remedy(
         fetch_entries(entries, server)
 
 
-def test_without_a_network_one_line_gives_the_remedy_and_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_without_a_network_one_line_gives_the_remedy_and_nothing_is_left_behind(run: Callable, tmp_path: Path) -> None:
     result = run("fetch", "--pdb", "3J79", "--url", "http://127.0.0.1:1", "--output", tmp_path / "atoms.npz")
     assert result.returncode == 2
     assert result.stderr.startswith("error: PDB entry 3J79 cannot be downloaded from http://127.0.0.1:1/3J79.cif.gz")
@@ -121,7 +121,9 @@ def test_without_a_network_one_line_gives_the_remedy_and_nothing_is_left_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_downloaded_is_noted_and_an_entry_that_has_changed_is_said(tmp_path: Path, server: str) -> None:
+def test_what_was_downloaded_is_noted_and_an_entry_that_has_changed_is_said(
+    run: Callable, tmp_path: Path, server: str
+) -> None:
     fetch = ["fetch", "--pdb", "1aaa", "1BBB", "--url", server, "--output", tmp_path / "atoms.npz"]
     assert run(*fetch).stderr == ""
     noted = json.loads((tmp_path / "atoms.json").read_text())
@@ -148,7 +150,9 @@ def test_entries_come_over_http_or_from_a_file_alone(tmp_path: Path, server: str
     assert len(fetch_entries(["1AAA"], f"file://{tmp_path}/server")[0]) == 2
 
 
-def test_an_entry_s_assembly_is_fetched_and_one_that_it_lacks_is_named(tmp_path: Path, server: str) -> None:
+def test_an_entry_s_assembly_is_fetched_and_one_that_it_lacks_is_named(
+    run: Callable, tmp_path: Path, server: str
+) -> None:
     entry = structure(ATOMS[:2])
     part, assembly = gemmi.Assembly.Gen(), gemmi.Assembly("1")
     part.subchains = sorted({residue.subchain for residue in entry[0][0]})
@@ -365,7 +369,7 @@ def test_a_map_that_is_cut_short_or_has_no_voxel_size_is_named(tmp_path: Path) -
 # --- the command, and what is embedded
 
 
-def test_the_command_makes_a_map_of_atoms_and_another_of_that_map(tmp_path: Path) -> None:
+def test_the_command_makes_a_map_of_atoms_and_another_of_that_map(run: Callable, tmp_path: Path) -> None:
     np.savez(tmp_path / "atoms.npz", coords=np.random.default_rng(0).normal(0, 15, (300, 3)), elements=np.full(300, 6))
     sizes = "--box", 32, "--voxel-size", 4.0, "--resolution", 3.0
     first = run("density", "--source", tmp_path / "atoms.npz", *sizes, "--output", tmp_path / "a.mrc")
@@ -376,7 +380,7 @@ def test_the_command_makes_a_map_of_atoms_and_another_of_that_map(tmp_path: Path
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.999
 
 
-def test_the_command_ends_with_one_line_when_the_particle_does_not_fit(tmp_path: Path) -> None:
+def test_the_command_ends_with_one_line_when_the_particle_does_not_fit(run: Callable, tmp_path: Path) -> None:
     np.savez(tmp_path / "atoms.npz", coords=COORDS * 10, elements=NUMBERS)
     sizes = "--box", 16, "--voxel-size", 4.0, "--resolution", 2.0
     result = run("density", "--source", tmp_path / "atoms.npz", *sizes, "--output", tmp_path / "volume.mrc")

@@ -5,8 +5,6 @@ import html
 import io
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -201,14 +199,14 @@ def test_the_percentage_that_converged_is_over_all_seeds(config, tmp_path):
 
 
 def test_seeds_that_were_never_run_or_are_running_are_left_out_of_the_percentage_and_named_in_every_format(
-    config, tmp_path
+    command, config, tmp_path
 ):
     """Seed 0 converged, 1 failed, 2 is at its training, 3 was never started: 1 of 2."""
     write_run(tmp_path, "80s_snr1", "d4_l2", 0, 0.01)
     write_log(tmp_path, "d4_l2", 1, "step 8/12\nerror: the loss is not finite at step 8.\n")
     write_log(tmp_path, "d4_l2", 2, "step 8/12\n")
     (tmp_path / "config.json").write_text(json.dumps(config))
-    write_tables(tmp_path)
+    write_tables(command, tmp_path)
     row = pd.read_csv(tmp_path / "tables/table1.csv").set_index(["model", "source"]).loc[("d4_l2", "here")]
     assert (row["converged_percent"], row["seeds"], row["finished"], row["failed"]) == (50, 4, 1, 1)
     assert row["missing"] == "2,3"
@@ -329,27 +327,18 @@ def test_the_exact_table_is_on_held_out_images_and_of_the_same_runs(config, tmp_
     assert exact["mse"] == pytest.approx(0.9 * np.mean([0.01, 0.02, 0.3]))
 
 
-def write_tables(folder: Path) -> None:
-    call = [
-        sys.executable,
-        "-m",
-        "equipose.study.tables",
-        "--config",
-        "config.json",
-        "--experiment",
-        "table1",
-        "--results",
-    ]
-    call += [".", "--paper", str(PAPER), "--notes", "80S: 4V6X stands in & says so.", "--output-dir", "tables"]
-    subprocess.run(call, cwd=folder, check=True, env={"PYTHONPATH": str(ROOT / "src")})
+def write_tables(command, folder: Path) -> None:
+    options = ["--config", folder / "config.json", "--experiment", "table1", "--results", folder, "--paper", PAPER]
+    options += ["--notes", "80S: 4V6X stands in & says so.", "--output-dir", folder / "tables"]
+    assert command("equipose.study.tables", *options).returncode == 0
 
 
-def test_the_command_writes_csv_latex_and_markdown_with_the_notes(config, tmp_path):
+def test_the_command_writes_csv_latex_and_markdown_with_the_notes(command, config, tmp_path):
     for seed in range(4):
         write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.01 * (seed + 1))
         write_run(tmp_path, "80s_snr1", "standard_sym", seed, 0.5)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    write_tables(tmp_path)
+    write_tables(command, tmp_path)
     written = {path.name for path in (tmp_path / "tables").iterdir()}
     assert written == {f"{stem}.{end}" for stem in ("table1", "table1_exact") for end in ("csv", "tex", "md", "html")}
     markdown = (tmp_path / "tables/table1.md").read_text()
@@ -360,11 +349,10 @@ def test_the_command_writes_csv_latex_and_markdown_with_the_notes(config, tmp_pa
     assert pd.read_csv(tmp_path / "tables/table1.csv").loc[2, "mse"] == pytest.approx(0.02)
 
 
-def test_an_unknown_experiment_is_one_line_and_no_traceback(config, tmp_path):
+def test_an_unknown_experiment_is_one_line_and_no_traceback(command, config, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    call = [sys.executable, "-m", "equipose.study.tables", "--config", "config.json", "--experiment", "table9"]
-    call += ["--results", ".", "--paper", str(PAPER), "--summary"]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")})
+    options = ["--config", tmp_path / "config.json", "--experiment", "table9", "--results", tmp_path, "--paper", PAPER]
+    done = command("equipose.study.tables", *options, "--summary")
     assert done.returncode == 2
     assert done.stderr == "error: experiments has no 'table9'; known: table1, table2\n"
 

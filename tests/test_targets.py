@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from snakemake.io import is_flagged
 
+from equipose.model.encoders import ENCODERS
+from equipose.model.losses import LOSSES
 from equipose.workflow import targets
 
 EMBEDDED = Path("embedded")
@@ -135,3 +137,11 @@ def test_commands_are_quoted_for_a_shell(config: dict[str, Any]) -> None:
 def test_rules_are_found_as_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "a.smk").write_text("rule one:\n    input: 'x'\n\n    rule: \nrule two :\n# rule three:\n")
     assert targets.rule_names([tmp_path / "a.smk"]) == ["one", "two"]
+
+
+def test_encoders_and_losses_are_named_as_their_modules_register_them(tmp_path: Path, monkeypatch) -> None:
+    assert targets.registered_names("equipose.model.encoders", "ENCODERS") == set(ENCODERS)
+    assert targets.registered_names("equipose.model.losses", "LOSSES") == set(LOSSES)
+    (tmp_path / "theirs.py").write_text('OTHERS = {"x": 1}\nENCODERS = {"a": 1}\nENCODERS["b"] = 2\nOTHERS["y"] = 3\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert targets.registered_names("theirs", "ENCODERS") == {"a", "b"}

@@ -32,8 +32,6 @@ MAIN = snakemake_internals.is_main_process(workflow)  # a job on a cluster trust
 
 
 if MAIN:
-    from equipose.model.encoders import ENCODERS
-    from equipose.model.losses import LOSSES
     from equipose.workflow.validate import check_config
 
     try:
@@ -41,8 +39,8 @@ if MAIN:
             config,
             embedded=EMBEDDED,
             paper=PAPER,
-            encoders=ENCODERS,
-            losses=LOSSES,
+            encoders=targets.registered_names("equipose.model.encoders", "ENCODERS"),
+            losses=targets.registered_names("equipose.model.losses", "LOSSES"),
             rules=targets.rule_names([HERE / "Snakefile", *(HERE / "workflow/rules").glob("*.smk")]),
         )
     except ConfigError as error:

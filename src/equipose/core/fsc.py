@@ -1,20 +1,15 @@
 """Fourier shell correlation of two volumes, and the resolution read from it (paper, Apx. F, Eq. 31).
 
-Shell k holds the frequencies of |k| cycles per box, gathered by the rule named in `ShellRule`; box · voxel size / k is
-its resolution in Å. Programs differ in the rule, and so by several hundredths in the curve: RELION rounds, cryoDRGN
-takes the floor and prints floor-shell i - 1 in its row i.
+Shell k holds the frequencies of k - ½ to k + ½ cycles per box; box · voxel size / k is its resolution in Å. RELION
+rounds as well. cryoDRGN takes the floor, and its curves differ from ours by several hundredths.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import scipy.fft
 
-ShellRule = Literal["rint", "floor"]
-
 THRESHOLDS = (0.5, 0.143)
-
 
 CENTRE, SOFT = 0.25, 3.0
 """The part of a mask's volume that a peak may fill, and voxels over which it is cut out."""
@@ -31,14 +26,14 @@ class Crossings:
     last: float | None
 
 
-def fourier_shell_correlation(a: np.ndarray, b: np.ndarray, shells: ShellRule = "rint") -> np.ndarray:
+def fourier_shell_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """FSC (L/2,) of shells 0 to L/2 - 1 of two volumes (L, L, L), unmasked.
 
     Shell L/2 is left out: the Fourier transform of a reconstruction ends there. An empty or constant volume has no
     signal to correlate and gives 0.
     """
     box = a.shape[0]
-    shell, weight = _shells(box, shells)
+    shell, weight = _shells(box)
     fa, fb = scipy.fft.rfftn(a.astype(np.float64)), scipy.fft.rfftn(b.astype(np.float64))
 
     def shell_sum(values: np.ndarray) -> np.ndarray:
@@ -119,14 +114,14 @@ def nyquist_reached(curve: np.ndarray) -> bool:
     return bool((curve[1:] >= 0.5).all())
 
 
-def _shells(box: int, rule: ShellRule) -> tuple[np.ndarray, np.ndarray]:
+def _shells(box: int) -> tuple[np.ndarray, np.ndarray]:
     """Shell number (flat) of every coefficient of `rfftn`, and the number of coefficients of the full transform that it
     stands for.
     """
     full = np.fft.fftfreq(box, 1 / box)
     half = np.arange(box // 2 + 1)
     radius = np.sqrt(full[:, None, None] ** 2 + full[:, None] ** 2 + half**2)
-    shell = (np.rint(radius) if rule == "rint" else np.floor(radius)).astype(np.int64)
+    shell = np.rint(radius).astype(np.int64)
     weight = np.where((half == 0) | (half == box // 2), 1.0, 2.0)
     return shell.ravel(), np.broadcast_to(weight, radius.shape)
 
@@ -134,7 +129,7 @@ def _shells(box: int, rule: ShellRule) -> tuple[np.ndarray, np.ndarray]:
 def _random_phases(volume: np.ndarray, start: int, seed: int) -> np.ndarray:
     """The volume with random phases at the shells from `start` on."""
     spectrum = np.fft.rfftn(volume)
-    shell = _shells(len(volume), "rint")[0].reshape(spectrum.shape)
+    shell = _shells(len(volume))[0].reshape(spectrum.shape)
     noise = np.fft.rfftn(np.random.default_rng(seed).standard_normal(volume.shape))  # phases with the right symmetry
     turned = np.abs(spectrum) * noise / np.maximum(np.abs(noise), 1e-12)
     return np.fft.irfftn(np.where(shell >= start, turned, spectrum), s=volume.shape).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.fft
 import scipy.ndimage
 
-THRESHOLD = 0.5
+LOCAL_THRESHOLD = 0.5
 """Few coefficients lie in a window: a lower threshold would often be passed by chance."""
 
 WAVELENGTHS = 5.0
@@ -37,8 +37,8 @@ def local_resolution(first: np.ndarray, second: np.ndarray, voxel_size: float, r
         cross, *powers = (scipy.ndimage.gaussian_filter(x, deviation, mode="wrap") for x in (a * b, a * a, b * b))
         size = np.sqrt(np.clip(powers[0] * powers[1], 0, None))
         now = np.divide(cross, size, out=np.zeros_like(cross), where=size > 0)
-        falls = above & (now < THRESHOLD)
-        part = (before - THRESHOLD)[falls] / (before - now)[falls]
+        falls = above & (now < LOCAL_THRESHOLD)
+        part = (before - LOCAL_THRESHOLD)[falls] / (before - now)[falls]
         crossing[falls] = last + part * (shell - last)
         above &= ~falls
         before, last = now, shell

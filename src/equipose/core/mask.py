@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equipose.core.fourier_grid import FourierGrid, from_real_map, grid_map
 
-SMOOTH, THRESHOLD = 1.5, 0.15
+SMOOTH, MOLECULE = 1.5, 0.15
 """Voxels by which the map is smoothed, and the part of its highest density above which a voxel is molecule."""
 
 WIDER, SOFT = 2, 3
@@ -31,7 +31,7 @@ def masked_volume(grid: FourierGrid, mask: Tensor | None = None) -> Tensor:
 def solvent_mask(volume: Tensor) -> Tensor:
     """A soft mask (L, L, L), 0 to 1, of the largest connected density of the smoothed map, two voxels wider."""
     smooth = scipy.ndimage.gaussian_filter(volume.cpu().numpy(), SMOOTH)
-    parts, count = scipy.ndimage.label(smooth > THRESHOLD * np.quantile(smooth, 0.9995))
+    parts, count = scipy.ndimage.label(smooth > MOLECULE * np.quantile(smooth, 0.9995))
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
     inside = parts == 1 + int(np.argmax(sizes)) if count else np.ones_like(smooth, bool)
     distance = scipy.ndimage.distance_transform_edt(~inside)

@@ -26,7 +26,7 @@ HAND_FLIP = np.diag([1.0, 1.0, -1.0])
 
 
 def random_rotations(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Rotations drawn uniformly from SO(3), (count, 3, 3)."""
+    """Rotations drawn uniformly from SO(3), (count, 3, 3). `poses.search.random_rotations` draws tensors on a GPU."""
     return Rotation.random(count, random_state=rng).as_matrix()
 
 

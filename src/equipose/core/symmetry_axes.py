@@ -1,9 +1,9 @@
-"""Where the axes of a point group lie in a map, and how well the map has this symmetry: its self-rotation correlation.
+"""Find the axes of a point group in a map, and measure how well the map has this symmetry.
 
-A map that was found without symmetry lies in any frame. Here the rotation Q and the centre u are sought for which
-V'(x) = V(Q x + u) has its axes where `point_groups` puts them. A group is correlated with a map through the map's
-transform: at frequencies k of some shells, values at Q k are compared with those at Q S k for the group's rotations S.
-Shells weigh alike: without that, the lowest ones, of which every particle is a blob, would find any symmetry.
+A map that was found without symmetry may have any orientation. This module searches for the rotation Q and the centre u
+for which V'(x) = V(Q x + u) has its axes where `point_groups` puts them. The measure is the self-rotation correlation:
+the map's transform at frequencies Q k is correlated with that at Q S k, for each rotation S of the group. All shells
+have the same weight. Otherwise the lowest shells would dominate, and they show a blob that has any symmetry.
 """
 
 import math
@@ -20,35 +20,38 @@ from equipose.core.mask import solvent_mask
 from equipose.core.point_groups import generators, group
 
 LOWEST = 3
-"""Shells below it are too alike for any rotation."""
+"""The lowest shell that is compared. Below it, a map hardly changes under any rotation."""
 
 POINTS, FEW = 1200, 400
-"""Frequencies that are compared at last, and those by which a frame is sought."""
+"""Number of frequencies for the final correlation, and for the search of a frame."""
 
 DIRECTIONS, SPINS = 3000, 360
-"""Directions of the first axis on a half sphere, some 2.6° apart, and turns about it, that are tried."""
+"""Number of directions tried for the first axis, on a half sphere about 2.6° apart, and of turns about that axis."""
 
 KEPT = 5
-"""Directions, and frames, that go on."""
+"""Number of the best directions, and of the best frames, that are refined."""
 
 CYCLIC = range(2, 9)
-"""Orders of axes that are looked for."""
+"""Orders of the axes that are tried."""
 
 MORE_AXES = {"T": {2, 3}, "O": {2, 3, 4}, "I": {2, 3, 5}}
-"""Groups of several axes, and the orders of these."""
+"""Groups with axes of several orders, and these orders."""
 
 SYMMETRIC = 0.95
-"""Mean correlation with its mates from which a map has a group. The nucleosome, whose tails break its dyad, has 0.91 by
-the first 9 shells of 32 pixels and 0.89 by 15, without any noise.
+"""Least mean correlation at which a map counts as symmetric. Tails break the nucleosome's dyad: without noise it has
+0.91 in the first 9 shells of 32 pixels, and 0.89 in the first 15.
 """
 
 STEPS = (3.0, 1.5, 0.7, 0.3)
-"""Degrees by which the best frame is then moved about, while that helps."""
+"""Steps in degrees by which the best frame is turned, as long as the correlation rises."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a map has a group's axes: V'(x) = V(`rotation` x + `centre`), and the mean correlation with its mates."""
+    """The frame V'(x) = V(`rotation` x + `centre`) in which a map has a group's axes.
+
+    `correlation` is the mean correlation of the map with itself turned by the group's rotations.
+    """
 
     rotation: np.ndarray
     centre: np.ndarray
@@ -57,14 +60,15 @@ class Frame:
 
 
 def centre_of(volume: Tensor) -> np.ndarray:
-    """Centre of mass (3,) of a map (L, L, L) in its mask, (x, y, z) voxels from voxel L/2: all axes go through it."""
+    """Centre of mass (3,) of a masked map (L, L, L), (x, y, z) voxels from voxel L/2. All axes go through it."""
     molecule = (volume * solvent_mask(volume)).clamp_min(0).cpu().numpy()
     return np.array(scipy.ndimage.center_of_mass(molecule))[::-1] - len(molecule) // 2
 
 
 def symmetrised(volume: Tensor, symmetry: str, frame: Frame) -> Tensor:
-    """Values (m³, 2), at the points of a grid of radius L/2, of the mean of a map (L, L, L) in this frame and all that
-    a point group turns it to.
+    """The mean of a map (L, L, L), in this frame, over all rotations of a point group.
+
+    Returns its transform (m³, 2) at the points of a grid of radius L/2.
     """
     radius = len(volume) // 2
     k = grid_frequencies(radius, volume.device)
@@ -78,16 +82,16 @@ def symmetrised(volume: Tensor, symmetry: str, frame: Frame) -> Tensor:
 
 
 def centred(volume: Tensor, centre: np.ndarray) -> Tensor:
-    """The map (L, L, L) moved so that what is at `centre` (3,), voxels (x, y, z) from voxel L/2, comes to L/2."""
+    """The map (L, L, L), shifted so that its point `centre` (3,), (x, y, z) voxels from voxel L/2, is at voxel L/2."""
     moved = scipy.ndimage.fourier_shift(np.fft.fftn(volume.cpu().numpy()), -centre[::-1])
     return torch.from_numpy(np.fft.ifftn(moved).real.astype(np.float32)).to(volume.device)
 
 
 def find_axes(volume: Tensor, symmetry: str, shells: float, other: Tensor | None = None) -> Frame:
-    """The frame in which a map (L, L, L) has the point group's axes best, by shells below `shells`.
+    """The frame in which a map (L, L, L) fits the point group best, judged by the shells below `shells`.
 
-    With an `other` map of the same molecule in the same frame, its values are compared with those of the first: two
-    half-maps share no noise.
+    `other` may be a second map of the same molecule in the same frame. Then the turned first map is compared with the
+    second one, since two half-maps share no noise.
     """
     centre = centre_of(volume)
     compared = _Compared(centred(volume, centre), None if other is None else centred(other, centre), shells)
@@ -106,9 +110,9 @@ def find_axes(volume: Tensor, symmetry: str, shells: float, other: Tensor | None
 
 
 def detect(volume: Tensor, shells: float) -> dict[str, Frame]:
-    """The frame and correlation of every point group that a map (L, L, L) may have, by shells below `shells`.
+    """The frame and correlation of every point group that is tried on a map (L, L, L), by the shells below `shells`.
 
-    All Cn of `CYCLIC` are tried, and of the groups that have more axes those whose single axes a map has.
+    All Cn of `CYCLIC` are tried. A group of several axes is tried only if the map has each of these axes.
     """
     frames = {f"C{order}": find_axes(volume, f"C{order}", shells) for order in CYCLIC}
     orders = {order for order in CYCLIC if frames[f"C{order}"].correlation >= SYMMETRIC}
@@ -118,13 +122,13 @@ def detect(volume: Tensor, shells: float) -> dict[str, Frame]:
 
 
 def detected(frames: dict[str, Frame]) -> str:
-    """The largest group that a map has of those that `detect` tried; C1 where it has none."""
+    """The largest group that the map has, among those that `detect` tried; C1 if it has none."""
     having = [name for name, frame in frames.items() if frame.correlation >= SYMMETRIC]
     return max(having, key=lambda name: len(group(name)), default="C1")
 
 
 class _Compared:
-    """Whitened transforms of one map or two, and the frequencies at which they are compared."""
+    """Whitened transforms of one or two maps, and the frequencies at which they are compared."""
 
     def __init__(self, volume: Tensor, other: Tensor | None, shells: float) -> None:
         self.radius = len(volume) // 2
@@ -151,7 +155,7 @@ class _Compared:
 
 
 def _whitened(volume: Tensor) -> Tensor:
-    """Values (m³, 2) of a map's transform, those of each shell of the same mean square."""
+    """A map's transform (m³, 2), scaled so that every shell has the same mean square."""
     radius = len(volume) // 2
     field = from_real_map(volume, radius)
     shell = grid_frequencies(radius, volume.device).norm(dim=-1).round().long()
@@ -168,12 +172,12 @@ def _half_sphere(count: int) -> np.ndarray:
 
 
 def _frames(directions: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """Rotations (n, 3, 3) that each bring `axis` (3,) to one of the directions (n, 3)."""
+    """For each of the directions (n, 3), a rotation that turns `axis` (3,) to it: (n, 3, 3)."""
     return np.stack([Rotation.align_vectors(direction[None], axis[None])[0].as_matrix() for direction in directions])
 
 
 def _climb(compared: _Compared, frame: np.ndarray, rotations: np.ndarray) -> tuple[np.ndarray, float]:
-    """The frame (3, 3) moved while its correlation rises, and that."""
+    """The frame (3, 3) after turns that raise its correlation, and this correlation."""
     best = float(compared.correlation(frame[None], rotations, FEW)[0])
     for step in STEPS:
         turns = Rotation.from_rotvec(np.radians(step) * np.concatenate([np.eye(3), -np.eye(3)])).as_matrix()

@@ -48,7 +48,7 @@ from equipose.io.maps import read_map
 from equipose.io.particles import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
 from equipose.io.progress import Report, number, reporter, run_main, say
 
-CHUNK = 64
+NOISE_CHUNK = 64
 """Images a random stream; part of what a seed means."""
 
 PROJECTED = 8
@@ -91,7 +91,7 @@ def simulate(
     disc, transform = half_disc(box), padded_transform(volume)
     mask_radius = particle_radius(volume, np.full(3, box // 2))
     parts, chunks = (
-        [slice(start, min(start + size, count)) for start in range(0, count, size)] for size in (PROJECTED, CHUNK)
+        [slice(start, min(start + size, count)) for start in range(0, count, size)] for size in (PROJECTED, NOISE_CHUNK)
     )
 
     with whole_file(output / "particles.mrcs") as partial:

@@ -1,10 +1,10 @@
-"""Pose errors over training time, one line a seed, and the images that agree in either hand (paper, Fig. 2).
+"""Pose errors over training time, a line for each seed, and the share of images in each hand (paper, Fig. 2).
 
 `python -m equipose.figures.convergence --runs DIR … --output PATH`
 
-MSE and MedSE are errors of the encoder's poses of training images; a diamond at the end marks refined poses. Right: the
-share of images whose poses agree in each hand. The full line is the hand that a run ends in, the dotted line the other
-hand. A few per cent agree in the wrong hand by chance.
+MSE and MedSE are errors of the encoder's poses of training images. A diamond at the end marks refined poses. Right: the
+share of images whose poses are right in each hand. The full line is the hand that a run ends in, the dotted line the
+other hand. A few per cent are right in the other hand by chance.
 """
 
 from pathlib import Path

@@ -2,9 +2,9 @@
 
 `python -m equipose.figures.directions --dataset DIR --runs DIR … --output PATH`
 
-A direction and its opposite show the same image, mirrored; both fold onto one point of the disc. Every image keeps the
-colour of its true direction. The volume is turned so that the mirror plane between the poses of both hands is seen as
-the vertical line: images in the rarer hand appear on its other side.
+Opposite directions show mirrored images and lie at one point of the disc. Every image keeps the colour of its true
+direction. The volume is turned so that the mirror plane between the two hands is the vertical line. Images in the rarer
+hand appear on its other side.
 """
 
 from pathlib import Path

@@ -2,9 +2,9 @@
 
 `python -m equipose.figures.encoders --runs DIR … --output PATH`
 
-An encoder is built from its run's configuration and given an image. Every layer with weights, or with an output of
-another shape than its input, is a bar: as tall as its pixels and as wide as its channels (both on a logarithmic scale).
-Parts that read the same features, such as the two heads, are lanes.
+Each encoder is built from its run's configuration and gets an image. A bar is a layer that has weights or changes the
+shape. Its height is the number of pixels and its width the number of channels, both on a logarithmic scale. Parts that
+read the same features, such as the two heads, have a lane each.
 """
 
 from dataclasses import dataclass

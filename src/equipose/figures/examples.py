@@ -1,4 +1,4 @@
-"""The structures as maps, and examples of their particles by noise level (paper, Figs. 4 and 5).
+"""The structures as maps, and some of their particles at each noise level (paper, Figs. 4 and 5).
 
 `python -m equipose.figures.examples --datasets DIR … --output PATH`
 """

@@ -1,4 +1,4 @@
-"""Density maps as shaded surfaces, rendered here: no ChimeraX, no display, no mesh.
+"""Density maps as shaded surfaces, without ChimeraX, a display or a mesh.
 
 `python -m equipose.figures.maps --maps A.mrc B.mrc … --labels A B … --output PATH`
 

@@ -1,4 +1,4 @@
-"""The quality of a reconstruction, without a truth: agreement of the halves, scores, local resolution, example fits."""
+"""The quality of a reconstruction without a truth: agreement of the half-sets, scores, local resolution, examples."""
 
 import json
 from collections.abc import Callable

@@ -2,8 +2,8 @@
 
 `python -m equipose.figures.sphere --dataset DIR --runs DIR … --output PATH`
 
-The points are the training images of each model's best seed, at the last evaluation, under the alignment that fits most
-of them. Areas of the disc are areas of the sphere, so points are as dense as directions.
+The points are the training images of each model's best seed at the last evaluation. The poses are aligned with the true
+ones so that most of them fit. Equal areas of the disc are equal areas of the sphere.
 """
 
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""Two viewing directions that look alike in a map with a mirror plane, but not in the truth (paper, Fig. 12).
+"""Two viewing directions with equal images in a map with a mirror plane, and unequal ones in the truth (Fig. 12).
 
 `python -m equipose.figures.twins --dataset DIR --runs DIR … --output PATH`
 
-Direction B is A reflected in the plane and reversed. A is the one of many random directions for which the truth's two
-images differ most.
+Direction B is direction A, reflected in the plane and reversed. Of many random directions A, the figure shows the one
+for which the truth's two images differ most.
 """
 
 from pathlib import Path

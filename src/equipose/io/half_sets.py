@@ -1,7 +1,7 @@
-"""The two half-sets of a star file's particles, which share no image.
+"""The two half-sets of a star file's particles. They share no image.
 
-Rows of one image, segments of one helical tube and picks of one place have noise, or signal, in common: in different
-half-sets they would make the half-maps of pure noise correlate. So they stay together.
+Rows of one image, segments of one helical tube, and picks of one place share noise or signal. If they were in different
+half-sets, even half-maps of pure noise would correlate. So they stay in one half-set.
 """
 
 import warnings
@@ -21,25 +21,27 @@ COORDINATES = ("rlnCoordinateX", "rlnCoordinateY")
 SIZE, PIXEL, MICROGRAPH_PIXEL = "rlnImageSize", "rlnImagePixelSize", "rlnMicrographOriginalPixelSize"
 
 NEAR = 0.05
-"""Part of the box within which two picks are one particle: two picking programs differ by less, neighbours by more."""
+"""Distance, as a part of the box, below which two picks are one particle. Two picking programs differ by less, and two
+neighbours by more."""
 
 NEIGHBOURS = 8
-"""Nearest picks that are looked at for each one."""
+"""Number of nearest picks that each pick is compared with."""
 
 CROWDED = 0.1
-"""Part of all rows. Where more of them would be one particle, coordinates tell nothing: all may be 0, say."""
+"""If a larger part of all rows would be one particle, coordinates are not used: they may all be 0, for example."""
 
 
 def has_halves(particle_table: pd.DataFrame) -> bool:
-    """Whether every particle has one of two halves, and both are there: a column of ones alone makes none."""
+    """Whether every particle is in half-set 1 or 2, and both half-sets have particles."""
     return SUBSET in particle_table and set(pd.to_numeric(particle_table[SUBSET], errors="coerce")) == {1, 2}
 
 
 def half_of(particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> np.ndarray:
     """The half, 1 or 2, that each particle belongs to, (n,).
 
-    It is its rlnRandomSubset, if all have one and no group of `kept_together` is in both halves. Otherwise halves are
-    drawn, always the same ones: whole groups, the largest first, so that halves differ by the largest at most.
+    The file's rlnRandomSubset is taken if every particle has one and no group of `kept_together` is in both halves.
+    Otherwise halves are drawn at random, the same at each call. Whole groups are drawn, the largest first, so the sizes
+    of the halves differ by the largest group at most.
     """
     group = kept_together(particle_table, optics_table)
     if has_halves(particle_table) and not torn(particle_table, group).any():
@@ -51,18 +53,18 @@ def half_of(particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> np.ndar
 
 
 def torn(particle_table: pd.DataFrame, group: np.ndarray) -> np.ndarray:
-    """Rows (n,) bool whose `group` (n,) has rows in both halves of the file's own rlnRandomSubset."""
+    """Whether the `group` (n,) of each row has rows in both halves of the file's rlnRandomSubset, (n,) bool."""
     first, second = (np.bincount(group[_own(particle_table) == half], minlength=group.max() + 1) for half in (1, 2))
     return ((first > 0) & (second > 0))[group]
 
 
 def repeats(particle_table: pd.DataFrame) -> int:
-    """How many rows show an image that an earlier row shows."""
+    """Number of rows whose image an earlier row has, too."""
     return int(_images(particle_table[IMAGE]).duplicated().sum()) if IMAGE in particle_table else 0
 
 
 def warn_of_repeats(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> None:
-    """Say how many rows repeat an image, and where the file's own half-sets are not used because they share some."""
+    """Warn of rows that repeat an image, and of a file's own half-sets that are not used because they share images."""
     if again := repeats(particle_table):
         text = f"{star}: {again} of {len(particle_table)} rows repeat an image of an earlier row"
         warnings.warn(f"{text}: all rows of an image are in one half-set", FileWarning, stacklevel=2)
@@ -74,10 +76,10 @@ def warn_of_repeats(star: Path, optics_table: pd.DataFrame, particle_table: pd.D
 
 
 def kept_together(particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> np.ndarray:
-    """A number (n,), from 0, for each row; rows with the same one belong into the same half-set.
+    """The group of each row, (n,), numbered from 0 by its first row. The rows of a group belong into one half-set.
 
-    These are the rows of one image, symmetry-expanded copies among them; the segments of a helical tube; and picks of
-    one micrograph that are nearer to each other than `NEAR` of the box. Numbers follow the order of first rows.
+    A group has the rows of one image (symmetry-expanded copies, too), the segments of one helical tube, and the picks
+    of one micrograph that are nearer to each other than `NEAR` of the box.
     """
     count = len(particle_table)
     pairs = [np.empty((0, 2), np.int64)]
@@ -99,26 +101,26 @@ def _own(particle_table: pd.DataFrame) -> np.ndarray:
 
 
 def _images(names: pd.Series) -> pd.Series:
-    """Names of images, without the zeros before an index: 1@stack.mrcs and 000001@stack.mrcs are one."""
+    """Names of images without leading zeros: 1@stack.mrcs and 000001@stack.mrcs are the same image."""
     return names.astype(str).str.replace(r"^0+(?=[0-9]+@)", "", regex=True)
 
 
 def _pairs(codes: np.ndarray) -> np.ndarray:
-    """Rows (m, 2) that have the same code of (n,), each with the first of its code; codes below 0 are none."""
+    """Pairs of rows (m, 2): each row and the first row with the same code of (n,). Codes below 0 are skipped."""
     rows = np.flatnonzero(codes >= 0)
     _, first, inverse = np.unique(codes[rows], return_index=True, return_inverse=True)
     return np.stack([rows, rows[first][inverse]], axis=1)
 
 
 def _components(pairs: np.ndarray, count: int) -> np.ndarray:
-    """Numbers (count,) of the sets of rows that pairs (m, 2) connect."""
+    """The number (count,) of each row's group. Pairs of rows (m, 2) connect the rows of a group."""
     graph = scipy.sparse.coo_matrix((np.ones(len(pairs), bool), tuple(pairs.T)), (count, count))
     _, found = scipy.sparse.csgraph.connected_components(graph, directed=False)
     return pd.factorize(found)[0].astype(np.int64)
 
 
 def _box(optics_table: pd.DataFrame) -> float:
-    """The largest box, in pixels of the micrographs; 0 where the optics table does not tell."""
+    """The largest box, in pixels of the micrographs; 0 if the optics table does not say it."""
     if SIZE not in optics_table or PIXEL not in optics_table:
         return 0.0
     size, pixel = (pd.to_numeric(optics_table[label], errors="coerce") for label in (SIZE, PIXEL))
@@ -128,7 +130,10 @@ def _box(optics_table: pd.DataFrame) -> float:
 
 
 def _overlapping(particle_table: pd.DataFrame, micrograph: np.ndarray, near: float) -> np.ndarray:
-    """Pairs of rows (m, 2) of a micrograph (n,) that are picks of one place, within `near` pixels; none if crowded."""
+    """Pairs of rows (m, 2) that are picks of one place: in one micrograph (n,) and within `near` pixels of each other.
+
+    There are none if more than `CROWDED` of the rows would be such picks.
+    """
     place = np.stack([pd.to_numeric(particle_table[label], errors="coerce") for label in COORDINATES], axis=1)
     rows = np.flatnonzero(np.isfinite(place).all(1) & (micrograph >= 0))
     places = pd.DataFrame(place[rows]).assign(micrograph=micrograph[rows])

@@ -1,8 +1,8 @@
-"""The tables of a particle set, of RELION 3.1's form whatever form its file has: data_optics and data_particles.
+"""The two tables of a particle set, data_optics and data_particles, as RELION 3.1 has them.
 
-All columns are kept, known or not. Rows keep the file's order, and their numbers there as the table's index: messages
-give them from 1. Older star files and .cs files are read into the tables that RELION 3.1 would have. Only what is used
-is checked: rows that are asked for, and the optics groups that they are in.
+Older star files and .cs files are converted to these tables. All columns are kept, also unknown ones. The rows keep the
+file's order. The table's index has their numbers in the file, and messages count them from 1. Only the rows that are
+asked for, and their optics groups, are checked.
 """
 
 import os
@@ -25,52 +25,54 @@ from equipose.io.starfiles import read_star, star_text
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 OF_A_POSE = re.compile("rln(Angle(Rot|Tilt|Psi)|Origin[XYZ])")
-"""How every label begins that speaks of a pose: RELION's local searches start from priors, cryoDRGN from rlnOriginX."""
+"""The beginning of all labels of a pose. RELION's local searches start from the priors among them, and cryoDRGN reads
+rlnOriginX."""
 
 PIXEL, SIZE = "rlnImagePixelSize", "rlnImageSize"
 OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", PIXEL)
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 PHASE_SHIFT = "rlnPhaseShift"
 CTF_LABELS = (*DEFOCUS, *OPTICS[:3], PHASE_SHIFT)
-"""The star file's names of optics.CTF_COLUMNS, in the same order and units."""
+"""The star file's names of `ctf.CTF_COLUMNS`, in the same order and units."""
 
 ENVELOPE = {"rlnCtfBfactor": 0.0, "rlnCtfScalefactor": 1.0}
-"""The names of optics.ENVELOPE_COLUMNS, and what they are where the file has none."""
+"""The star file's names of `ctf.ENVELOPE_COLUMNS`, and their values if the file lacks them."""
 
 FLIPPED, MULTIPLIED = "rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"
 APPLIED = {FLIPPED: "flipped", MULTIPLIED: "multiplied"}
-"""What a program may have done to images with their CTF. RELION looks for it in data_optics alone."""
+"""What another program may have done to the images with their CTF. RELION reads these labels in data_optics only."""
 
 TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
-"""Beam tilt in mrad, and the matrix of an anisotropic magnification: of optics groups, and corrected in the images."""
+"""Beam tilt in mrad, and the matrix of an anisotropic magnification, of an optics group. Both are taken out of the
+images."""
 
 IGNORED = {
     "rlnEvenZernike": "symmetric aberrations of higher order",
     "rlnOddZernike": "antisymmetric aberrations of higher order",
     "rlnMtfFileName": "the detector's modulation transfer function",
 }
-"""Labels of data_optics that RELION puts into its CTF or map, and that are not taken into account here."""
+"""Labels of data_optics that RELION uses for its CTF or map, and equipose does not."""
 
 OLD_PIXEL = ("rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize")
 OF_A_GROUP = (*OPTICS, *APPLIED, *TILT, *MAGNIFICATION, SIZE, "rlnImageDimensionality", *IGNORED)
-"""Columns of older files that stand in the optics table since 3.1."""
+"""Columns that RELION 3.1 moved from the particles to the optics table."""
 
 LARGEST = 1e30
-"""No number in a star file is larger, and single precision holds it."""
+"""Larger numbers in a star file are refused. Single precision holds this one."""
 
 WIDEST_NAME = 200
-"""Letters of an image's name; names are taken apart one by one where one of them is longer."""
+"""If an image's name has more letters, names are parsed one by one."""
 
 NAMED = 5
-"""Rows that a message names."""
+"""Largest number of rows that a message names."""
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
-"""data_optics and data_particles. The rows of the second keep the numbers that they have in the file, as its index."""
+"""data_optics and data_particles. The index of the second has the rows' numbers in the file."""
 
 
 def groups_in_use(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> pd.DataFrame:
-    """The optics groups that particles are in: after a selection RELION keeps the others too."""
+    """The optics groups that have particles. RELION also keeps groups that have none after a selection."""
     if "rlnOpticsGroup" not in optics_table or "rlnOpticsGroup" not in particle_table:
         return optics_table
     known = numbers(star, optics_table["rlnOpticsGroup"])
@@ -94,7 +96,7 @@ def per_particle(
     particle_table: pd.DataFrame,
     absent: float = 0.0,
 ) -> np.ndarray:
-    """A column (n,) of numbers, from the particles or else from their optics groups; `absent` where neither has it."""
+    """A column (n,) of numbers, from the particles or else from their optics groups; `absent` if neither has it."""
     if label in particle_table:
         return numbers(star, particle_table[label])
     return of_groups(star, label, optics_table, particle_table, absent)
@@ -103,7 +105,7 @@ def per_particle(
 def of_groups(
     star: Path, label: str, optics_table: pd.DataFrame, particle_table: pd.DataFrame, absent: float = 0.0
 ) -> np.ndarray:
-    """A column of the optics table for each particle, (n,); `absent` where the table has none."""
+    """A column of the optics table for each particle, (n,); `absent` if the table lacks it."""
     if label not in optics_table:
         return np.full(len(particle_table), absent)
     used = groups_in_use(star, optics_table, particle_table)
@@ -113,9 +115,9 @@ def of_groups(
 
 
 def chosen_rows(star: Path, tables: Tables, subset: int | None, select: Selection) -> np.ndarray:
-    """Rows (n,) of a half (None: of all) whose columns lie within the limits of `select`, in the table's order.
+    """Rows (n,) of a half-set whose columns lie within the limits of `select`; with `subset` None, of both half-sets.
 
-    The halves are those of all particles: a row that is left out moves no other one to the other half.
+    Half-sets are drawn from all particles, so they do not depend on `select`.
     """
     optics_table, particle_table = tables
     chosen = np.ones(len(particle_table), bool)
@@ -134,17 +136,16 @@ def write_star(path: Path, optics_table: pd.DataFrame, particle_table: pd.DataFr
 
 
 def without_poses(particle_table: pd.DataFrame, but: tuple[str, ...] = ()) -> pd.DataFrame:
-    """The table without any column that speaks of a pose, priors of searches included, `but` for these."""
+    """The table without all columns of a pose and of its priors; the columns of `but` stay."""
     gone = [label for label in particle_table if OF_A_POSE.match(label) and label not in but]
     return particle_table.drop(columns=gone)
 
 
 def read_tables(star: Path, as_written: bool = False, told: Told = Told()) -> Tables:
-    """The tables data_optics and data_particles, of RELION 3.1's form whatever form the file has.
+    """The tables data_optics and data_particles of any file, in RELION 3.1's form.
 
-    With `as_written` a star file's own columns are the text that stands there, and nothing of them is rounded: RELION
-    has columns whose numbers six decimals do not hold, and names that look like numbers. What `told` says of the CTF is
-    then left out, since the file is not told.
+    With `as_written`, the columns of a star file are its own text. So numbers keep all decimals, and names that look
+    like numbers stay names. What `told` says about the CTF is then not added.
     """
     kind = _kind_of_file(star)
     if told.passthrough and kind != "cs":
@@ -169,9 +170,9 @@ def read_tables(star: Path, as_written: bool = False, told: Told = Told()) -> Ta
 
 
 def find_datadir(star: Path, particle_table: pd.DataFrame) -> Path | None:
-    """The folder that image names are relative to: the file's own, the working one, or one that the file is in.
+    """The folder that image names start from: the file's folder, the working folder, or a folder above the file.
 
-    RELION names images from the project's folder, some folders above the file. None where none of these has them.
+    RELION names images from the project's folder, which is above the file. None if no folder has the first image.
     """
     if "rlnImageName" not in particle_table:
         return None
@@ -190,7 +191,7 @@ def is_cryosparc(star: Path) -> bool:
 
 
 def _kind_of_file(star: Path) -> str:
-    """`cs` or `star`, by how the file begins. Raises ConfigError, with what to do, for what is neither."""
+    """`cs` or `star`, by the file's first bytes. Raises ConfigError with the remedy if it is neither."""
     if star.is_dir():
         inside = sorted(path.name for kind in ("*.cs", "*.star") for path in star.glob(kind))
         found = f": name one of its files, such as {', '.join(inside[:NAMED])}" if inside else " without star files"
@@ -252,7 +253,7 @@ def _filled(star: Path, name: str, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_pixel_size(star: Path, optics: pd.DataFrame) -> pd.DataFrame:
-    """RELION takes rlnMicrographPixelSize and rlnMicrographOriginalPixelSize where rlnImagePixelSize is not there."""
+    """A pixel size for an optics table that lacks it, from the micrographs' pixel size, as RELION does."""
     for label in ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize"):
         if PIXEL not in optics and label in optics:
             warn(f"star file {star}: data_optics lacks {PIXEL}: {label} is taken, as by RELION")
@@ -261,7 +262,7 @@ def _with_pixel_size(star: Path, optics: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_optics(star: Path, table: pd.DataFrame, told: Told) -> Tables:
-    """RELION 3.0's single table as those of 3.1: optics groups of equal optics, origins in Å."""
+    """The two tables of RELION 3.1 from the single one of 3.0: a group for each set of equal optics, origins in Å."""
     if not told.no_ctf:
         need(star, "particles", table, OPTICS[:3])
     optics = pd.DataFrame({label: loose(table[label]) for label in OPTICS[:3] if label in table})
@@ -291,7 +292,7 @@ def _with_optics(star: Path, table: pd.DataFrame, told: Told) -> Tables:
 
 
 def _old_pixel_size(star: Path, table: pd.DataFrame, told: Told) -> np.ndarray:
-    """Å, (n,), of RELION 3.0's single table."""
+    """Pixel size (n,) in Å of each row of RELION 3.0's single table."""
     for label in (PIXEL, "rlnPixelSize"):
         if label in table:
             return loose(table[label])
@@ -316,7 +317,7 @@ def need(star: Path, table: str, frame: pd.DataFrame, labels: tuple[str, ...]) -
 
 
 def rows_like_this(table: pd.DataFrame | pd.Series, bad: np.ndarray) -> str:
-    """What a message says of bad rows, (n,) bool, beyond the first: how many they are, and where."""
+    """The end of a message about bad rows, (n,) bool: their number, and the first of them. Empty for a single row."""
     count = int(bad.sum())
     if count < 2:
         return ""
@@ -325,7 +326,7 @@ def rows_like_this(table: pd.DataFrame | pd.Series, bad: np.ndarray) -> str:
 
 
 def loose(column: pd.Series) -> np.ndarray:
-    """A column as float64 (n,), not a number where it has none: only what is used is checked."""
+    """A column as float64 (n,), NaN where the text is no number."""
     return pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
 
 
@@ -343,7 +344,7 @@ def numbers(star: Path, column: pd.Series, what: str = "row") -> np.ndarray:
 
 
 def check_inside(star: Path, datadir: Path | None, particle_table: pd.DataFrame) -> None:
-    """Raises ConfigError where an image's stack is outside of the folder that names are relative to."""
+    """Raises ConfigError if a stack lies outside of the folder that image names start from."""
     need(star, "particles", particle_table, ("rlnImageName",))
     _, number, stacks, _ = image_names(star, particle_table["rlnImageName"])
     folder = os.path.abspath(datadir or star.parent)
@@ -357,22 +358,22 @@ def check_inside(star: Path, datadir: Path | None, particle_table: pd.DataFrame)
 
 
 class ImageNames(NamedTuple):
-    """What rlnImageName says of n images."""
+    """The parts of rlnImageName of n images."""
 
     place: np.ndarray
-    """(n,) where each one is in its stack, from 0"""
+    """(n,) place in its stack, from 0"""
     number: np.ndarray
-    """(n,) the number of each one's stack"""
+    """(n,) number of its stack in `stacks`"""
     stacks: list[str]
-    """Names, in the order of their first images"""
+    """Names of stacks, in the order of their first images"""
     alone: list[int]
-    """Stacks that were named without an index"""
+    """Numbers of stacks that are named without an index"""
 
 
 def _numbered_alike(names: list[str]) -> ImageNames | None:
-    """`image_names` of names whose numbers have as many digits each, as programs write them: eight times as fast.
+    """`image_names`, eight times as fast, of names whose numbers all have the same number of digits.
 
-    None for other names, and where the longest one is so long that an array of all would be too large.
+    None for other names, and for names too long for an array.
     """
     if not all(isinstance(name, str) for name in names) or max(map(len, names)) > WIDEST_NAME:
         return None
@@ -400,7 +401,7 @@ def _numbered_alike(names: list[str]) -> ImageNames | None:
 
 
 def image_names(star: Path, names: pd.Series) -> ImageNames:
-    """`index@stack`, taken apart; a name without `@` is that of a file with one image.
+    """The parts of names `index@stack`. A name without `@` is a file with one image.
 
     Raises ConfigError, naming the first row, for any other name.
     """

@@ -6,7 +6,6 @@ The page shows all finished results. It names the missing ones, with the command
 viewer's code are embedded in the page (workflow/report/report.html.jinja), so it loads nothing from elsewhere.
 """
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Collection
@@ -26,6 +25,7 @@ from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.io.provenance import hardware, package_versions
 from equipose.pages.page import data_uri, mesh, read_template
+from equipose.study.command_line import command_line
 from equipose.study.job_times import wall_times
 from equipose.study.runs import (
     OUTDATED,
@@ -214,11 +214,8 @@ def _read_map(path: Path) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True, help="tables/config.json of the preset")
+    parser = command_line("equipose.pages.study_report", __doc__.splitlines()[0])
     parser.add_argument("--paper", type=Path, required=True, help="config.yaml, the paper's own")
-    parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")
-    parser.add_argument("--results", type=Path, required=True, help="the preset's results folder")
     parser.add_argument("--template", type=Path, required=True, help="report.html.jinja")
     parser.add_argument("--command", required=True, help="the command that makes the missing results")
     parser.add_argument("--paper-tables", type=Path, required=True, help="folder of the paper's own tables")

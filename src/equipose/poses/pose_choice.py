@@ -22,8 +22,8 @@ from equipose.model.autoencoder import Autoencoder
 from equipose.model.encoders import training_precision
 from equipose.poses.search import refine_poses
 
-Poses = tuple[Tensor, Tensor]
-"""Rotations (b, 3, 3) and shifts (b, 2) in Å about the array's centre."""
+EncoderPoses = tuple[Tensor, Tensor]
+"""Rotations (b, 3, 3) and shifts (b, 2) in Å about the array's centre, (L - 1)/2, as the encoder gives them."""
 
 SHELLS = 10
 """Largest radius, in shells, for the choice of poses. Of 16, the first 10 do as well as all, with 39 % of the points.
@@ -36,7 +36,7 @@ mean squared error is 0.12. Without refinement it is 0.21; that of the best pose
 
 
 @torch.no_grad()
-def pose_finder(model: Autoencoder) -> Callable[[Tensor, Tensor], Poses]:
+def pose_finder(model: Autoencoder) -> Callable[[Tensor, Tensor], EncoderPoses]:
     """A function from images (b, L, L), in the model's scale, and CTF parameters (b, 7) to their poses.
 
     The function holds for the model's present weights: it samples the model's volume once to choose among poses.
@@ -50,7 +50,7 @@ def pose_finder(model: Autoencoder) -> Callable[[Tensor, Tensor], Poses]:
     field = with_slopes(sampled(lambda k: model.decoder(k.to(model.frequencies)), radius, device), radius)
 
     @torch.no_grad()
-    def find(images: Tensor, parameters: Tensor) -> Poses:
+    def find(images: Tensor, parameters: Tensor) -> EncoderPoses:
         rotations, shifts = turned_answers(model, images, turns)
         count = rotations.shape[1]
         target = to_half_disc(images, disc).repeat_interleave(count, 0)
@@ -66,7 +66,7 @@ def pose_finder(model: Autoencoder) -> Callable[[Tensor, Tensor], Poses]:
     return find
 
 
-def turned_answers(model: Autoencoder, images: Tensor, turns: int) -> Poses:
+def turned_answers(model: Autoencoder, images: Tensor, turns: int) -> EncoderPoses:
     """The encoder's poses of images (b, L, L) at all turns: rotations (b, c, 3, 3) and shifts (b, c, 2) in Å.
 
     They are computed in the precision of training: bfloat16 is twice as fast at 64 px, with the same mean squared error

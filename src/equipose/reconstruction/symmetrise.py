@@ -17,11 +17,9 @@ from equipose.errors import ConfigError
 from equipose.io.files import whole_folder, write_json, write_text
 from equipose.io.maps import read_map, write_map
 from equipose.io.particles import ANGLES, ORIGINS, per_particle, read_tables, write_star
+from equipose.reconstruction.names import THRESHOLD
 
 MAPS = ("volume", "half1", "half2", "mask", "local_resolution")
-
-THRESHOLD = 0.143
-"""Threshold of the FSC of two half-maps."""
 
 
 def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:

@@ -11,7 +11,6 @@ A run is a line of runs.csv, as a dictionary. An unfinished run has its settings
 failed, its line also says that it did not converge.
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,8 +26,17 @@ from equipose.config.settings import asked_runs, is_simulated, model_config, sim
 from equipose.errors import ConfigError
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
+from equipose.study.command_line import command_line
 from equipose.study.run_table import NUMBERS, RUN, load_outcomes
-from equipose.study.runs import OUTDATED, age_notes, has_failed, load_settings, run_names, why_unfinished
+from equipose.study.runs import (
+    OUTDATED,
+    age_notes,
+    has_failed,
+    is_missing,
+    load_settings,
+    run_names,
+    why_unfinished,
+)
 
 RESAMPLES = 10_000
 
@@ -79,11 +87,6 @@ def asked_or_found(
             run |= {"snr": simulation_config(config, dataset).snr, "unfinished": unfinished}
             found.append(run | ({"converged": False, "has_converged": False} if has_failed(unfinished) else {}))
     return found
-
-
-def is_missing(run: RunRow) -> bool:
-    """Whether a run never began, or has not ended."""
-    return "unfinished" in run and not has_failed(run["unfinished"])
 
 
 def is_failed(run: RunRow) -> bool:
@@ -277,12 +280,9 @@ def write_claims(specification: dict[str, Any], runs: list[RunRow], output: Path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line("equipose.study.claims", __doc__.splitlines()[0])
     parser.add_argument("--claims", type=Path, required=True, help="claims.yaml")
     parser.add_argument("--runs", type=Path, required=True, help="runs.csv, of equipose.study.run_table")
-    parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
-    parser.add_argument("--config", type=Path, required=True, help="tables/config.json of the preset")
-    parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")
     parser.add_argument("--output", type=Path, required=True, help="written as .csv and .md")
     arguments = parser.parse_args()
     config = load_settings(arguments.config, arguments.results, arguments.experiments)

@@ -8,7 +8,6 @@ Claims are then judged on all of the runs. If only the parts together have all r
 joined from their tables.
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -22,6 +21,7 @@ from equipose.io.files import write_json, write_text
 from equipose.io.progress import run_main
 from equipose.io.provenance import hardware, package_versions
 from equipose.study.claims import asked_or_found, write_claims
+from equipose.study.command_line import command_line
 from equipose.study.job_times import job_times
 from equipose.study.joined_tables import join_tables
 from equipose.study.run_table import RUN, load_outcomes
@@ -86,12 +86,9 @@ def _add_lines(source: Path, target: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m equipose.study.publish", description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
+    parser = command_line("equipose.study.publish", __doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for the copies")
     parser.add_argument("--command", required=True, help="the command that makes all of the results")
-    parser.add_argument("--config", type=Path, required=True, help="tables/config.json of the preset")
-    parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")
     parser.add_argument("--claims", type=Path, required=True, help="claims.yaml")
     arguments = parser.parse_args()
     config = load_settings(arguments.config, arguments.results, arguments.experiments)

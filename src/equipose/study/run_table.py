@@ -4,7 +4,6 @@ The table has a line for each evaluated run whose images have true poses, with e
 for. These lines are enough to judge the paper's statements and to compare two machines.
 """
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from equipose.errors import ConfigError
 from equipose.io.files import read_json, write_text
 from equipose.io.progress import run_main
 from equipose.reconstruction.verdict import CONVERGED
+from equipose.study.command_line import command_line
 from equipose.study.mixture import MIXED_SHARE, read_mixture
 from equipose.study.runs import load_run, load_settings
 from equipose.study.seed_agreement import best_agreement
@@ -182,10 +182,7 @@ NUMBERS = [name for name in COLUMNS if name not in (*RUN, "encoder", "loss", "sn
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m equipose.study.run_table", description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")
-    parser.add_argument("--config", type=Path, required=True, help="tables/config.json of the preset")
-    parser.add_argument("--experiments", nargs="+", required=True, help="what the preset asks for")
+    parser = command_line("equipose.study.run_table", __doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="runs.csv")
     arguments = parser.parse_args()
     config = load_settings(arguments.config, arguments.results, arguments.experiments)

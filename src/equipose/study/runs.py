@@ -131,8 +131,8 @@ def final_mse(metrics: dict[str, Any]) -> float:
 
 
 def is_missing(run: dict[str, Any]) -> bool:
-    """Whether a run of `read_runs` has no scores, and has not failed."""
-    return run["unfinished"] in (NOT_RUN, NOT_ENDED, OUTDATED)
+    """Whether a run never began, has not ended, or has scores of other settings. A failed run is not missing."""
+    return run.get("unfinished") in (NOT_RUN, NOT_ENDED, OUTDATED)
 
 
 def number_at(run: dict[str, Any], path: tuple[str, ...]) -> float:

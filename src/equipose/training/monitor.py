@@ -28,7 +28,7 @@ def predict_poses(model: Autoencoder, fetch: Fetch, indices: np.ndarray) -> tupl
     return rotations, shifts
 
 
-def evaluate(
+def record_scores(
     model: Autoencoder,
     progress: Progress,
     particles: Particles,

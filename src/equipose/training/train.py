@@ -41,7 +41,7 @@ from equipose.model.optimizers import descend, make_optimizers, set_rates, train
 from equipose.poses.search_stages import Fetch, found_map, initial_step, search_length, stage, start_search
 from equipose.training.checkpoint import checkpoint, recorded_precision, restore
 from equipose.training.forecast import forecast
-from equipose.training.monitor import evaluate
+from equipose.training.monitor import record_scores
 from equipose.training.run_progress import Progress, budget_spent, spent_part
 
 
@@ -113,7 +113,7 @@ def train(
     say(forecast(model, *first, progress.step, progress.seconds, progress.search is not None))
     if progress.step == 0:
         with mode(averaged, training=False):
-            evaluate(averaged, progress, particles, fetch, evaluated, say)
+            record_scores(averaged, progress, particles, fetch, evaluated, say)
     while not budget_spent(config, progress):
         started = time.perf_counter()
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # the same sum, wherever it is interrupted
@@ -137,7 +137,7 @@ def train(
             )
         if due or budget_spent(config, progress):
             with mode(averaged, training=False):
-                evaluate(averaged, progress, particles, fetch, evaluated, say)
+                record_scores(averaged, progress, particles, fetch, evaluated, say)
         checkpoint(output, model, averaged, optimizers, progress)
         if stop_requested():
             raise Interrupted

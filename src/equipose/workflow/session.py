@@ -1,4 +1,4 @@
-"""What a call of Snakemake does before its jobs run, and what it notes once they have ended."""
+"""What Snakemake does before its jobs run, and the line that it writes after they have ended."""
 
 import io
 import shlex
@@ -12,10 +12,10 @@ from equipose.workflow.snakemake_internals import drop_stale_locks
 
 
 def prepare(results: Path, is_output: Callable[[Path], bool]) -> io.TextIOBase:
-    """Make the results folder ready for jobs that are really run, so that the same command continues after a crash.
+    """Make the results folder ready for jobs, so that the same command continues after a crash.
 
-    Our locks are dropped if nobody holds them; an output whose time is still to come gets the time of now. Returns
-    the open file that marks this process as alive. Ends the process with one line if the folder cannot be written.
+    Stale locks of ours are removed. An output with a time in the future gets the present time. Returns the open file
+    that marks this process as alive. Ends the process with one line if the folder cannot be written.
     """
     try:
         check_writable(results)
@@ -27,7 +27,7 @@ def prepare(results: Path, is_output: Callable[[Path], bool]) -> io.TextIOBase:
 
 
 def note(results: Path, ended: str, cores: int | str, minutes: float, arguments: Sequence[str]) -> None:
-    """A line in sessions.csv for a call of Snakemake: how it ended, its cores (none on a cluster), time and command."""
+    """Add a line to sessions.csv: how Snakemake ended, its cores (empty on a cluster), minutes and command."""
     path = results / "sessions.csv"
     head = "" if path.exists() else "ended,cores,minutes,command\n"
     command = shlex.join(["snakemake", *arguments]).replace('"', '""')

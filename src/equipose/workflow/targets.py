@@ -1,9 +1,11 @@
-"""The files that the workflow's rules are asked for or read, and the sentences that go with them.
+"""The files that the workflow's rules make and read, and their options.
 
-Plain functions of the configuration, as Snakemake reads it from config.yaml and a preset. The rules bind them to it in
-workflow/rules/common.smk.
+These are functions of the configuration as Snakemake reads it, from config.yaml and a preset.
+workflow/rules/common.smk gives them this configuration.
 """
 
+import ast
+import importlib.util
 import os
 import re
 import shlex
@@ -24,32 +26,49 @@ def results_folder(config: dict[str, Any]) -> Path:
 
 
 def seen_from_here(path: Path) -> str:
-    """`path` as seen from the working directory: the repository's folder may move without a rerun."""
+    """`path` relative to the working directory, so that the repository may move without a rerun."""
     return os.path.relpath(path)
 
 
 def rule_names(files: Iterable[Path]) -> list[str]:
-    """The rules that are written in `files`: an experiment is a target of its own name, beside these."""
+    """The names of the rules in `files`. No experiment may have such a name, since each experiment is a target."""
     return re.findall(r"^rule\b *(\w+)", "\n".join(path.read_text() for path in files), re.MULTILINE)
 
 
+def registered_names(module: str, registry: str) -> set[str]:
+    """The names in a module's `registry`, such as ENCODERS, read from its source: to import it would load PyTorch.
+
+    They are the keys of the dictionary, and those of lines such as `ENCODERS["tiny"] = Tiny`.
+    """
+    source, names = importlib.util.find_spec(module), set()
+    assert source is not None and source.origin is not None
+    for node in ast.parse(Path(source.origin).read_text()).body:
+        for target in getattr(node, "targets", [getattr(node, "target", None)]):
+            match target, getattr(node, "value", None):
+                case ast.Name(id=name), ast.Dict(keys=keys) if name == registry:
+                    names |= {key.value for key in keys if isinstance(key, ast.Constant)}
+                case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=key)), _ if name == registry:
+                    names.add(key)
+    return names
+
+
 def names_of(config: dict[str, Any], simulated: bool) -> str:
-    """A pattern for the datasets that are simulated, or for those that are not."""
+    """A regular expression for the names of all simulated datasets, or of all others."""
     names = [name for name in config["datasets"] if is_simulated(config, name) == simulated]
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def in_runs(config: dict[str, Any], name: str, experiments: Collection[str], only: str | None = None) -> list[str]:
-    """The file `name` in the folder of each run of `experiments`, on the dataset `only` if one is named."""
+    """The file `name` of each run of `experiments`; with `only`, of the runs on this dataset."""
     runs = [run for run in asked_runs(config, experiments) if only in (None, run[0])]
     return [f"{run_folder(results_folder(config), *run)}/{name}" for run in runs]
 
 
 def settings_file(config: dict[str, Any], result: str, outdated: bool, dataset: str, model: str, seed: str) -> str:
-    """A run's config.json, whose time does not count where the file `result` of the run is there and not `outdated`.
+    """A run's config.json. Its time does not count if the file `result` of the run exists and is not `outdated`.
 
-    So a setting that was changed and changed back, which wrote this file anew, makes nothing again. Elsewhere the time
-    must count: below a job that is to run, Snakemake looks for no other reason.
+    So a setting that was changed and changed back makes nothing again, although this file was written anew. In all
+    other cases the time must count, since Snakemake asks only for times below a job that will run.
     """
     folder = run_folder(results_folder(config), dataset, model, seed)
     file = str(folder / "config.json")
@@ -72,13 +91,13 @@ def structure_file(config: dict[str, Any], dataset: str, embedded: Path) -> str:
 
 
 def assembly_option(config: dict[str, Any], structure: str) -> list[str]:
-    """The option that asks for the biological assembly of a structure, if its line in the configuration does."""
+    """The option for the biological assembly of a structure, if the configuration asks for one."""
     source = config["structures"][structure]
     return ["--assembly", str(source["assembly"])] if "assembly" in source else []
 
 
 def true_volume(config: dict[str, Any], dataset: str) -> list[str]:
-    """The volume of a simulated dataset; nobody knows the one of a user's."""
+    """The true volume of a simulated dataset. A user's dataset has none."""
     return [f"{results_folder(config)}/datasets/{dataset}/volume.mrc"] if is_simulated(config, dataset) else []
 
 
@@ -97,7 +116,7 @@ def table_files(config: dict[str, Any], experiments: Iterable[str]) -> list[str]
 
 
 def table_command(config: dict[str, Any], experiment: str, paper: Path) -> str:
-    """The command that sums up an experiment's results, quoted for a shell; `paper` is the folder of its numbers."""
+    """The command for an experiment's tables, quoted for a shell. `paper` is the folder of the paper's own tables."""
     results = results_folder(config)
     command = ["python", "-m", "equipose.study.tables", "--config", f"{results}/tables/config.json"]
     command += ["--experiment", experiment, "--results", str(results), "--paper", seen_from_here(paper)]
@@ -105,7 +124,7 @@ def table_command(config: dict[str, Any], experiment: str, paper: Path) -> str:
 
 
 def paper_table(config: dict[str, Any], experiment: str, paper: Path) -> list[str]:
-    """The paper's own numbers for an experiment, if it names any, in the folder `paper`."""
+    """The paper's table for an experiment, in the folder `paper`, if the experiment names one."""
     name = config["experiments"][experiment].get("compare")
     return [seen_from_here(paper / f"{name}.csv")] if name else []
 
@@ -115,13 +134,13 @@ def has_tables(config: dict[str, Any], experiment: str) -> bool:
 
 
 def partly_run(config: dict[str, Any], experiment: str) -> bool:
-    """Whether some runs of an experiment have results and some, one of which may have failed, do not."""
+    """Whether some runs of an experiment have scores and some do not."""
     metrics = list(map(os.path.exists, in_runs(config, "metrics.json", [experiment])))
     return any(metrics) and not all(metrics) and (results_folder(config) / "tables/config.json").exists()
 
 
 def stand_ins(config: dict[str, Any], experiment: str) -> list[str]:
-    """A note for each structure whose embedded atoms are of another entry than the one that is asked for."""
+    """A note for each structure whose embedded atoms stand in for another PDB entry."""
     names = {config["datasets"][dataset]["structure"] for dataset in _simulated(config, experiment)}
     sources = {name: config["structures"][name] for name in sorted(names) if config["offline"]}
     return [
@@ -135,7 +154,7 @@ def stand_ins(config: dict[str, Any], experiment: str) -> list[str]:
 def figure_files(
     config: dict[str, Any], experiments: Iterable[str], of_runs: Collection[str], of_datasets: Collection[str]
 ) -> list[str]:
-    """Every figure of the experiments, as picture and as PDF, and each dataset's maps for ChimeraX.
+    """Every figure of the experiments, as PNG and PDF, and the ChimeraX commands for each dataset.
 
     `of_runs` and `of_datasets` are the names of the figures of an experiment and of one of its datasets.
     """
@@ -151,7 +170,7 @@ def figure_files(
 
 
 def figure_options(config: dict[str, Any], figure: str) -> list[str]:
-    """What the configuration says about a figure, as options of its command."""
+    """The options of a figure's command that the configuration sets."""
     return ["--within", *map(str, config["figures"]["subset_within"])] if figure == "subsets" else []
 
 
@@ -167,7 +186,7 @@ def of_halves(config: dict[str, Any], reconstruction: str, pattern: str) -> list
 
 
 def rerun_command(presets: Iterable[Path]) -> str:
-    """The command that makes all that the configuration asks for, with `presets` laid over it."""
+    """The command that makes everything that the configuration with these `presets` asks for."""
     files = list(map(seen_from_here, presets))
     return shlex.join(["snakemake", "--cores", "all", *(["--configfile", *files] if files else [])])
 
