@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def escnn_types(group, *fields):
+    pytest.importorskip("escnn")
     from escnn import gspaces, nn
 
     space = {"c4": gspaces.rot2dOnR2, "d4": gspaces.flipRot2dOnR2}[group](4)
@@ -30,6 +31,7 @@ def element_first(tensor: torch.Tensor, fields: int) -> torch.Tensor:
 @pytest.mark.parametrize("group", ["c4", "d4"])
 @pytest.mark.parametrize(("source", "size"), [("scalar", 3), ("regular", 3), ("regular", 2), ("regular", 1)])
 def test_group_conv_gives_escnn_s_output_with_escnn_s_weights(group, source, size):
+    pytest.importorskip("escnn")
     from escnn import nn
 
     fields_in, fields_out = (5 if source == "scalar" else 3), 2
@@ -63,6 +65,7 @@ def test_a_kernel_is_its_weights_times_escnn_s_basis():
 @pytest.mark.parametrize("group", ["c4", "d4"])
 def test_inner_batch_norm_is_escnn_s(group):
     """Output and gradients in training, running statistics, and evaluation with them."""
+    pytest.importorskip("escnn")
     from escnn import nn
 
     (kind,) = escnn_types(group, 3)

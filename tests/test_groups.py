@@ -1,10 +1,14 @@
 """In-plane motions of the pixel grid: arrays, matrices and regular fields move together."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+from equipose.core import groups
 from equipose.core.groups import kernel_basis, motions, move_images, moved_kernels, turn_images
+from equipose.errors import ConfigError
 
 GROUPS = ["c4", "d4"]
 
@@ -37,6 +41,7 @@ def test_moving_twice_is_moving_by_the_product(group):
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_our_action_on_images_is_escnn_s(group):
+    pytest.importorskip("escnn")
     from escnn import gspaces, nn
 
     space = {"c4": gspaces.rot2dOnR2, "d4": gspaces.flipRot2dOnR2}[group](4)
@@ -61,6 +66,33 @@ def test_our_action_on_images_is_escnn_s(group):
 def test_kernel_basis_has_escnn_s_dimension(group, source, size, dimension):
     basis = kernel_basis(group, source, size)
     assert len(basis) == dimension == torch.linalg.matrix_rank(basis.flatten(1))
+
+
+@pytest.mark.parametrize(("source", "size"), groups.STORED)
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_stored_kernels_span_what_escnn_s_do(group, source, size):
+    """Whichever basis of the same space escnn's linear algebra finds here."""
+    pytest.importorskip("escnn")
+    stored, theirs = (find(group, source, size).flatten(1).double() for find in (kernel_basis, groups._escnn_basis))
+    both = torch.cat([stored, theirs])
+    assert stored.shape == theirs.shape
+    assert torch.linalg.matrix_rank(both, rtol=1e-5) == len(stored)
+    assert torch.allclose(stored.square().sum(), theirs.square().sum())  # on which first weights depend
+
+
+def test_kernels_that_are_not_stored_are_escnn_s():
+    pytest.importorskip("escnn")
+    basis = kernel_basis("c4", "scalar", 5)
+    assert basis.shape[1:] == (4, 1, 5, 5)
+    assert torch.equal(basis[:, 0].flatten(1)[:, moved_kernels("c4", "scalar", 5)], basis)
+
+
+def test_without_escnn_the_stored_kernels_are_there_and_others_name_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "escnn", None)
+    kernel_basis.cache_clear()
+    assert len(kernel_basis("d4", "regular", 3)) == 48
+    with pytest.raises(ConfigError, match=r"size 7 from scalar fields of d4 .* pip install 'equipose\[escnn\]'"):
+        kernel_basis("d4", "scalar", 7)
 
 
 @pytest.mark.parametrize(("group", "source", "size"), [("c4", "regular", 3), ("d4", "regular", 2), ("d4", "scalar", 3)])

@@ -129,9 +129,20 @@ def test_a_reconstruction_has_two_halves(config: dict[str, Any]) -> None:
 
 
 def test_commands_are_quoted_for_a_shell(config: dict[str, Any]) -> None:
-    assert targets.rerun_command([]) == "snakemake --cores all"
-    assert targets.rerun_command([Path("my own.yaml")]) == "snakemake --cores all --configfile 'my own.yaml'"
+    here = Path.cwd()
+    assert targets.rerun_command([], here) == "snakemake --cores all"
+    assert targets.rerun_command([Path("my own.yaml")], here) == "snakemake --cores all --configfile 'my own.yaml'"
     assert targets.table_command(config, "first", Path("paper")).endswith("the offline stand-in for PDB 6qzp.'")
+
+
+def test_away_from_the_snakefile_the_command_names_presets_and_own_files(tmp_path: Path, monkeypatch) -> None:
+    workflow, mine = tmp_path / "paper", tmp_path / "mine"
+    (workflow / "workflow/presets").mkdir(parents=True)
+    mine.mkdir()
+    monkeypatch.chdir(mine)
+    files = [workflow / "workflow/presets/smoke.yaml", mine / "my own.yaml"]
+    wanted = "equipose run --cores all --preset smoke --configfile 'my own.yaml'"
+    assert targets.rerun_command(files, workflow) == wanted
 
 
 def test_rules_are_found_as_they_are_written(tmp_path: Path) -> None:

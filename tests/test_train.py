@@ -225,6 +225,7 @@ class OfEscnn(torch.nn.Module):
 def test_an_encoder_of_escnn_s_layers_is_averaged_stopped_continued_and_loaded(
     run, particles, tmp_path, monkeypatch, average
 ):
+    pytest.importorskip("escnn")
     monkeypatch.setitem(ENCODERS, "of_escnn", OfEscnn)
     run = dataclasses.replace(run, model=dataclasses.replace(run.model, encoder="of_escnn", average=average))
     train_quietly(run, particles, tmp_path / "whole")

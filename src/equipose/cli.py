@@ -7,6 +7,7 @@
     equipose symmetrise DIR C4                         poses and maps on RELION's axes of a point group
     equipose status results/paper                      which runs are done, running, stuck, failed; time left, metrics
     equipose status DIR                                the stage of a reconstruction, and its two runs
+    equipose run table1 --cores 8                      the paper, or a part of it, in this folder
 
 RELION's star files name images from the project's folder: run there, or give `--datadir`.
 """
@@ -24,12 +25,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipose import __version__
+from equipose.config.folder import WORKFLOW, preset
 from equipose.config.settings import TRAINING_BOXES, Selection, Told, merge, model_config, preparation_config
 from equipose.errors import ConfigError
 from equipose.io.files import check_can_be_made, whole_file, whole_folder, write_text
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable
 from equipose.io.progress import number, run_main
 from equipose.study.status import SETTINGS, WORK
+from equipose.workflow.command import add_run_options, where
+from equipose.workflow.command import run as run_workflow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,9 +42,6 @@ if TYPE_CHECKING:
     from equipose.io.particles import Particles
 
 # NumPy, pandas and PyTorch take seconds to load: each command imports what it needs, and --help imports none of them.
-
-CHECKOUT = Path(__file__).parents[2]
-"""Folder of the workflow: equipose is installed from a checkout of its repository, in place."""
 
 LARGEST_BOX = 32
 """Default of `--box` in pixels: a first map in minutes."""
@@ -52,7 +53,7 @@ MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "local_resolution.mr
 EITHER_HAND = ("fsc.csv", "agreement.csv", "examples.npz", "reconstruction.json")
 """Files of a reconstruction: those that depend on the hand, and those that are the same in both hands."""
 
-REPORT = CHECKOUT / "workflow/report/reconstruction.html.jinja"
+REPORT = WORKFLOW / "workflow/report/reconstruction.html.jinja"
 
 
 def reconstruct(arguments: argparse.Namespace) -> None:
@@ -83,8 +84,6 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     if half < FEWEST:
         chosen = " that --select leaves" if select else ""
         raise ConfigError(f"{star}: a half of {half} particles{chosen} is too few to search; {FEWEST} are needed")
-    if not (CHECKOUT / "Snakefile").is_file():
-        raise ConfigError(f"no Snakefile in {CHECKOUT}: install equipose in place, `pip install -e` in its repository")
     out.mkdir(parents=True, exist_ok=True)
     own = {
         "pathvars": {"results": WORK},  # relative, so that shell commands never see the spaces of a user's folder
@@ -105,13 +104,13 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         "training": {"search": {"images": min(SEARCHED, half), "starts": arguments.starts}},
         "datasets": {f"half{number}": {"star": str(star), "subset": number} for number in (1, 2)},
     }
-    particles = yaml.safe_load((CHECKOUT / "workflow/presets/particles.yaml").read_text())
-    settings = merge(merge(yaml.safe_load((CHECKOUT / "config.yaml").read_text()), particles), own)
+    particles = yaml.safe_load(preset("particles").read_text())
+    settings = merge(merge(yaml.safe_load((WORKFLOW / "config.yaml").read_text()), particles), own)
     steps = search_length(model_config(settings, "d4_search").search) + arguments.fit_steps
     own["experiments"] = {"particles": {"budget": {"steps": steps}}}
     write_text(out / SETTINGS, yaml.safe_dump(own))
-    presets = [str(CHECKOUT / "workflow/presets/particles.yaml"), str(out / SETTINGS)]
-    command = [sys.executable, "-m", "snakemake", "reconstruct", "--snakefile", str(CHECKOUT / "Snakefile")]
+    presets = [str(preset("particles")), str(out / SETTINGS)]
+    command = [sys.executable, "-m", "snakemake", "reconstruct", "--snakefile", str(WORKFLOW / "Snakefile")]
     command += ["--directory", str(out), "--cores", str(arguments.cores or "all")]
     command += ["--quiet", "host", "rules", "--configfile", *presets]
     code, stopped_by = run_stoppable(command)
@@ -240,7 +239,7 @@ def _protein(particles: Particles, star: Path) -> str:
 
     from equipose.data.prepare import contrast
 
-    settings = yaml.safe_load((CHECKOUT / "config.yaml").read_text())
+    settings = yaml.safe_load((WORKFLOW / "config.yaml").read_text())
     box = max((box for box in TRAINING_BOXES if box <= particles.images.shape[-1]), default=None)
     if box is None:
         return "images are too small to tell"
@@ -407,12 +406,18 @@ def parser() -> argparse.ArgumentParser:
         default=30.0,
         help="minutes without news after which a run counts as stuck",
     )
+    add_run_options(command(run_workflow, "table1 --cores 8", "smoke --preset smoke --cores 2 -n"))
+    command(where, "")
     return top
 
 
 def main() -> None:
     def run() -> None:
-        arguments = parser().parse_args()
+        top = parser()
+        arguments, more = top.parse_known_args()
+        if more and arguments.run is not run_workflow:
+            top.error(f"unrecognized arguments: {' '.join(more)}")
+        arguments.snakemake = more
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
         arguments.run(arguments)
 

@@ -147,7 +147,8 @@ def of_halves(pattern: str) -> Callable[..., list[str]]:
 def rerun_command() -> str:
     """The command that makes all that this configuration asks for."""
     default = HERE / "config.yaml"
-    return targets.rerun_command(path for path in workflow.configfiles if not default.samefile(path))
+    presets = [Path(path) for path in workflow.configfiles if not default.samefile(path)]
+    return targets.rerun_command(presets, workflow=HERE)
 
 
 def job(rule: str, key: str) -> int:

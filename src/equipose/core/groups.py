@@ -6,28 +6,37 @@ array `rot90(+1)`, is -90° here.
 
 A regular feature field has one channel for each group element and moves as
 [g f](x, h) = f(g⁻¹x, g⁻¹h). The order of the elements and the basis of kernels are escnn's.
+
+kernels.npz holds the bases that the encoders here need, so that escnn itself is needed for others only.
+`python -m equipose.core.groups` writes that file.
 """
 
 import functools
 import warnings
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from equipose.errors import ConfigError
+
 Group = Literal["c4", "d4"]
 FieldType = Literal["scalar", "regular"]
+
+STORE = Path(__file__).with_name("kernels.npz")
+STORED: list[tuple[FieldType, int]] = [("scalar", 3), ("regular", 3), ("regular", 2), ("regular", 1)]
+"""Source fields and kernel sizes of the encoders here, for either group."""
 
 
 @functools.cache
 def motions(group: Group) -> Tensor:
     """The group's elements as matrices (|G|, 2, 2) acting on (x, y) = (column, row), in escnn's order."""
-    space = _escnn_space(group)
-    y_up = torch.tensor(np.stack([space.basespace_action(g) for g in space.fibergroup.elements])).round()
-    flip_y = torch.diag(torch.tensor([1.0, -1.0], dtype=y_up.dtype))
-    return (flip_y @ y_up @ flip_y).float()
+    turn, flip_x = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), torch.diag(torch.tensor([-1.0, 1.0]))
+    turns = [torch.linalg.matrix_power(turn, power) for power in range(4)]
+    return torch.stack(turns if group == "c4" else [*turns, *(g @ flip_x for g in turns)])
 
 
 def move_images(g: Tensor, images: Tensor) -> Tensor:
@@ -50,22 +59,14 @@ def turn_images(turn: Tensor, images: Tensor) -> Tensor:
 
 @functools.cache
 def kernel_basis(group: Group, source: FieldType, size: int) -> Tensor:
-    """escnn's basis (n, |G|, c, size, size) of kernels from one `source` field (c channels) to one regular field."""
-    space = _escnn_space(group)
-    from escnn.nn import FieldType as EscnnType
-    from escnn.nn import R2Conv
+    """escnn's basis (n, |G|, c, size, size) of kernels from one `source` field (c channels) to one regular field.
 
-    source_type = EscnnType(space, [space.trivial_repr if source == "scalar" else space.regular_repr])
-    target_type = EscnnType(space, [space.regular_repr])
-    # escnn's defaults give an empty basis for 2×2 kernels; these rings span all of it.
-    even = {"rings": [0.5], "sigma": [0.6], "frequencies_cutoff": 4.0} if size == 2 else {}
-    layer = R2Conv(source_type, target_type, size, bias=False, initialize=False, **even)
-    one_hot = torch.eye(layer.weights.numel())
-    kernels = torch.stack([layer.basisexpansion(weights) for weights in one_hot]).double()
-    kernels = kernels.view(len(one_hot), target_type.size, source_type.size, size, size)
-    # escnn's numbers are symmetric to 1e-7; their mean over the group is so to the last bit.
-    moved = [_move_kernels(group, index, kernels) for index in range(len(motions(group)))]
-    return torch.stack(moved).mean(0).float()
+    Raises ConfigError if the basis is not stored and escnn is not installed.
+    """
+    stored = np.load(STORE)
+    if (name := _name(group, source, size)) not in stored:
+        return _escnn_basis(group, source, size)
+    return torch.from_numpy(stored[name])[:, moved_kernels(group, source, size)]
 
 
 @functools.cache
@@ -74,7 +75,8 @@ def moved_kernels(group: Group, source: FieldType, size: int) -> Tensor:
 
     K(x, h, h') = K(h⁻¹x, 1, h⁻¹h'): the indices run over the flattened (c, size, size) of h = 1.
     """
-    order, channels = kernel_basis(group, source, size).shape[1:3]
+    order = len(motions(group))
+    channels = 1 if source == "scalar" else order
     labels = torch.arange(channels * size**2).view(1, 1, channels, size, size).expand(1, order, -1, -1, -1)
     return torch.stack([_move_kernels(group, h, labels)[0, h] for h in range(order)])
 
@@ -89,9 +91,42 @@ def _move_kernels(group: Group, index: int, kernels: Tensor) -> Tensor:
     return move_images(g, kernels[:, :, order] if kernels.shape[2] > 1 else kernels)
 
 
-@functools.cache
-def _escnn_space(group: Group) -> Any:
-    with warnings.catch_warnings():  # escnn warns that py3nj is missing, which only SO(3) needs
-        warnings.simplefilter("ignore")
-        from escnn import gspaces
-    return {"c4": gspaces.rot2dOnR2, "d4": gspaces.flipRot2dOnR2}[group](4)
+def _escnn_basis(group: Group, source: FieldType, size: int) -> Tensor:
+    try:
+        with warnings.catch_warnings():  # escnn warns that py3nj is missing, which only SO(3) needs
+            warnings.simplefilter("ignore")
+            from escnn import gspaces
+            from escnn.nn import FieldType as EscnnType
+            from escnn.nn import R2Conv
+    except ImportError as error:
+        raise ConfigError(
+            f"kernels of size {size} from {source} fields of {group} come from escnn, which is not installed ({error}):"
+            " pip install 'equipose[escnn]'"
+        ) from error
+    space = {"c4": gspaces.rot2dOnR2, "d4": gspaces.flipRot2dOnR2}[group](4)
+    source_type = EscnnType(space, [space.trivial_repr if source == "scalar" else space.regular_repr])
+    target_type = EscnnType(space, [space.regular_repr])
+    # escnn's defaults give an empty basis for 2×2 kernels; these rings span all of it.
+    even = {"rings": [0.5], "sigma": [0.6], "frequencies_cutoff": 4.0} if size == 2 else {}
+    layer = R2Conv(source_type, target_type, size, bias=False, initialize=False, **even)
+    one_hot = torch.eye(layer.weights.numel())
+    kernels = torch.stack([layer.basisexpansion(weights) for weights in one_hot]).double()
+    kernels = kernels.view(len(one_hot), target_type.size, source_type.size, size, size)
+    # escnn's numbers are symmetric to 1e-7; their mean over the group is so to the last bit.
+    moved = [_move_kernels(group, index, kernels) for index in range(len(motions(group)))]
+    return torch.stack(moved).mean(0).float()
+
+
+def _name(group: Group, source: FieldType, size: int) -> str:
+    return f"{group}_{source}_{size}"
+
+
+def main() -> None:
+    """Write kernels.npz: of each basis the kernels (n, c · size · size) to the identity's channel."""
+    groups: list[Group] = ["c4", "d4"]
+    bases = {_name(g, source, size): _escnn_basis(g, source, size) for g in groups for source, size in STORED}
+    np.savez_compressed(STORE, **{name: basis[:, 0].flatten(1).numpy() for name, basis in bases.items()})
+
+
+if __name__ == "__main__":
+    main()

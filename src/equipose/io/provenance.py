@@ -26,16 +26,21 @@ def provenance(device: torch.device) -> dict[str, Any]:
 def code_version() -> dict[str, Any]:
     """The git commit that the package lies in, whether files differ from it, and a fingerprint of its modules.
 
-    Commit and `edited` are None outside of a git checkout; the fingerprint always tells two versions apart.
+    Commit and `edited` are None where git does not track the package, as in an environment that lies in the checkout of
+    another project. The fingerprint always tells two versions apart.
     """
     modules = sorted(SOURCES.rglob("*.py"))
     fingerprint = hashlib.sha256(b"\0".join(module.read_bytes() for module in modules)).hexdigest()[:16]
-    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no", "--", ".")
+    commit, changes = None, None
+    if _git("ls-files", "__init__.py"):
+        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no", "--", ".")
     return {"commit": commit, "edited": None if changes is None else bool(changes), "modules": fingerprint}
 
 
 def package_versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("equipose", *PACKAGES)}
+    """Versions by package; escnn need not be installed."""
+    installed = [name for name in ("equipose", *PACKAGES) if any(importlib.metadata.distributions(name=name))]
+    return {name: importlib.metadata.version(name) for name in installed}
 
 
 def hardware() -> dict[str, Any]:

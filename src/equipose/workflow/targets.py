@@ -185,10 +185,23 @@ def of_halves(config: dict[str, Any], reconstruction: str, pattern: str) -> list
     return [f"{results_folder(config)}/{pattern.format(half=half, **spec)}" for half in spec["halves"]]
 
 
-def rerun_command(presets: Iterable[Path]) -> str:
-    """The command that makes everything that the configuration with these `presets` asks for."""
-    files = list(map(seen_from_here, presets))
-    return shlex.join(["snakemake", "--cores", "all", *(["--configfile", *files] if files else [])])
+def rerun_command(presets: Iterable[Path], workflow: Path) -> str:
+    """The command that makes everything that the configuration with these `presets` asks for.
+
+    `workflow` is the folder of the Snakefile. Elsewhere Snakemake does not find it by itself, and `equipose run` does.
+    """
+    files = list(presets)
+    if workflow.samefile(Path.cwd()):
+        return shlex.join(["snakemake", "--cores", "all", *_option("--configfile", map(seen_from_here, files))])
+    own = [file for file in files if file.parent != workflow / "workflow/presets"]
+    named = [word for file in files if file not in own for word in ("--preset", file.stem)]
+    return shlex.join(["equipose", "run", "--cores", "all", *named, *_option("--configfile", map(seen_from_here, own))])
+
+
+def _option(name: str, values: Iterable[str]) -> list[str]:
+    """A command's option with its values, or nothing where there are none."""
+    given = list(values)
+    return [name, *given] if given else []
 
 
 def _simulated(config: dict[str, Any], experiment: str) -> list[str]:
