@@ -46,9 +46,9 @@ def registered_names(module: str, registry: str) -> set[str]:
         for target in getattr(node, "targets", [getattr(node, "target", None)]):
             match target, getattr(node, "value", None):
                 case ast.Name(id=name), ast.Dict(keys=keys) if name == registry:
-                    names |= {key.value for key in keys if isinstance(key, ast.Constant)}
+                    names |= {str(key.value) for key in keys if isinstance(key, ast.Constant)}
                 case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=key)), _ if name == registry:
-                    names.add(key)
+                    names.add(str(key))
     return names
 
 
