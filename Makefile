@@ -17,10 +17,10 @@ CONFIG ?=
 CASES ?= 2000
 GPUS ?=
 BIN := .venv/bin
-OUTSIDE := --ignore tests/interop --ignore tests/faults --ignore tests/slurm --ignore tests/gpu
+OUTSIDE := --ignore tests/interop --ignore tests/faults --ignore tests/slurm --ignore tests/gpu --ignore tests/install
 WORKERS := --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults test-slurm test-gpu fuzz mutation plan bench format clean
+.PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults test-slurm test-gpu test-install docs fuzz mutation plan bench format clean
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores all --quiet host rules --configfile workflow/presets/demo.yaml
@@ -69,6 +69,16 @@ test-slurm: .venv/installed
 test-gpu: .venv/installed
 	CUDA_VISIBLE_DEVICES=0 $(BIN)/pytest tests/gpu
 
+# In an environment of its own, with any Python that pyproject.toml allows.
+test-install: .venv-install/installed
+	.venv-install/bin/pytest --confcutdir tests/install tests/install
+
+# mkdocs wants its site outside of the documents' folder, which here is the whole repository.
+docs: .venv-docs/installed
+	site=$$(mktemp -d) && NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --config-file docs/mkdocs.yml --site-dir $$site && \
+		mkdir -p build && rm -rf build/docs && mv $$site build/docs
+	@echo "Open build/docs/index.html in a browser."
+
 plan: .venv/installed
 	$(BIN)/python -m equipose.study.plan config.yaml $(CONFIG) $(if $(GPUS),--gpus $(GPUS))
 
@@ -81,7 +91,7 @@ format: .venv/installed
 	$(BIN)/snakefmt Snakefile workflow
 
 clean:
-	rm -rf .venv .venv-interop .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-interop .venv-install .venv-docs build .pytest_cache .ruff_cache .mypy_cache
 
 .venv/installed: pyproject.toml constraints.txt requirements-nodeps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
@@ -96,4 +106,14 @@ clean:
 .venv-interop/installed:
 	$(PYTHON) -m venv .venv-interop
 	.venv-interop/bin/pip install --quiet $(PIP_OPTIONS) torch==2.13.0 cryodrgn==4.3.1 cryosparc-tools==5.0.3
+	touch $@
+
+.venv-install/installed:
+	$(PYTHON) -m venv .venv-install
+	.venv-install/bin/pip install --quiet build pytest
+	touch $@
+
+.venv-docs/installed: docs/requirements.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --requirement docs/requirements.txt
 	touch $@

@@ -8,6 +8,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from equipose import __version__
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DIRECT = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
@@ -27,6 +29,11 @@ def test_the_lock_pins_every_direct_dependency_within_its_range() -> None:
     apart = pins((ROOT / "requirements-nodeps.txt").read_text().splitlines())
     for needed in every:
         assert (LOCK | apart)[canonicalize_name(needed.name)] in needed.specifier, needed
+
+
+def test_the_citation_has_the_package_s_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__ and citation["cff-version"] == "1.2.0"
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])

@@ -1,0 +1,39 @@
+"""What mkdocs lacks for our site: a page of each room's modules, and formulas as MathML, which needs no script."""
+
+import html
+import re
+from pathlib import Path
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+ROOMS = re.compile(r"^  (\w+)/? {2,}(.+)$", re.MULTILINE)
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
+
+
+def rooms() -> dict[str, str]:
+    """What each room of the package is for, as docs/layout.md says."""
+    listed = (ROOT / "docs/layout.md").read_text().split("src/equipose/", 1)[1].split("\ntests/", 1)[0]
+    return {name: purpose for name, purpose in ROOMS.findall(listed) if (ROOT / "src/equipose" / name).is_dir()}
+
+
+def on_config(config):
+    config.nav.append({"API": [{room: f"docs/api/{room}.md"} for room in rooms()]})
+    return config
+
+
+def on_files(files: Files, config) -> Files:
+    for room, purpose in rooms().items():
+        modules = sorted((ROOT / "src/equipose" / room).glob("[!_]*.py"))
+        text = f"# {room}\n\n{purpose}\n\n" + "\n\n".join(f"::: equipose.{room}.{path.stem}" for path in modules)
+        files.append(File.generated(config, f"docs/api/{room}.md", content=text))
+    return files
+
+
+def on_page_content(content: str, **_) -> str:
+    return FORMULA.sub(lambda found: _formula(found[2], found[1]), content)
+
+
+def _formula(latex: str, tag: str) -> str:
+    return convert(html.unescape(latex), display="inline" if tag == "span" else "block")
