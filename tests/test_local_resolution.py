@@ -1,4 +1,4 @@
-"""Local resolution: where half-maps differ, it is worse, and it says at which frequency they part."""
+"""Local resolution: it is worse where half-maps differ, and gives the frequency from which they do."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def filtered(volume: np.ndarray, low: float, high: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def half_maps() -> tuple[np.ndarray, np.ndarray]:
-    """One signal; on the left each half-map has noise of its own from shell 12 on, on the right there is none."""
+    """Both half-maps have one signal. On the left, each also has noise of its own from shell 12 on."""
     signal, *noise = np.random.default_rng(0).standard_normal((3, BOX, BOX, BOX))
     left = np.arange(BOX) < BOX // 2
     first, second = (signal + left * 1.5 * filtered(part, 12, BOX) for part in noise)

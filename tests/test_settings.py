@@ -1,4 +1,4 @@
-"""config.yaml, presets and a user's overlays: what they resolve to, and what is said about a mistake in them."""
+"""config.yaml, presets and a user's overlays: their settings, and the messages about mistakes."""
 
 import json
 import math

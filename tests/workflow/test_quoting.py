@@ -1,4 +1,4 @@
-"""Values of the configuration that a shell could take for commands are words to it, and nothing else."""
+"""Values of the configuration that look like shell commands are not executed."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ NASTY = """it's "quoted" $(touch pwned); `touch pwned` & touch pwned #"""
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository in a folder of that kind, with a structure, a star file, labels and results of that kind."""
+    """A repository in a folder of such a name, with a structure, a label and a results folder of such names."""
     repository = tmp_path_factory.mktemp("quoting") / NASTY
     repository.mkdir()
     copy_repository(repository)
