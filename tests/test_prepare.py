@@ -40,7 +40,7 @@ def test_cropping_samples_the_same_picture_more_coarsely(size: int) -> None:
 
 @pytest.fixture
 def user(simulated_dataset, tmp_path: Path) -> Path:
-    """The simulated particles as a user may have them: dark, scaled, with an offset, in float16, with another column."""
+    """The simulated particles as a user may have them: dark, scaled, with an offset, in float16, with a new column."""
     optics, table = read_tables(simulated_dataset.folder / "particles.star")
     images = mrcfile.read(simulated_dataset.folder / "particles.mrcs")
     with mrcfile.new(tmp_path / "theirs.mrcs") as mrc:

@@ -302,7 +302,7 @@ def test_a_useless_checkpoint_is_set_aside_for_the_one_before_if_that_is_good(
 
 
 def test_a_finished_run_that_is_asked_for_again_is_not_trained_again(run, particles, tmp_path, monkeypatch):
-    """The job of a killed Snakemake may have gone on. The next Snakemake deletes its outputs and starts the job again."""
+    """The job of a killed Snakemake may go on. The next Snakemake deletes its outputs and starts the job again."""
     train_quietly(run, particles, tmp_path / "run")
     history = without_time(tmp_path / "run/history.csv")
     for name in ("model.pt", "history.csv", "trace.npz"):
