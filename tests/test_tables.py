@@ -129,7 +129,7 @@ def test_seeds_with_refined_poses_are_ranked_by_these(config, tmp_path):
     row = table_of(config, "table1", tmp_path).loc["d4_l2"]
     assert (row["counted"], row["refined_mse"]) == ("1,2,3", pytest.approx(0.02))
     remarks = tables.notes(config, "table1", read_runs(config, "table1", tmp_path), "paper", [])
-    assert "3 best of 4 seeds by final MSE, that of the refined poses where there are any;" in remarks[0]
+    assert "3 best of 4 seeds by final MSE (of refined poses, if there are any);" in remarks[0]
 
 
 def test_a_seed_without_a_truth_comes_after_those_with_one(config, tmp_path):
