@@ -108,7 +108,7 @@ OFFSET = np.array([20.0, -10.0, 5.0])  # Å
 
 
 def in_other_frame(rotations: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """True poses as a run would find them that is in the mirror hand, turned by GAUGE and moved by OFFSET."""
+    """The true poses in the frame of a run: the mirror hand, turned by GAUGE and moved by OFFSET."""
     turned = other_hand(rotations @ GAUGE.T)
     return turned, shifts + rotations[:, :2] @ OFFSET
 
@@ -147,7 +147,7 @@ def halves(paper_config: dict, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def roughly(rotations: np.ndarray, shifts: np.ndarray) -> RelionPoses:
-    """What an encoder might answer: some 20° off, half a pixel, and every fifth pose anywhere."""
+    """Poses as from an encoder: off by about 20° and half a pixel, and every fifth one at random."""
     rng = np.random.default_rng(4)
     off = Rotation.from_rotvec(rng.normal(0, np.deg2rad(12), (len(rotations), 3))).as_matrix() @ rotations
     off[::5] = random_rotations(len(off[::5]), rng)
@@ -156,7 +156,7 @@ def roughly(rotations: np.ndarray, shifts: np.ndarray) -> RelionPoses:
 
 @pytest.fixture(scope="session")
 def asking(halves: Path, small_run: Callable[..., RunConfig]) -> Callable[[], AbstractContextManager]:
-    """While this lasts, each run's encoder knows roughly the other half's poses, in the run's own frame."""
+    """A context in which each run's encoder roughly knows the poses of the other half, in the run's own frame."""
     true = {half: read_particles(halves / f"half{half}/particles.star") for half in (1, 2)}
     config = small_run("d4_l2", BOX)
     few = dataclasses.replace(config.model.search, refine_orientations=1000, refine_radii=(7, 10), candidates=4)
@@ -180,7 +180,7 @@ def asking(halves: Path, small_run: Callable[..., RunConfig]) -> Callable[[], Ab
 
 @pytest.fixture(scope="session")
 def joined(halves: Path, asking: Callable[[], AbstractContextManager]) -> Path:
-    """What `reconstruct` makes of them."""
+    """The folder of the reconstruction that `reconstruct` makes from `halves`."""
     with asking():
         runs, datasets = [halves / "run1", halves / "run2"], [halves / "half1", halves / "half2"]
         join.reconstruct(runs, datasets, halves / "out", lambda _: None)

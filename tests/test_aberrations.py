@@ -1,4 +1,4 @@
-"""Beam tilt and anisotropic magnification by RELION's formulas, put into images here and taken out again."""
+"""Beam tilt and anisotropic magnification: images get them by RELION's formulas, and lose them again."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Biological assemblies: what is said of copies that are not read, and what is built on request."""
+"""Biological assemblies: the line about copies that are not read, and assemblies that are built on request."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`make bench` goes on where it was interrupted, and keeps no number of other code."""
+"""`make bench` continues after an interruption, and measures other code anew."""
 
 import contextlib
 import importlib

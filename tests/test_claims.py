@@ -53,7 +53,7 @@ def test_a_rate_is_judged_by_its_exact_interval():
 
 @pytest.fixture
 def nine(paper_config, tmp_path) -> list[RunRow]:
-    """Of nine runs that are asked for, two failed and two are missing: one never began, one is at its training."""
+    """Nine runs are asked for. Two failed, and two are missing: one never began, and one is still training."""
     asked = {"datasets": ["80s_snr1"], "models": ["d4_l2"], "seeds": [*range(9)], "budget": {"steps": 5}}
     logs = tmp_path / "logs/train/80s_snr1/d4_l2"
     logs.mkdir(parents=True)
@@ -76,7 +76,7 @@ def test_a_run_that_failed_has_no_other_number(nine):
 
 
 def test_what_a_missing_run_would_have_shown_is_open(nine):
-    """Of the runs that did not converge two exist, and two may yet be among them."""
+    """Two runs did not converge, and the two missing ones may not converge either."""
     for outcome, failed in ((False, "80s_snr1/d4_l2 seed 5, 6"), (True, "")):
         found = assess(rate([0.0, 1.0], {"converged": outcome}), nine, 0.95, 3)
         assert (found.failed, found.missing) == (failed, "80s_snr1/d4_l2 seed 7, 8")

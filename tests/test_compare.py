@@ -46,7 +46,7 @@ def test_a_slower_machine_is_marked_but_draws_the_same_conclusions(reference, tm
 
 
 def test_where_runs_end_that_do_not_converge_is_no_conclusion(tmp_path):
-    """A faster machine takes them further."""
+    """On a faster machine such runs have more steps."""
     here, reference = (write(tmp_path / name, mses) for name, mses in (("a", [2.6, 2.7, 2.6]), ("b", [4.5, 4.4, 4.6])))
     assert compare(here, reference)[1] == []
 

@@ -112,7 +112,7 @@ def test_bfloat16_is_used_only_where_it_is_faster(monkeypatch, bfloat16_seconds,
 
 
 def test_ways_are_compared_by_times_in_which_nobody_else_was_served(monkeypatch):
-    """All but one measurement of either way waits for others' work: 2 s and 1 s are left."""
+    """Other processes disturb all measurements but one of each way, which take 2 s and 1 s."""
     seconds = [(2.0, 1.0)[turn % 2] + (0 if turn in (12, 27) else 100) for turn in range(40)]
     ends = np.cumsum(seconds, dtype=float)
     clock = iter(np.stack([ends - seconds, ends], axis=1).flatten())

@@ -207,7 +207,7 @@ def test_exported_poses_and_volume_give_the_images(monkeypatch, small_run, datas
 
 
 class RoughEncoder(nn.Module):
-    """A knowing encoder's poses, all of them some degrees and half a pixel off, every fifth one anywhere."""
+    """The true poses, off by some degrees and half a pixel, and every fifth one at random."""
 
     def __init__(self, knowing: KnowingEncoder) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Figures: what the renderer shows is where and what it should be, and every figure writes its two files."""
+"""Figures: the renderer shows objects in their place and shape, and every figure writes its two files."""
 
 import dataclasses
 import json

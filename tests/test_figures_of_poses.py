@@ -147,7 +147,10 @@ def test_opposite_directions_fold_onto_one_point_and_one_colour():
 
 
 def test_directions_far_apart_have_colours_that_all_eyes_tell_apart():
-    """45° or more, on the rim. Of a wheel of hues the nearest two are 0.01 apart to a deuteranope, of ours 0.35."""
+    """Directions 45° or more apart, on the rim. To a deuteranope the nearest two colours differ by 0.35.
+
+    On a wheel of hues they would differ by 0.01.
+    """
     eyes = {
         "deuteranopia": [[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]],
         "protanopia": [[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]],
@@ -259,7 +262,7 @@ DOCUMENTED = {
 
 
 def test_chimerax_opens_every_models_map_from_where_the_commands_lie(loaded, dataset, monkeypatch, tmp_path):
-    """Its scripts run in their own folder, wherever it was started; the folder of results may have moved."""
+    """ChimeraX runs a script in the script's folder, so the results may move."""
     file = dataset.parents[1] / "figures/one/maps_blobs.cxc"
     arguments = ["--dataset", dataset, "--runs", *(run.folder for run in loaded), "--output", file]
     monkeypatch.setattr(sys, "argv", ["chimerax", *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""Files are whole or absent, a full disk is said in one line, and no file is from the future."""
+"""Files are whole or absent, a full disk gives one line, and no file keeps a time in the future."""
 
 import contextlib
 import errno

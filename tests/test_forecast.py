@@ -1,4 +1,4 @@
-"""The line before training: what a run will take and use, without a trace of having found that out."""
+"""The line before training: a run's expected time and memory. The forecast leaves the run unchanged."""
 
 import copy
 import dataclasses

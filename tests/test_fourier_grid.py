@@ -1,4 +1,4 @@
-"""Back-projection: what is put into the Fourier grid comes out again."""
+"""Back-projection: slices that are inserted into the Fourier grid are read from it again."""
 
 import pytest
 import torch
@@ -94,7 +94,7 @@ def gaussian_map(generator, x):
 
 
 def test_a_map_is_as_high_at_its_rim_as_at_its_centre_where_it_should_be(generator):
-    """Interpolation dims the rim by a tenth; the prior takes a share of everything alike."""
+    """Interpolation dims the rim by a tenth. The prior lowers all parts by the same factor."""
     centre, rim = (gaussian_map(generator, float(x))[BOX // 2 + 2, BOX // 2, BOX // 2 + x] for x in (0, 12))
     assert 0.85 < centre < 1
     assert abs(rim / centre - 1) < 0.03

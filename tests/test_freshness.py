@@ -1,4 +1,4 @@
-"""What stands in a results folder is compared with the configuration, whatever its files' times are."""
+"""The contents of a results folder are compared with the configuration, not the times of its files."""
 
 import json
 import os

@@ -144,7 +144,7 @@ def test_the_papers_table_2_has_whole_shells_but_for_two_halfway_between_shells(
 
 
 def test_a_tight_mask_alone_makes_masked_fsc_high_and_corrected_fsc_not() -> None:
-    """Half-maps of pure noise: whatever correlates beyond the first shells is the mask's doing."""
+    """Half-maps of pure noise: beyond the first shells, only the mask makes them correlate."""
     rng = np.random.default_rng(0)
     first, second = rng.standard_normal((2, 48, 48, 48))
     z, y, x = np.indices((48, 48, 48)) - 24

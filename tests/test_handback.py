@@ -1,4 +1,4 @@
-"""poses.star: the user's own file, ready for RELION and cryoDRGN, with no word of former poses."""
+"""poses.star: the user's own file, ready for RELION and cryoDRGN, without any column of former poses."""
 
 from pathlib import Path
 

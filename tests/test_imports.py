@@ -1,4 +1,4 @@
-"""What a module loads: answers that need no networks must not wait for PyTorch."""
+"""What a module loads: commands that need no networks do not load PyTorch."""
 
 import resource
 import subprocess

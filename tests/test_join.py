@@ -44,7 +44,7 @@ def test_the_second_half_is_moved_into_the_frame_and_hand_of_the_first(halves: P
 
 
 def test_the_star_file_keeps_what_was_the_users_to_the_letter(halves: Path, joined: Path) -> None:
-    """Names that look like numbers, numbers that six decimals do not hold, and what is no number at all."""
+    """Names that look like numbers, numbers with more than six decimals, and text."""
     ours = {*ANGLES, *ORIGINS, SUBSET, SCORE}
     before, after = ((path / name).read_text() for path, name in ((halves, "particles.star"), (joined, "poses.star")))
     before, after = (_columns(text) for text in (before, after))
@@ -78,7 +78,7 @@ def poses_written(
 
 
 def test_each_image_has_the_correlation_that_its_noise_allows(halves: Path, joined: Path) -> None:
-    """At SNR 1 half of an image's variance is noise, √½ of it correlates; with its pose lost, next to nothing does."""
+    """At SNR 1 half of an image's variance is noise, so the correlation is √½. With a wrong pose it is almost 0."""
     scores = read_tables(joined / "poses.star")[1][SCORE]
     assert scores.median() == pytest.approx(0.5**0.5, abs=0.04) and scores.min() > 0.5
     half = read_half(halves / "run1", halves / "half1")
@@ -107,7 +107,7 @@ def test_the_summary_says_how_far_the_runs_agree_and_how_sure_that_is(joined: Pa
 
 @pytest.mark.parametrize("split", [{2}, {1, 2}])
 def test_halves_whose_poses_are_split_over_both_hands_do_not_agree(halves: Path, asking: Callable, split: set) -> None:
-    """Of such a half the map is symmetric about a plane: there, each image of the other half has two poses as good."""
+    """The map of such a half has a mirror plane. So each image of the other half has two equally good poses in it."""
     own = [read_half(halves / f"run{half}", halves / f"half{half}") for half in (1, 2)]
     for half in split:
         poses = own[half - 1]
@@ -167,7 +167,7 @@ def test_halves_of_different_star_files_are_refused(halves: Path) -> None:
 
 
 def test_an_alignment_is_as_a_run_in_another_frame_defines_it() -> None:
-    """The frame of these tests is the one that `metrics` undoes."""
+    """`pose_metrics` finds the frame of these tests."""
     rotations, shifts = random_rotations(5, np.random.default_rng(1)), np.zeros((5, 2))
     turned, moved = in_other_frame(rotations, shifts)
     alignment = Alignment(GAUGE, "mirror", OFFSET)
@@ -184,7 +184,7 @@ def _columns(star: str) -> dict[str, list[str]]:
 
 
 def test_halves_whose_maps_both_have_a_point_group_are_compared_modulo_it(halves: Path, monkeypatch) -> None:
-    """Made as C1: the group lies in the first half's frame, about the voxel to which each half is moved."""
+    """The halves were made as C1. The group is in the first half's frame, about the voxel to which halves are moved."""
     own = [read_half(halves / f"run{half}", halves / f"half{half}") for half in (1, 2)]
     turns = [Rotation.random(random_state=seed).as_matrix() for seed in (3, 4)]
     symmetric = [blobs("C3", turn, np.array([0.5, 0.2, -0.3])) for turn in turns]

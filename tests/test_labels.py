@@ -1,4 +1,4 @@
-"""What a user calls a model is what every format shows."""
+"""Every format shows a model's label as the user wrote it."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The mask holds the molecule, and the volume under it says what the molecule's images say."""
+"""The mask holds the molecule, and slices of the masked volume fit the molecule's images."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def projections(truth: np.ndarray, rotations: torch.Tensor) -> torch.Tensor:
 
 
 def back_projected(truth: np.ndarray, noise: float, images: int = 2000) -> FourierGrid:
-    """Of projections with noise so many times as strong as they are."""
+    """The map of projections with noise, `noise` times as strong as the projections."""
     generator, grid = torch.Generator().manual_seed(0), empty_grid(BOX // 2, torch.device("cpu"))
     for rotations in random_rotations(images, generator).split(500):
         values = projections(truth, rotations)
@@ -37,7 +37,7 @@ def back_projected(truth: np.ndarray, noise: float, images: int = 2000) -> Fouri
 
 
 def misses(volume: torch.Tensor, truth: np.ndarray) -> float:
-    """Relative error of slices of a volume, at the best scale, in orientations that it was not made of."""
+    """Relative error, at the best scale, of slices of a volume in new orientations."""
     rotations = random_rotations(50, torch.Generator().manual_seed(1))
     found, wanted = grid_slices(volume, BOX // 2, rotations, half_disc(BOX)), projections(truth, rotations)
     found = found * (found.conj() * wanted).real.sum() / found.abs().square().sum()
@@ -51,7 +51,7 @@ def test_the_mask_holds_the_molecule_and_little_else(truth: np.ndarray) -> None:
 
 
 def test_the_mask_is_1_two_voxels_beyond_the_density_and_falls_to_0_over_three_more() -> None:
-    """Of a ball, whose smoothed density along a radius is known."""
+    """A ball, whose smoothed density along a radius is known."""
     radius, deviation, half = 8, 1.5, 20
     z, y, x = np.indices((2 * half,) * 3) - half
     ball = (np.sqrt(x**2 + y**2 + z**2) <= radius).astype(float)
@@ -77,7 +77,7 @@ def test_a_map_without_any_density_is_not_masked_away() -> None:
 
 
 def test_slices_of_the_masked_volume_are_the_molecule_s_projections(truth: np.ndarray) -> None:
-    """Its rim as strong as its centre, which `grid_volume` dims."""
+    """Also at the rim, where those of `grid_volume` are dimmed."""
     grid = back_projected(truth, noise=0.0)
     assert misses(masked_volume(grid), truth) < 0.75 * misses(grid_volume(grid), truth)
 

@@ -11,7 +11,7 @@ BOX, COUNT = 32, 400
 
 @pytest.fixture(scope="module")
 def window() -> np.ndarray:
-    """Onto what is outside of a particle of a radius of 10 pixels."""
+    """The window of the background, outside of a radius of 10 pixels."""
     axis = np.arange(BOX) - BOX // 2
     return np.clip((np.hypot(axis[:, None], axis) - 10) / 3, 0, 1)
 
@@ -81,7 +81,7 @@ def test_a_particle_inside_does_not_count_as_noise(white: np.ndarray, window: np
 
 @pytest.mark.parametrize("move", [np.rot90, np.flip], ids=["quarter turn", "half turn"])
 def test_filtering_commutes_with_the_motions_that_the_encoders_know(white: np.ndarray, move) -> None:
-    """Of arrays, about (L - 1)/2: the networks' equivariance is as exact as before."""
+    """These are motions of arrays, about (L - 1)/2, so the networks stay equivariant."""
     image, colour = white[0], np.sqrt(COLOUR)
     moved = filtered(move(image)[None], colour)[0]
     np.testing.assert_allclose(moved, move(filtered(image[None], colour)[0]), atol=1e-5)

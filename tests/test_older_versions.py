@@ -48,7 +48,7 @@ def no_warnings() -> None:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A folder with what version 0.1.0 made."""
+    """A folder with results of version 0.1.0."""
     with tarfile.open(ROOT / "tests/data/version-0.1.0.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     return tmp_path / "version-0.1.0"

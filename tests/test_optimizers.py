@@ -1,4 +1,4 @@
-"""Optimisers: who moves which weights, and what Muon does to a matrix."""
+"""Optimisers: which one updates which weights, and what Muon does to a matrix."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def test_newton_schulz_brings_all_singular_values_near_one_and_keeps_the_directi
 
 
 def test_an_update_follows_the_gradient_and_the_momentum_of_those_before():
-    """Nesterov's: 0.95 of the momentum, which the gradient is part of already, and the gradient."""
+    """Nesterov's momentum: the gradient, and 0.95 of the momentum that already holds it."""
     first, second = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
     weight = torch.nn.Parameter(torch.zeros(4, 6))
     muon = Muon([weight], lr=0.1)
@@ -80,7 +80,7 @@ def test_descending_lowers_the_loss_and_clips_the_gradient(small_run):
 
 
 def test_a_descent_follows_its_own_loss_alone(small_run):
-    """A gradient of an earlier one is not left over."""
+    """No gradient of an earlier step is left."""
     model = Autoencoder(small_run("d4_l2"), image_scale=1.0)
     weight = next(model.decoder.parameters())
     descend(model, [], 1e-3 * weight.sum())

@@ -530,7 +530,7 @@ def test_a_summary_tells_number_box_and_pixel_of_each_half(star: Callable) -> No
 
 @pytest.mark.parametrize("form", ["3.0", "3.1"])
 def test_what_is_written_in_a_star_file_is_there_as_text(tmp_path: Path, form: str) -> None:
-    """Names that look like numbers, and numbers that six decimals do not hold."""
+    """Names that look like numbers, and numbers with more than six decimals."""
     columns = {"rlnImageName": "1@a.mrcs", "rlnMicrographName": "0071", "rlnOther": "1.25e-09", "rlnLost": "nan"}
     optics = {"rlnVoltage": "300.00", "rlnSphericalAberration": "2.70", "rlnAmplitudeContrast": "0.1000"}
     if form == "3.0":
@@ -716,7 +716,7 @@ def test_files_of_other_kinds_are_named(tmp_path: Path, name: str, text: str, me
 
 
 def test_a_single_table_of_any_name_is_one_of_relion_3_0(tmp_path: Path, star: Callable, tables: tuple) -> None:
-    """RELION before 2 called it data_images, pyem does still."""
+    """RELION 1 called the table data_images, and pyem still does."""
     star()
     old_star(tmp_path / "old.star", tables)
     (tmp_path / "old.star").write_text((tmp_path / "old.star").read_text().replace("data_", "data_images"))

@@ -1,4 +1,4 @@
-"""The plan before a run: what is left to do, and what it takes by the rates of earlier runs or by assumption."""
+"""The plan before a run: the jobs that are left, and their time by earlier runs or by assumption."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Of an encoder's answers about an image, at several turns of it, the one counts that leads to the best pose."""
+"""Test-time augmentation: of the poses at several turns of an image, the nearest to the best refined one is taken."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ def test_poses_of_several_turns_commute_with_every_motion_of_d4(small_run):
 
 
 def test_an_answer_is_turned_back_onto_the_image(small_run):
-    """Of an encoder that is equivariant under all turns every answer is the same, whichever counts."""
+    """An encoder that is equivariant under all turns gives the same pose at each turn."""
 
     class Centroid(torch.nn.Module):
         """Reads the content's centre and the angle at which it lies."""
@@ -67,7 +67,7 @@ def test_an_answer_is_turned_back_onto_the_image(small_run):
 
 
 def test_the_turn_that_reconstructs_an_image_best_gives_its_pose(small_run):
-    """An encoder that knows the pose of one turned copy only is right all the same."""
+    """The choice is right even if the encoder knows the pose of only one turned copy."""
 
     class KnowsTheSecondTurn(torch.nn.Module):
         calls = 0
@@ -90,7 +90,7 @@ def test_the_turn_that_reconstructs_an_image_best_gives_its_pose(small_run):
 
 
 def test_an_answer_in_the_right_place_counts_before_one_that_looks_better(small_run):
-    """Twenty degrees off, the right pose explains less of an image than the best of many wrong ones does."""
+    """A pose 20° from the right one explains less of an image than the best of many wrong poses."""
     blobs = torch.tensor([[4.0, 1, 0], [-3, 5, 1], [-1, -4, 3], [2, 1, -6]])
     weights = torch.tensor([1.0, 1.5, 1.2, 0.8])
 

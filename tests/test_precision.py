@@ -1,6 +1,6 @@
 """Training in bfloat16: the same loss and gradients to its precision, and not a bit of difference to evaluation.
 
-But for answers from several turns of an image, of which the best counts: they are in the precision of training.
+Only the poses at several turns of an image are computed in the precision of training.
 """
 
 import pytest

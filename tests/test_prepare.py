@@ -32,7 +32,7 @@ def blobs(size: int, pixel: float, centre: tuple[float, float] = (0.0, 0.0)) -> 
 
 @pytest.mark.parametrize("size", [64, 96, 75])
 def test_cropping_samples_the_same_picture_more_coarsely(size: int) -> None:
-    """Also from odd boxes, and to a pixel that is no multiple of the old one."""
+    """Also from odd boxes, and to a pixel size that is no multiple of the old one."""
     pixel = 192 / size
     cropped = fourier_crop(blobs(size, pixel, (7.0, -11.0))[None], 32)[0]
     np.testing.assert_allclose(cropped, blobs(32, 6.0, (7.0, -11.0)), atol=2e-3)
@@ -40,7 +40,7 @@ def test_cropping_samples_the_same_picture_more_coarsely(size: int) -> None:
 
 @pytest.fixture
 def user(simulated_dataset, tmp_path: Path) -> Path:
-    """The simulated particles as somebody else's: dark, scaled, with an offset, float16, and a column of theirs."""
+    """The simulated particles as a user may have them: dark, scaled, with an offset, in float16, with a new column."""
     optics, table = read_tables(simulated_dataset.folder / "particles.star")
     images = mrcfile.read(simulated_dataset.folder / "particles.mrcs")
     with mrcfile.new(tmp_path / "theirs.mrcs") as mrc:
@@ -152,7 +152,7 @@ def test_what_was_done_to_images_with_their_ctf_is_undone(settings, user: Path, 
 
 
 def test_whitened_images_are_the_others_with_the_filter_that_is_written_down(settings, tmp_path: Path) -> None:
-    """So that a map of them, divided by it, is a map of the others."""
+    """Their map, divided by the filter, is the map of the other images."""
     prepare(settings, tmp_path / "plain", quiet)
     prepare(dataclasses.replace(settings, whiten=True), tmp_path / "white", quiet)
     plain, white = (read_particles(tmp_path / name / "particles.star").images for name in ("plain", "white"))

@@ -1,4 +1,4 @@
-"""A signal to stop ends a command with all that it started, and what had begun is not left half-written."""
+"""A signal to stop ends a command and all that it started, and leaves no half-written file."""
 
 import os
 import pty
@@ -41,7 +41,7 @@ exit 3
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a stand-in for Snakemake and its jobs, one of which saves its state, and one of which is deaf."""
+    """A folder with a stand-in for Snakemake and its jobs: one saves its state, and one ignores signals."""
     (tmp_path / "workflow.sh").write_text(WORKFLOW)
     return tmp_path
 
@@ -66,7 +66,7 @@ def wait_for_jobs(folder: Path) -> list[int]:
 
 
 def alive(process: int) -> bool:
-    """Whether a process is at work: one that has ended may wait for somebody to ask how."""
+    """Whether a process is running. A zombie is not."""
     status = Path(f"/proc/{process}/stat")
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 

@@ -1,4 +1,4 @@
-"""What refinement compares images with, and for how long; what it reaches is in test_evaluate.py."""
+"""Refinement: the maps that images are compared with, and the number of passes. test_evaluate.py tests its accuracy."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def test_radii_grow_to_the_last_shell_by_twice_at_most(radii, last, all_of_them)
 
 
 def test_images_are_compared_with_the_map_of_all_others(monkeypatch, small_run, simulated_dataset, tmp_path):
-    """Else an image's noise, which is in the map at the pose that it had, would hold it there."""
+    """Otherwise an image would stay at its pose, because its own noise is in the map at this pose."""
     particles = read_particles(simulated_dataset.folder / "particles.star")
     run = small_run("d4_l2", 32)
     model = Autoencoder(dataclasses.replace(run, model=dataclasses.replace(run.model, refine_passes=2)), 1.0)
@@ -108,7 +108,7 @@ def test_an_interrupted_refinement_continues_after_its_last_pass_to_the_same_res
 
 @torch.no_grad()
 def test_refinement_starts_from_the_map_that_explains_images_better(small_run, simulated_dataset):
-    """The search's where the networks know nothing, the decoder's where the search's is noise or there is none."""
+    """The search's map if the decoder is untrained; the decoder's if the search's map is noise, or there is none."""
     particles = read_particles(simulated_dataset.folder / "particles.star")
     model = Autoencoder(small_run("d4_l2", 32), 1.0)
     turned, moved = refinement._on_device(model, particles.rotations, particles.shifts)

@@ -1,4 +1,4 @@
-"""A stack made part by part: interrupted anywhere, it goes on to the same bytes, and nothing that changed is kept."""
+"""A stack that is made in parts: after an interruption its bytes are the same, and changed parts are made again."""
 
 from pathlib import Path
 

@@ -124,7 +124,7 @@ def test_the_nearest_rotation_is_the_polar_factor_found_by_svd() -> None:
 
 @pytest.mark.parametrize("size", [1e4, 1e-3, 1e-8, 1e-12])
 def test_the_nearest_rotation_is_one_whatever_the_size_of_the_vectors(size: float) -> None:
-    """An image whose features cancel leaves rounding errors: their matrix is no rotation unless they are scaled."""
+    """If an image's features cancel, rounding errors are left. Without scaling, their matrix would be no rotation."""
     v1, v2 = size * torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0))
     rotation = rotation_tensors.nearest_rotation(v1.requires_grad_(), v2)
     torch.testing.assert_close(rotation.mT @ rotation, torch.eye(3).expand(50, 3, 3), atol=1e-3, rtol=0)

@@ -1,4 +1,4 @@
-"""What came of a run, read from its folder."""
+"""A run's line in runs.csv, read from its folder."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_a_line_says_what_was_trained_and_for_how_long(results):
 def test_a_run_is_judged_rightly_if_the_verdict_without_the_truth_is_that_of_the_truth(
     results, confirmed, refined, rightly
 ):
-    """By its refined poses, where there are any."""
+    """Refined poses count, if there are any."""
     scores = {"paper": {"mse": refined}, "exact": {"median_degrees": 1.0}}
     training = {"direct": {"paper": {"mse": 0.5}}, "refined": scores}
     line = rewrite(results, confirmed_share=confirmed, converged=False, training=training)
@@ -78,7 +78,7 @@ def test_a_run_without_refined_poses_is_judged_by_the_encoder_s(results):
 
 
 def test_seeds_judge_rightly_where_those_agree_that_are_right(results):
-    """Three seeds, of which two have the same poses, each in a frame and hand of its own."""
+    """Two of three seeds have the same poses. Each seed has its own frame and hand."""
     for seed, mse in enumerate([0.01, 0.02, 2.5]):
         write_run(results, "one", "standard_sym", seed, mse)
     path = results / "runs/one/standard_sym/seed1"

@@ -1,4 +1,4 @@
-"""The search: it finds poses that it was not told, and its parts share the package's conventions."""
+"""The search: it finds poses from images alone, and its parts use the package's conventions."""
 
 import dataclasses
 import functools
@@ -59,7 +59,7 @@ def test_spread_rotations_leave_narrower_holes_than_random_ones_and_differ_from_
     asked = search.random_rotations(1000, generator)
 
     def widest(rotations: torch.Tensor) -> float:
-        """Degrees from the loneliest of the asked rotations to its nearest neighbour."""
+        """The largest distance in degrees of an asked rotation from its nearest neighbour."""
         nearest = torch.einsum("aij,bij->ab", asked, rotations).amax(1).min()
         return float(torch.rad2deg(((nearest - 1) / 2).arccos()))
 
@@ -83,7 +83,7 @@ def test_trial_shifts_reach_three_deviations_as_densely_as_the_last_shell_can_te
 
 
 def test_the_match_s_error_is_the_squared_distance_to_the_best_slice(grid, generator):
-    """The matrix product, expanded square and all, against the definition."""
+    """The matrix product of the expanded square, against the definition."""
     target, transfer, _, _, disc = images_of(grid, 3, 6, generator)
     orientations, shifts = search.random_rotations(50, generator), torch.randn(20, 2, generator=generator)
     errors, best, shift = search.match(
@@ -135,7 +135,7 @@ def test_of_several_candidates_the_one_that_ends_best_is_kept(grid, generator):
 
 
 def test_of_many_candidates_a_quarter_outlives_the_first_disc_and_the_last_one_chooses(grid, generator):
-    """The first disc misleads: by it a stranger is best, and the right pose among the best quarter."""
+    """On the first disc a wrong pose is best, and the right one is among the best quarter."""
     target, transfer, rotations, shifts, disc = images_of(grid, 10, 8, generator)
     strangers, volume = search.random_rotations(10, generator), grid_volume(grid)
     field = with_slopes(volume, grid.radius)
@@ -303,13 +303,13 @@ def test_a_search_finds_the_poses_of_noiseless_blobs(generator):
 
 
 def test_a_search_is_hotter_the_more_poses_an_image_is_to_weigh():
-    """Noiseless likelihoods weigh one pose each: only a high temperature lets others count."""
+    """Without noise, the likelihood has one pose. Only a high temperature gives others a weight."""
     hot, cold = (search_blobs(torch.Generator().manual_seed(0), 12, lambda _, many=many: many)[0] for many in (100, 3))
     assert hot > 2 * cold
 
 
 def test_the_asymmetric_unit_holds_one_pose_of_each_image(generator):
-    """Of the orientations a g-th is left, and with their mates they cover all others as closely as all of them do."""
+    """A g-th of the orientations is left. With their mates, they cover SO(3) as closely as all orientations."""
     group = torch.from_numpy(point_groups.group("D3")).float()
     unit = search.spread_rotations(6000, generator, group)
     assert len(unit) == pytest.approx(1000, rel=0.15)

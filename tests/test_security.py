@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Payload:
-    """Pickled, it makes a file where it is unpickled carelessly."""
+    """A pickle that makes a file if somebody unpickles it."""
 
     def __init__(self, proof: Path) -> None:
         self.proof = proof

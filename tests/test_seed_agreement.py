@@ -1,4 +1,4 @@
-"""Seeds that agree, whatever frame and hand each of them is in."""
+"""Seeds agree if their poses do, in any frame and hand."""
 
 from pathlib import Path
 

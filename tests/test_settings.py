@@ -1,4 +1,4 @@
-"""config.yaml, presets and a user's overlays: what they resolve to, and what is said about a mistake in them."""
+"""config.yaml, presets and a user's overlays: their settings, and the messages about mistakes."""
 
 import json
 import math
@@ -74,7 +74,12 @@ MISTAKES = {
         {"simulation": {"defocus": yaml.safe_load("1.0e4")}},
         "(a number above 0). YAML reads it as a text: write 1.0e+4, with the exponent's sign and without quotes.",
     ),
-    "number in quotes": ({"simulation": {"images": "5"}}, "write 5, with"),
+    "number in quotes": ({"simulation": {"images": "5"}}, "YAML reads it as a text: write 5, without quotes."),
+    "fraction in quotes": ({"simulation": {"snr": "1.5"}}, "YAML reads it as a text: write 1.5, without quotes."),
+    "whole number without the exponent's sign": (
+        experiment(budget={"steps": yaml.safe_load("1.0e4")}),
+        "YAML reads it as a text: write 10000, without quotes.",
+    ),
     "a whole number as a float": (
         {"simulation": {"images": yaml.safe_load("2.0e+2")}},
         "(a whole number of at least 1). A whole number has no decimal point: write 200.",

@@ -1,4 +1,4 @@
-"""What leans on Snakemake's inside, without a workflow; tests/workflow runs real ones."""
+"""The functions that use Snakemake's inside, without a workflow; tests/workflow runs real ones."""
 
 import re
 from importlib.metadata import version
@@ -104,7 +104,7 @@ def test_our_locks_are_dropped_where_no_snakemake_of_ours_is_alive_and_kept_wher
 
 
 def test_locks_of_another_pipeline_in_the_same_folder_stay(tmp_path: Path) -> None:
-    """Also one of the name that ours had: Snakemake takes the first number that is free."""
+    """Also a lock with the name of an earlier one of ours: Snakemake takes the first free number."""
     theirs = lock(tmp_path, "0.input.lock")
     with drop_stale_locks(tmp_path) as alive:
         ours = lock(tmp_path, "0.output.lock")

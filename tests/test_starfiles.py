@@ -1,4 +1,4 @@
-"""Star files to the letter: where quotes and comments begin, where a table ends, and what a broken row is."""
+"""Details of star files: where quotes and comments begin, where a table ends, and which rows are broken."""
 
 from pathlib import Path
 

@@ -69,7 +69,7 @@ def run(command: Callable[..., CompletedProcess]) -> Callable[..., CompletedProc
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """A stand-in for the Protein Data Bank: 1AAA and 1BBB hold half of ATOMS each, 1CUT ends too soon."""
+    """A stand-in for the Protein Data Bank. 1AAA and 1BBB have half of ATOMS each, and 1CUT is cut short."""
     folder = tmp_path / "server"
     folder.mkdir()
     (folder / "1AAA.cif.gz").write_bytes(gzip.compress(mmcif(ATOMS[:2])))

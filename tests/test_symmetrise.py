@@ -22,7 +22,7 @@ VOXEL = 8.0
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What a reconstruction of a C3 molecule as C1 leaves: its frame, and its centre, are anyhow."""
+    """A reconstruction of a C3 molecule as C1, in an arbitrary frame and with an arbitrary centre."""
     rng, made = np.random.default_rng(0), tmp_path / "abinitio"
     made.mkdir()
     volume = blobs("C3", Rotation.random(random_state=7).as_matrix(), np.array([0.6, -0.3, 0.4])).numpy()

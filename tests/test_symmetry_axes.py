@@ -1,4 +1,4 @@
-"""A point group's axes are found in a map that lies anyhow, and a map without it has low numbers."""
+"""A point group's axes are found in a map of any orientation. A map without the group has a low correlation."""
 
 import numpy as np
 import pytest

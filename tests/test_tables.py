@@ -122,14 +122,14 @@ def refine(results: Path, dataset: str, model: str, seed: int, mse: float) -> No
 
 
 def test_seeds_with_refined_poses_are_ranked_by_these(config, tmp_path):
-    """The map is from them: in the table of SNR 0.05 the encoder's best seed had the worst map of the three."""
+    """The map comes from them: at SNR 0.05 the seed with the best encoder had the worst map of three."""
     for seed, (mse, refined) in enumerate([(2.1, 5.0), (2.3, 0.01), (2.2, 0.02), (2.4, 0.03)]):
         write_run(tmp_path, "80s_snr1", "d4_l2", seed, mse)
         refine(tmp_path, "80s_snr1", "d4_l2", seed, refined)
     row = table_of(config, "table1", tmp_path).loc["d4_l2"]
     assert (row["counted"], row["refined_mse"]) == ("1,2,3", pytest.approx(0.02))
     remarks = tables.notes(config, "table1", read_runs(config, "table1", tmp_path), "paper", [])
-    assert "3 best of 4 seeds by final MSE, that of the refined poses where there are any;" in remarks[0]
+    assert "3 best of 4 seeds by final MSE (of refined poses, if there are any);" in remarks[0]
 
 
 def test_a_seed_without_a_truth_comes_after_those_with_one(config, tmp_path):
@@ -146,7 +146,7 @@ def change_metrics(results: Path, seed: int, **changes: object) -> None:
 
 
 def test_scores_of_other_settings_are_outdated_and_no_number_counts_them(config, tmp_path):
-    """Whether metrics.json or, in results of older versions, config.json says what they were made with."""
+    """The settings come from metrics.json or, in results of older versions, from config.json."""
     for seed in range(4):
         write_run(tmp_path, "80s_snr1", "d4_l2", seed, 0.01 * (seed + 1), batch=32 if seed == 1 else 64)
     change_metrics(tmp_path, 0, config={"model": {"batch": 32}})
@@ -201,7 +201,7 @@ def test_the_percentage_that_converged_is_over_all_seeds(config, tmp_path):
 def test_seeds_that_were_never_run_or_are_running_are_left_out_of_the_percentage_and_named_in_every_format(
     command, config, tmp_path
 ):
-    """Seed 0 converged, 1 failed, 2 is at its training, 3 was never started: 1 of 2."""
+    """Seed 0 converged, 1 failed, 2 is still training, 3 never began: 1 of 2 converged."""
     write_run(tmp_path, "80s_snr1", "d4_l2", 0, 0.01)
     write_log(tmp_path, "d4_l2", 1, "step 8/12\nerror: the loss is not finite at step 8.\n")
     write_log(tmp_path, "d4_l2", 2, "step 8/12\n")

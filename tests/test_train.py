@@ -137,7 +137,7 @@ def train_quietly(run, particles, folder: Path, said: list[str] | None = None) -
 
 
 def stop_after(step: int, monkeypatch) -> None:
-    """As if the process died while it trained the given step."""
+    """Let the process die in the given step."""
     whole = train.train_step
 
     def dying(model, optimizer, images, parameters, count=iter(range(1, 1000))):
@@ -261,7 +261,7 @@ def test_the_trace_holds_poses_of_every_evaluation_and_some_volumes(run, particl
 
 
 def test_a_checkpoint_of_other_images_or_networks_is_set_aside(run, particles, tmp_path, monkeypatch):
-    """As when a structure under the same name, or the code of an encoder, was changed."""
+    """Such as after a change of a structure's file or of an encoder's code."""
     stop_after(6, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_quietly(run, particles, tmp_path / "images")
@@ -303,7 +303,7 @@ def test_a_useless_checkpoint_is_set_aside_for_the_one_before_if_that_is_good(
 
 
 def test_a_finished_run_that_is_asked_for_again_is_not_trained_again(run, particles, tmp_path, monkeypatch):
-    """As when Snakemake was killed and its job went on: the next one deletes the outputs, and starts the job again."""
+    """The job of a killed Snakemake may go on. The next Snakemake deletes its outputs and starts the job again."""
     train_quietly(run, particles, tmp_path / "run")
     history = without_time(tmp_path / "run/history.csv")
     for name in ("model.pt", "history.csv", "trace.npz"):
@@ -328,7 +328,7 @@ def test_a_run_says_with_what_it_was_made_from_each_start_on(run, particles, tmp
 
 
 def test_a_run_keeps_the_precision_that_it_began_with(run, particles, tmp_path, monkeypatch):
-    """Whatever the stopwatch says when it continues, or is evaluated."""
+    """Even if the stopwatch finds another one when the run continues or is evaluated."""
     run = dataclasses.replace(run, model=dataclasses.replace(run.model, precision="bfloat16"))
     monkeypatch.setattr(train, "usable_precision", lambda precision: "bfloat16")
     train_quietly(run, particles, tmp_path / "whole")
@@ -366,7 +366,7 @@ def test_the_same_seed_on_the_same_processor_gives_the_same_history(run, particl
 
 
 def test_the_weights_that_are_judged_are_an_average_over_the_last_part_of_all_steps(run):
-    """A weight that grows by 1 a step is followed at a distance of `average` of the steps, less while there are few."""
+    """The average of a weight that grows by 1 a step lags by `average` of the steps, and by less at the start."""
     config = dataclasses.replace(run, model=dataclasses.replace(run.model, average=0.1))
     model, averaged = Autoencoder(config, 1.0), Autoencoder(config, 1.0)
     weight, mean = next(model.parameters()), next(averaged.parameters())
@@ -414,7 +414,7 @@ def test_a_budget_in_seconds_counts_training_alone(run, particles, tmp_path, mon
 
 
 def test_kill_9_at_any_moment_and_the_same_command_continues(simulated_dataset, run, tmp_path):
-    """The real program, killed for real in the middle of training, ends with the history of one left alone."""
+    """A process that is killed in the middle of training ends with the same history as an undisturbed run."""
     run = dataclasses.replace(
         run,
         dataset=simulated_dataset.config,

@@ -1,4 +1,4 @@
-"""The judgement without a truth: what it needs to call a reconstruction converged, and how sure it says that it is."""
+"""The verdict without a truth: when a reconstruction counts as converged, and how sure the verdict is."""
 
 import pytest
 

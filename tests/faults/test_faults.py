@@ -1,4 +1,4 @@
-"""What breaks in a night, done for real: `make test-faults`. After each fault the same command finishes, equally.
+"""Real faults: `make test-faults`. After each fault the same command ends with equal results.
 
 The configuration has one dataset and one run of 120 steps, evaluated every 20. Faults on disks mount small file
 systems, and are skipped where that is not allowed. Each test adds a line to the table that is printed at the end.

@@ -1,8 +1,8 @@
-"""Would the tests notice? `python tests/mutation/run.py` breaks one expression at a time and runs the module's tests.
+"""Do the tests notice a broken line? `python tests/mutation/run.py` breaks one expression at a time and runs the tests.
 
-A copy of the checkout is broken, never the checkout itself. All that takes long to import is imported once; each mutant
-is tried in a process forked from there. Tests that run the broken line come first, the fastest of them before others;
-the first that fails ends it. A mutant survives if all test files of its module pass.
+Only a copy of the checkout is broken. Slow imports are done once, and each mutant runs in a process forked from there.
+Tests that run the broken line come first, the fastest before the others. The first failure ends the mutant. A mutant
+survives if all test files of its module pass.
 
 Every verdict is added to a journal: an interrupted run goes on where it was. Verdicts are made again where the module
 or its tests have changed since. README.md says how to read the score.

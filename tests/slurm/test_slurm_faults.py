@@ -1,4 +1,4 @@
-"""What a cluster does to a run in a night, done for real. After each fault the same command ends, with equal outputs.
+"""Real faults of a cluster. After each fault the same command ends with equal results.
 
 One run of 300 steps, evaluated every 20, is sent to the cluster with its dataset made. Each test adds a line to the
 table that is printed at the end.

@@ -109,14 +109,14 @@ def test_training_jobs_are_limited_by_the_gpus_that_can_be_seen(
 
 
 def test_the_scheduler_rests_while_jobs_run(finished: tuple[Path, str]) -> None:
-    """It may look for work when it starts and when jobs end, but not every second: that takes time from the jobs."""
+    """It looks for work when it starts and when jobs end. To look every second would take time from the jobs."""
     jobs, rounds = finished[1].count("Finished jobid"), finished[1].count("Resources before job selection")
     assert jobs > 30
     assert 0 < rounds <= jobs + 1
 
 
 def test_looking_changes_nothing_and_a_run_leaves_what_is_not_ours(tmp_path: Path) -> None:
-    """Another pipeline is alive in the folder, and the results hold a file of the user's, both from the future."""
+    """Another pipeline runs in the folder, and the results hold a file of the user, both with times in the future."""
     repository, tomorrow = copy_repository(tmp_path), time.time() + 86400
     lock, theirs = repository / ".snakemake/locks/0.output.lock", repository / RESULTS / "datasets/notes.txt"
     ours = repository / RESULTS / "datasets/smoke_noiseless/config.json"
@@ -270,7 +270,7 @@ def test_the_report_holds_every_table_and_figure_and_publish_keeps_the_small_one
 def test_moved_results_become_tables_without_particles_and_without_training(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """As on another machine: every file has a new time, Snakemake's own records and the particles stayed behind."""
+    """As on another machine: every file has a new time, and Snakemake's records and the particles are missing."""
     moved = copy_repository(tmp_path)
     shutil.copytree(finished[0] / RESULTS / "runs", moved / RESULTS / "runs", copy_function=shutil.copyfile)
     alone = ("--allowed-rules", "tables", "table", "tables_json")
@@ -302,7 +302,7 @@ def forget(path: Path, keys: tuple[str, ...]) -> None:
 def test_results_moved_as_a_whole_are_accepted_once_touched_and_know_their_settings(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """Also those of versions that recorded less; and a run that starts anew trains with what is asked for."""
+    """Also those of versions that recorded less. A run that starts anew trains with the settings that are asked for."""
     moved, run = copy_repository(tmp_path), RESULTS / "runs/smoke_noiseless/d4_l2/seed0"
     shutil.copytree(finished[0] / RESULTS, moved / RESULTS, copy_function=shutil.copyfile)
     for path in (moved / RESULTS).rglob("*.json"):
@@ -365,7 +365,7 @@ def test_the_encoder_of_the_docs_runs(finished: tuple[Path, str], tmp_path: Path
 
 @pytest.fixture
 def quick(halves: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
-    """`equipose reconstruct`, too short to learn anything, as a user in a folder of their own calls it."""
+    """`equipose reconstruct` as a user calls it in a folder of their own, too short to learn anything."""
     (tmp_path / "check out").mkdir()
     repository = copy_repository(tmp_path / "check out")
     preset = repository / "workflow/presets/particles.yaml"

@@ -31,14 +31,15 @@ def complaint(error: ValidationError, kind: Any, values: Any, key: str = "") -> 
         name_schema = _property_names(_schema_at(schema, keys))
         return f"`{shown}` holds the name {first['input']!r}; wanted: {name_schema.get('description', 'another name')}"
     at = _schema_at(schema, keys)
-    wanted = f"{at['description']} ({limits(at)})" if "description" in at else limits(at)
+    wanted = f"{at['description'].removesuffix('.')} ({limits(at)})" if "description" in at else limits(at)
     if missing:
         return f"`{shown}` is missing: {wanted}"
     if first["type"] == "twice":
         return f"`{shown}` names something twice: {list(first['input'])}"
     if first["type"] == "finite_number":
         wanted = "a finite number"
-    return f"`{shown}` is {_show(first['input'])}; wanted: {wanted}.{_hint(first)}"
+    where = f"`{shown}`" if shown else "all of it"
+    return f"{where} is {_show(first['input'])}; wanted: {wanted}.{_hint(first)}"
 
 
 def unknown_keys(error: ValidationError, values: Any) -> list[str]:
@@ -129,10 +130,14 @@ def _show(value: Any) -> str:
 def _hint(error: ErrorDetails) -> str:
     """How to write a number that YAML does not read as a number, or not as a whole one."""
     value = error["input"]
-    if error["type"] == "int_type" and isinstance(value, float) and value.is_integer():
-        return f" A whole number has no decimal point: write {value:.0f}."
-    if isinstance(value, str) and (number := re.fullmatch(r"([-+]?\d+)(\.\d*)?(?:[eE]([-+]?)(\d+))?", value)):
-        digits, fraction, sign, power = number.groups()
-        written = f"{digits}{fraction or '.0'}e{sign or '+'}{power}" if power else value
+    text = re.fullmatch(r"([-+]?\d+)(\.\d*)?(?:[eE]([-+]?)(\d+))?", value) if isinstance(value, str) else None
+    whole = error["type"] == "int_type" and (text or isinstance(value, float)) and float(value).is_integer()
+    if text is None:
+        return f" A whole number has no decimal point: write {value:.0f}." if whole else ""
+    digits, fraction, sign, power = text.groups()
+    if whole:
+        value = f"{float(value):.0f}"
+    elif power:
+        written = f"{digits}{fraction or '.0'}e{sign or '+'}{power}"
         return f" YAML reads it as a text: write {written}, with the exponent's sign and without quotes."
-    return ""
+    return f" YAML reads it as a text: write {value}, without quotes."

@@ -74,12 +74,13 @@ MODES = {"paper": PAPER_COLUMNS, "exact": EXACT_COLUMNS}
 SUFFIXES = {"paper": "", "exact": "_exact"}  # of the files' names
 NOT_SHOWN = {"best_three": (), "best": ("conv_steps",)}  # Table 2 has no steps; the CSV has all
 MODE_NOTES = {
-    "paper": "The encoder's own poses (direct; with `turns`, of its poses at all turns the one nearest to the best"
-    " refined pose), on training images; MSE and MedSE as the paper defines them (each over its own candidate"
-    " alignments, in both hands); resolution at FSC = 0.5, last whole shell.",
-    "exact": "The encoder's own poses (direct, as in the table of the paper's numbers), on held-out images,"
-    " under the one alignment that fits all of them best; first interpolated crossings of the FSC. The same runs as in"
-    " that table.",
+    "paper": "The poses are the encoder's own (`direct`), of training images. With `turns`, the encoder gives a pose at"
+    " each turn, and the one nearest to the best refined pose counts. MSE and MedSE are as the paper defines them: each"
+    " has the best of its own alignments, in both hands. The resolution is that of the last whole shell before"
+    " FSC = 0.5.",
+    "exact": "The runs are those of the table with the paper's definitions. The poses are the encoder's own (`direct`),"
+    " of held-out images, under the one alignment that fits all of them best. Resolutions are at the first crossings of"
+    " the FSC, interpolated.",
 }
 
 SEEDS_COUNTED = {"best_three": 3, "best": 1}
@@ -183,7 +184,7 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
     budget = " ".join(f"{value:g} {unit}" for unit, value in spec["budget"].items() if value is not None)
     finished = [run for run in runs if not run["unfinished"]]
     refined = any(run["training"] and run["training"]["refined"] for run in finished)
-    ranked_by = "final MSE, that of the refined poses where there are any" if refined else "final MSE"
+    ranked_by = "final MSE (of refined poses, if there are any)" if refined else "final MSE"
     if spec["table"] == "best_three" and counted > 1:
         what = f"Mean ± population standard deviation of the {counted} best of {seeds} seeds by {ranked_by}"
     else:
@@ -192,8 +193,8 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
     if mode == "paper":
         threshold = config["evaluation"]["converged_mse"]
         found.append(
-            f"Converged: MSE < {threshold:g}; after a >, not all of the runs counted did, and those count with all of"
-            " their training: the mean is more than that."
+            f"Converged: MSE < {threshold:g}. A time after a > is a lower bound: some of the counted runs did not"
+            " converge, and enter the mean with their whole training."
         )
     for dataset, model in dict.fromkeys((run["dataset"], run["model"]) for run in runs if run["unfinished"]):
         each = [run for run in runs if run["unfinished"] and (run["dataset"], run["model"]) == (dataset, model)]
@@ -210,7 +211,7 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
     if any(run["resolution"] and run["resolution"]["nyquist_reached"] for run in finished):
         found.append("Some maps have FSC ≥ 0.5 at every shell: their resolution is limited by the voxel size.")
     if refined:
-        found.append("Refined: poses improved one by one after training; resolutions are of the map from these poses.")
+        found.append("Refined: after training, each pose was refined. Resolutions are of the map from these poses.")
     return found + more
 
 
