@@ -28,7 +28,8 @@ from equipose.core.rotations import other_hand, random_rotations, to_relion_angl
 from equipose.data.simulate import simulate
 from equipose.data.structures import density
 from equipose.io.maps import write_map
-from equipose.io.particles import read_particles, read_tables, write_star
+from equipose.io.particle_tables import read_tables, write_star
+from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
 from equipose.model.autoencoder import Autoencoder
 from equipose.reconstruction import join

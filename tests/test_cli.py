@@ -16,7 +16,7 @@ from equipose.core.rotations import from_relion_angles, other_hand, random_rotat
 from equipose.core.surface import molecule_fraction
 from equipose.figures.reconstruction import plot_reconstruction
 from equipose.io.maps import read_map, write_map
-from equipose.io.particles import ANGLES, read_tables, write_star
+from equipose.io.particle_tables import ANGLES, read_tables, write_star
 from equipose.pages.page import mesh
 from equipose.pages.reconstruction_report import build
 
@@ -162,7 +162,46 @@ def test_a_broken_file_is_one_message_with_exit_code_2(
     assert said.startswith("error: ") and said.count("\n") == 1
     assert str(tmp_path) in said
     assert re.search(message, said), said
+    assert equipose(monkeypatch, "reconstruct", tmp_path / "particles.star", "--out", tmp_path / "abinitio") == 2
+    assert capsys.readouterr().err == said
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images, _: np.random.default_rng(0).standard_normal(images.shape), "cannot be seen"),
+        (lambda images, outside: np.where(outside, 0, images), "is constant outside of the particle: it has a mask"),
+    ],
+)
+def test_what_the_preparation_refuses_is_refused_before_anything_is_written(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path, change: Callable, message: str
+) -> None:
+    for file in ("particles.star", "particles.mrcs"):
+        (tmp_path / file).write_bytes((simulated_dataset.folder / file).read_bytes())
+    axis = np.arange(32) - 16
+    with mrcfile.open(tmp_path / "particles.mrcs", "r+") as mrc:
+        mrc.data[:] = change(mrc.data, np.hypot(axis[:, None], axis) > 14)
+    monkeypatch.setattr(cli, "FEWEST", 5)
+    assert equipose(monkeypatch, "reconstruct", tmp_path / "particles.star", "--out", tmp_path / "abinitio") == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not (tmp_path / "abinitio").exists()
+
+
+def test_info_gives_the_range_of_the_optics_of_hundreds_of_groups(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path
+) -> None:
+    optics, table = read_tables(simulated_dataset.folder / "particles.star")
+    (tmp_path / "particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")
+    groups = np.arange(1, 51)
+    many = pd.concat([optics] * 50, ignore_index=True).assign(
+        rlnOpticsGroup=groups, rlnSphericalAberration=2.7 + 1e-3 * groups, rlnVoltage=np.where(groups > 45, 300, 200.0)
+    )
+    write_star(tmp_path / "a.star", many, table.assign(rlnOpticsGroup=groups))
+    assert equipose(monkeypatch, "info", tmp_path / "a.star") == 0
+    printed = capsys.readouterr().out
+    assert "optics         200, 300 kV, Cs 2.701 to 2.75 mm (50 values), amplitude contrast 0.1\n" in printed
 
 
 def test_symmetry_is_refused_plainly(monkeypatch, capsys, simulated_dataset, tmp_path: Path) -> None:

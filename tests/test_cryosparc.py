@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from equipose.config.settings import Told
 from equipose.errors import ConfigError, FileWarning
 from equipose.io.cryosparc import ignored_fields, read_cryosparc, read_records, write_cryosparc
-from equipose.io.particles import Told, is_cryosparc, read_tables
+from equipose.io.particle_tables import is_cryosparc, read_tables
 
 NUMBER = 6
 

@@ -20,7 +20,8 @@ from equipose.core.groups import move_images
 from equipose.core.pose_metrics import Alignment
 from equipose.core.rotations import random_rotations, to_relion_angles
 from equipose.errors import ConfigError
-from equipose.io.particles import Particles, read_particles, write_star
+from equipose.io.particle_tables import write_star
+from equipose.io.particles import Particles, read_particles
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.losses import PATHS
 from equipose.model.rotation_tensors import pose_action

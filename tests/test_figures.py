@@ -17,7 +17,7 @@ from equipose.figures.convergence import FLOOR, draw_errors, plot_convergence
 from equipose.figures.fsc_curves import plot_fsc
 from equipose.figures.overview import map_label, plot_overview
 from equipose.io.maps import write_map
-from equipose.io.particles import write_star
+from equipose.io.particle_tables import write_star
 from equipose.study import runs
 
 ROOT = Path(__file__).parents[1]

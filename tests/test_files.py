@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from equipose.errors import ConfigError
-from equipose.io.files import check_writable, leave_the_future, sampled_digest, whole_file
+from equipose.io.files import cache_folder, check_writable, leave_the_future, sampled_digest, whole_file
 from equipose.io.locks import one_at_a_time
 
 
@@ -27,6 +27,20 @@ def test_a_disk_that_takes_nothing_is_one_line_with_the_remedy(tmp_path: Path, n
     message = f"x cannot be written .*: {remedy}, and the same command continues"
     with pytest.raises(ConfigError, match=message), whole_file(tmp_path / "x"):
         raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
+def test_caches_are_where_the_user_has_them_or_elsewhere_if_nothing_can_be_written_there(
+    tmp_path: Path, monkeypatch, variable: str
+) -> None:
+    """Snakemake ends in a traceback without a cache. Homes of cluster nodes may be missing, read-only or full."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(variable, str(tmp_path / "own"))
+    assert cache_folder(tmp_path / "other") == tmp_path / ("own/.cache" if variable == "HOME" else "own")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(variable, str(tmp_path / "file"))
+    assert cache_folder(tmp_path / "other") == tmp_path / "other"
 
 
 def test_a_folder_right_in_the_results_that_takes_nothing_is_named(tmp_path: Path, monkeypatch) -> None:

@@ -29,7 +29,8 @@ from equipose.config.settings import Told
 from equipose.data.structures import density, read_atoms
 from equipose.errors import ConfigError, FileWarning
 from equipose.io.maps import read_map
-from equipose.io.particles import check_inside, read_particles, read_tables, summarise
+from equipose.io.particle_tables import check_inside, read_tables
+from equipose.io.particles import read_particles, summarise
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 """Files that each test tries."""

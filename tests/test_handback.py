@@ -10,7 +10,8 @@ from test_cryosparc import BLOB, CTF, PLACE, cs
 from equipose.config.settings import PreparationConfig
 from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
 from equipose.io.half_sets import half_of
-from equipose.io.particles import ANGLES, ORIGINS, read_particles, read_tables
+from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables
+from equipose.io.particles import read_particles
 from equipose.io.starfiles import read_star
 from equipose.reconstruction.handback import in_other_hand, write_poses
 
@@ -53,7 +54,7 @@ OPTICS = {"rlnOpticsGroup": "1", "rlnOpticsGroupName": '"my group"', "rlnVoltage
 OPTICS |= {"rlnSphericalAberration": "2.700000", "rlnAmplitudeContrast": "0.1000", "rlnImagePixelSize": "2.5000000"}
 
 
-def hand_back(path: Path, **told: object) -> tuple:
+def hand_back(path: Path, repeats: int = 0, **told: object) -> tuple:
     """Tables of poses.star, and the poses in it in the file's order."""
     config = PreparationConfig(name="x", star=str(path), **told)
     number = half_of(*read_tables(path)[::-1])
@@ -61,7 +62,8 @@ def hand_back(path: Path, **told: object) -> tuple:
     rotations, shifts = random_rotations(NUMBER, rng), rng.normal(size=(NUMBER, 2))
     parts = [np.flatnonzero(number == half) for half in (1, 2)]
     halves = ([values[part] for part in parts] for values in (rotations, shifts, np.arange(NUMBER) / 10))
-    write_poses(path.parent, config, *halves)
+    counted = write_poses(path.parent, config, *halves)
+    assert counted == {"left_out": 0, "repeats": repeats}
     return *read_star(path.parent / "poses.star", as_text=True).values(), rotations, shifts
 
 
@@ -135,7 +137,7 @@ def test_poses_of_a_cs_file_are_in_both_files_and_flip_together(tmp_path: Path) 
     fields = BLOB | CTF | PLACE | {"blob/path": b">stack.mrcs", "blob/shape": np.full((6, 2), BOX, np.uint32)}
     wide = {name: np.resize(value, (NUMBER, *np.shape(value)[1:])) for name, value in fields.items()}
     stack(tmp_path / "stack.mrcs")
-    _, table, rotations, shifts = hand_back(cs(tmp_path / "a.cs", wide, np.arange(NUMBER) + 7))
+    _, table, rotations, shifts = hand_back(cs(tmp_path / "a.cs", wide, np.arange(NUMBER) + 7), repeats=2)
     assert list(table["ucsfUid"]) == [str(uid) for uid in range(7, 7 + NUMBER)]
     written = read_particles(tmp_path / "poses.cs")
     np.testing.assert_allclose(written.rotations, rotations, atol=1e-6)
@@ -150,3 +152,10 @@ def test_poses_of_a_cs_file_are_in_both_files_and_flip_together(tmp_path: Path) 
         flipped = read_particles(tmp_path / "flipped" / name)
         np.testing.assert_allclose(flipped.rotations, other_hand(rotations), atol=1e-6)
         np.testing.assert_allclose(flipped.shifts, shifts, atol=1e-5)
+
+
+def test_rows_that_repeat_an_image_are_counted_and_stay(tmp_path: Path) -> None:
+    stack(tmp_path / "stack.mrcs")
+    names = [f"{1 + row // 2}@stack.mrcs" for row in range(NUMBER)]
+    _, table, *_ = hand_back(star(tmp_path / "a.star", {"rlnImageName": names}, OPTICS), repeats=NUMBER // 2)
+    assert list(table["rlnImageName"]) == names

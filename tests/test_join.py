@@ -24,7 +24,8 @@ from equipose.core.rotations import from_relion_angles, other_hand, random_rotat
 from equipose.core.symmetry_axes import find_axes
 from equipose.io.half_sets import SUBSET, half_of
 from equipose.io.maps import read_map
-from equipose.io.particles import ANGLES, ORIGINS, chosen_rows, read_particles, read_tables, write_star
+from equipose.io.particle_tables import ANGLES, ORIGINS, chosen_rows, read_tables, write_star
+from equipose.io.particles import read_particles
 from equipose.reconstruction import join
 from equipose.reconstruction.halves import Half, back_project, bring_together, read_half
 from equipose.reconstruction.handback import SCORE, write_poses

@@ -18,7 +18,7 @@ from equipose.config.settings import EvaluationConfig, MarchingConfig, ModelConf
 from equipose.core.rotations import from_relion_angles, other_hand
 from equipose.errors import ConfigError
 from equipose.io.maps import read_map
-from equipose.io.particles import ANGLES, read_tables
+from equipose.io.particle_tables import ANGLES, read_tables
 from equipose.model.autoencoder import load_model
 from equipose.study import claims, run_table, tables
 from equipose.study.runs import load_run

@@ -14,6 +14,7 @@ import pytest
 import scipy.linalg
 import torch
 
+from equipose.config.settings import Told
 from equipose.core.ctf import CTF_COLUMNS, ctf
 from equipose.core.fourier import from_half_disc, half_disc, shift_phase
 from equipose.core.rotations import from_relion_angles
@@ -21,18 +22,8 @@ from equipose.data.simulate import padded_transform, slices
 from equipose.errors import ConfigError, FileWarning
 from equipose.io.half_sets import half_of
 from equipose.io.maps import read_map
-from equipose.io.particles import (
-    CTF_LABELS,
-    Told,
-    check_training_box,
-    find_datadir,
-    image_names,
-    of_groups,
-    read_particles,
-    read_tables,
-    summarise,
-    write_star,
-)
+from equipose.io.particle_tables import CTF_LABELS, find_datadir, image_names, of_groups, read_tables, write_star
+from equipose.io.particles import check_training_box, read_particles, summarise
 from equipose.io.stacks import HEADER
 
 BY_RELION = Path(__file__).parent / "data/relion_project.star"

@@ -18,7 +18,8 @@ from equipose.data.prepare import fourier_crop, prepare
 from equipose.errors import ConfigError
 from equipose.io import resumable_stack
 from equipose.io.half_sets import half_of
-from equipose.io.particles import ANGLES, read_particles, read_tables, summarise, write_star
+from equipose.io.particle_tables import ANGLES, read_tables, write_star
+from equipose.io.particles import read_particles, summarise
 from equipose.workflow.resolve import dataset_config
 
 ROOT = Path(__file__).parents[1]
@@ -221,7 +222,7 @@ def test_images_that_are_masked_already_are_refused(settings, user: Path, tmp_pa
 def test_noise_alone_does_not_tell_the_contrast(settings, user: Path, tmp_path: Path) -> None:
     with mrcfile.open(user.with_name("theirs.mrcs"), "r+") as mrc:
         mrc.data[:] = np.random.default_rng(0).standard_normal(mrc.data.shape)
-    with pytest.raises(ConfigError, match="say contrast: bright .* or dark"):
+    with pytest.raises(ConfigError, match="say contrast .*: bright, .* or dark"):
         prepare(settings, tmp_path / "out", quiet)
 
 

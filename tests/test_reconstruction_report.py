@@ -52,6 +52,14 @@ def test_particles_that_were_left_out_are_counted(joined: Path, tmp_path: Path) 
     assert "<code>--select</code> left out 600 others." in build(folder, folder, TEMPLATE, "particles")
 
 
+def test_rows_that_repeat_an_image_are_counted(joined: Path, tmp_path: Path) -> None:
+    summary = json.loads((joined / "reconstruction.json").read_text())
+    assert summary["repeats"] == 0 and "repeat an image" not in build(joined, joined, TEMPLATE, "particles")
+    folder = shutil.copytree(joined, tmp_path / "repeated")
+    (folder / "reconstruction.json").write_text(json.dumps(summary | {"repeats": 70}))
+    assert "70 rows repeat an image of an earlier row" in build(folder, folder, TEMPLATE, "particles")
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
 @pytest.mark.parametrize("width", [500, 1280])  # headless chromium's narrowest window
 def test_a_browser_shows_it_without_errors(page: str, tmp_path: Path, width: int) -> None:

@@ -13,6 +13,7 @@ import yaml
 from equipose.config import schema
 from equipose.config.settings import RunConfig, merge, model_config, run_budgets, simulation_config
 from equipose.errors import ConfigError
+from equipose.io.particle_tables import read_tables, write_star
 from equipose.model.encoders import ENCODERS
 from equipose.model.losses import LOSSES
 from equipose.workflow.resolve import run_config
@@ -179,6 +180,48 @@ def test_a_mistake_is_said_in_one_line_that_names_the_key(overlay: dict, message
         check(merge(paper_config, overlay))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            {"mask_radius": 272.1},
+            "(`mask_radius`) does not fit into the images of {star}, 544 Å wide: give 272 or less.",
+        ),
+        ({"mask_radius": 272.0}, ""),
+        ({"box": 64}, "`datasets.mine`: the box is 64, and the images of {star} have 32 pixels: lower `box`."),
+        ({"truth": True}, ""),
+        (
+            {"truth": True, "star": "unposed.star"},
+            "`truth: true` wants a pose (rlnAngleRot, rlnAngleTilt, ",
+        ),
+        ({"truth": True, "star": "nan.star"}, "of {star}, which lacks some or all: leave it out."),
+        ({"star": "unposed.star"}, ""),
+        ({"star": "gone.star"}, "row 8: image stack"),
+    ],
+)
+def test_a_users_star_file_is_checked_against_its_settings_before_any_job(
+    paper_config: dict, simulated_dataset, tmp_path: Path, line: dict, message: str
+) -> None:
+    optics, table = read_tables(simulated_dataset.folder / "particles.star")
+    (tmp_path / "particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")
+    write_star(tmp_path / "particles.star", optics, table)
+    write_star(tmp_path / "unposed.star", optics, table.drop(columns="rlnAngleTilt"))
+    write_star(tmp_path / "nan.star", optics, table.assign(rlnAngleTilt=[float("nan")] + [10.0] * 49))
+    names = table["rlnImageName"].tolist()
+    names[7] = "000008@gone.mrcs"
+    write_star(tmp_path / "gone.star", optics, table.assign(rlnImageName=names))
+    star = tmp_path / line.get("star", "particles.star")
+    overlay = {"datasets": {"mine": {"box": 32} | line | {"star": str(star)}}, "run": ["mine"]}
+    overlay |= experiment(datasets=["mine"]) | {"evaluation": {"images": 10}}
+    config = merge(paper_config, overlay | {"training": {"batch": 4}})
+    if not message:
+        check(config)
+        return
+    with pytest.raises(ConfigError) as error:
+        check(config)
+    assert message.format(star=star) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_schema_and_the_defaults_are_as_the_classes_have_them() -> None:

@@ -25,7 +25,8 @@ from equipose.data.simulate import draw_ctf, padded_transform, simulate, slices
 from equipose.errors import ConfigError
 from equipose.io import progress
 from equipose.io.maps import write_map
-from equipose.io.particles import Particles, read_particles, write_star
+from equipose.io.particle_tables import write_star
+from equipose.io.particles import Particles, read_particles
 
 BY_RELION = Path(__file__).parent / "data/relion_project.star"
 

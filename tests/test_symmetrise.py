@@ -14,7 +14,7 @@ from equipose.core.fourier_grid import from_real_map, grid_slices
 from equipose.core.rotations import from_relion_angles, random_rotations, to_relion_angles
 from equipose.errors import ConfigError
 from equipose.io.maps import read_map, write_map
-from equipose.io.particles import ANGLES, ORIGINS, read_tables, write_star
+from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables, write_star
 from equipose.reconstruction.symmetrise import symmetrise
 
 VOXEL = 8.0

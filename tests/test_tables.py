@@ -17,7 +17,7 @@ from rich.console import Console
 from equipose.config.settings import merge
 from equipose.core.rotations import random_rotations, to_relion_angles
 from equipose.io.fingerprint import fingerprint
-from equipose.io.particles import ANGLES, write_star
+from equipose.io.particle_tables import ANGLES, write_star
 from equipose.study import tables
 from equipose.study.runs import dataset_title, read_runs
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import shutil
 import sys
 import time
@@ -28,7 +29,7 @@ from equipose import __version__
 from equipose.config.folder import WORKFLOW, preset
 from equipose.config.settings import TRAINING_BOXES, Selection, Told, merge, model_config, preparation_config
 from equipose.errors import ConfigError
-from equipose.io.files import check_can_be_made, whole_file, whole_folder, write_text
+from equipose.io.files import cache_folder, check_can_be_made, whole_file, whole_folder, write_text
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable
 from equipose.io.progress import number, run_main
 from equipose.study.status import SETTINGS, WORK
@@ -49,6 +50,9 @@ LARGEST_BOX = 32
 FEWEST, SEARCHED = 500, 3000
 """Particles of a half-set: the fewest that a search can start from, and the number whose poses it refines."""
 
+LISTED = 5
+"""Values that `info` prints one by one; of more it prints the range."""
+
 MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "local_resolution.mrc")
 EITHER_HAND = ("fsc.csv", "agreement.csv", "examples.npz", "reconstruction.json")
 """Files of a reconstruction: those that depend on the hand, and those that are the same in both hands."""
@@ -58,33 +62,35 @@ REPORT = WORKFLOW / "workflow/report/reconstruction.html.jinja"
 
 def reconstruct(arguments: argparse.Namespace) -> None:
     """Poses, a map and half-maps; the same command continues after a stop."""
+    import numpy as np
     import yaml
 
+    from equipose.data.prepare import check
     from equipose.io.half_sets import warn_of_repeats
-    from equipose.io.particles import summarise
+    from equipose.io.particles import read_particles
     from equipose.poses.search_stages import search_length
 
     _check(check_can_be_made, arguments.out.absolute(), "--out")
-    (star, tables), out = _star(arguments), arguments.out.resolve()
-    selection = _selection(arguments)
-    select = {column: list(limits) for column, *limits in selection}
-    found = summarise(star, arguments.datadir, selection, _told(arguments))
+    (star, tables, half_of_row), out = _star(arguments), arguments.out.resolve()
+    select = {column: list(limits) for column, *limits in _selection(arguments)}
+    particles = read_particles(star, arguments.datadir, tables, poses=False)
     warn_of_repeats(star, *tables)
-    box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(found.box, LARGEST_BOX)), default=0)
-    if not 0 < box <= found.box:
+    size = particles.images.shape[-1]
+    box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(size, LARGEST_BOX)), default=0)
+    if not 0 < box <= size:
         needed = arguments.box or min(TRAINING_BOXES)
-        raise ConfigError(f"{star}: images of {found.box} pixels are too small; {needed} are needed")
-    width = found.box * found.voxel_size
+        raise ConfigError(f"{star}: images of {size} pixels are too small; {needed} are needed")
+    width = size * particles.voxel_size
     if arguments.mask_radius and arguments.mask_radius > width / 2:
         raise ConfigError(
             f"--mask-radius {arguments.mask_radius:g} is more than half of the images' {width:.4g} Å:"
             f" give {width / 2:.4g} or less"
         )
-    half = min(found.subsets[1], found.subsets[2])
+    rows = [np.flatnonzero(half_of_row == number) for number in (1, 2)]
+    half = min(map(len, rows))
     if half < FEWEST:
         chosen = " that --select leaves" if select else ""
         raise ConfigError(f"{star}: a half of {half} particles{chosen} is too few to search; {FEWEST} are needed")
-    out.mkdir(parents=True, exist_ok=True)
     own = {
         "pathvars": {"results": WORK},  # relative, so that shell commands never see the spaces of a user's folder
         "preparation": {
@@ -106,14 +112,18 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     }
     particles = yaml.safe_load(preset("particles").read_text())
     settings = merge(merge(yaml.safe_load((WORKFLOW / "config.yaml").read_text()), particles), own)
+    for half_number, part in enumerate(rows, start=1):
+        check(preparation_config(settings, f"half{half_number}"), particles, part)
     steps = search_length(model_config(settings, "d4_search").search) + arguments.fit_steps
     own["experiments"] = {"particles": {"budget": {"steps": steps}}}
+    out.mkdir(parents=True, exist_ok=True)
     write_text(out / SETTINGS, yaml.safe_dump(own))
     presets = [str(preset("particles")), str(out / SETTINGS)]
     command = [sys.executable, "-m", "snakemake", "reconstruct", "--snakefile", str(WORKFLOW / "Snakefile")]
     command += ["--directory", str(out), "--cores", str(arguments.cores or "all")]
     command += ["--quiet", "host", "rules", "--configfile", *presets]
-    code, stopped_by = run_stoppable(command)
+    caches = cache_folder(out / WORK / ".cache")  # of Snakemake and Matplotlib
+    code, stopped_by = run_stoppable(command, os.environ | {"XDG_CACHE_HOME": str(caches)})
     if stopped_by:
         exit_after(stopped_by, "; the same command continues")
     if code:
@@ -129,7 +139,7 @@ def validate(arguments: argparse.Namespace) -> None:
     from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import read_particles
 
-    star, tables = _star(arguments)
+    star, tables, _ = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
     warn_of_repeats(star, *tables)
     print(f"{star}: {len(particles.images)} particles of {particles.images.shape[-1]} pixels are sound")
@@ -139,22 +149,24 @@ def info(arguments: argparse.Namespace) -> None:
     """Print number, size, optics, poses and contrast of the particles."""
     import numpy as np
 
-    from equipose.io.half_sets import half_of, repeats, warn_of_repeats
-    from equipose.io.particles import ANGLES, read_particles
+    from equipose.io.half_sets import repeats, warn_of_repeats
+    from equipose.io.particle_tables import ANGLES
+    from equipose.io.particles import read_particles
 
-    star, tables = _star(arguments)
+    star, tables, half_of_row = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
     warn_of_repeats(star, *tables)
     size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
-    voltage, spherical_aberration, amplitude_contrast = (_values(column) for column in particles.ctf.T[3:6])
-    first, second = np.bincount(half_of(particles.particle_table, particles.optics_table), minlength=3)[1:]
+    units = " kV", " mm", ""
+    optics = [_values(column, unit) for column, unit in zip(particles.ctf.T[3:6], units, strict=True)]
+    first, second = np.bincount(half_of_row, minlength=3)[1:]
     groups = len(particles.optics_table)
     print(f"particles      {len(particles.images)}, in {groups} optics group{'s' * (groups != 1)}")
     print(f"box            {size} pixels of {particles.voxel_size:g} Å, {size * particles.voxel_size:.0f} Å")
     print(f"halves         {first} and {second}, {_source_of_halves(particles)}")
     if again := repeats(particles.particle_table):
         print(f"repeats        {again} rows show an image that an earlier row shows")
-    print(f"optics         {voltage} kV, Cs {spherical_aberration} mm, amplitude contrast {amplitude_contrast}")
+    print(f"optics         {optics[0]}, Cs {optics[1]}, amplitude contrast {optics[2]}")
     print(f"defocus        {particles.ctf[:, :2].min():.0f} to {particles.ctf[:, :2].max():.0f} Å")
     print(f"astigmatism    up to {np.abs(defocus_u - defocus_v).max():.0f} Å")
     if particles.ctf[:, 6].any():
@@ -168,7 +180,7 @@ def flip_hand(arguments: argparse.Namespace) -> None:
     """Mirror the maps along z, and change the poses so that every projection stays the same."""
     from equipose.figures.reconstruction import plot_reconstruction
     from equipose.io.maps import read_map, write_map
-    from equipose.io.particles import ANGLES, read_tables
+    from equipose.io.particle_tables import ANGLES, read_tables
     from equipose.pages.reconstruction_report import build
     from equipose.reconstruction.handback import in_other_hand
 
@@ -254,10 +266,13 @@ def _protein(particles: Particles, star: Path) -> str:
     return f"{'bright' if sign > 0 else 'dark'} ({certainty:.0f} standard errors)"
 
 
-def _values(column: np.ndarray) -> str:
+def _values(column: np.ndarray, unit: str) -> str:
     import numpy as np
 
-    return ", ".join(f"{value:g}" for value in np.unique(column))
+    values = np.unique(column)
+    if len(values) > LISTED:
+        return f"{values[0]:g} to {values[-1]:g}{unit} ({len(values)} values)"
+    return ", ".join(f"{value:g}" for value in values) + unit
 
 
 def _limits(column: str, low: str, high: str) -> list[float | None]:
@@ -286,14 +301,15 @@ def _check(check: Callable[[Path], None], path: Path, option: str) -> None:
         raise ConfigError(f"{option}: {error}") from error
 
 
-def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.DataFrame]]:
-    """The star file, absolute, and its tables, with the rows that --select leaves.
+def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.DataFrame], np.ndarray]:
+    """The star file, absolute, its tables with the n rows that --select leaves, and the half (n,), 1 or 2, of each row.
 
     Without --datadir, images are sought from the star file's folder, the working folder, and the folders above the star
     file.
     """
     from equipose.core.point_groups import check_symmetry
-    from equipose.io.particles import check_inside, chosen_rows, find_datadir, read_tables
+    from equipose.io.half_sets import half_of
+    from equipose.io.particle_tables import check_inside, chosen_rows, find_datadir, read_tables
 
     star = arguments.star.resolve()
     check_symmetry(arguments.symmetry)
@@ -306,7 +322,7 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
     if not len(rows):
         raise ConfigError(f"{star}: --select leaves no particle: widen its limits")
     check_inside(star, arguments.datadir, table.iloc[rows])
-    return star, (optics, table.iloc[rows])
+    return star, (optics, table.iloc[rows]), half_of(table, optics)[rows]
 
 
 def _selection(arguments: argparse.Namespace) -> Selection:

@@ -11,7 +11,7 @@ import pytest
 
 from equipose.core import fsc
 from equipose.io.maps import read_map
-from equipose.io.particles import read_tables, write_star
+from equipose.io.particle_tables import read_tables, write_star
 
 CRYODRGN = Path(os.environ.get("CRYODRGN", Path(__file__).parents[2] / ".venv-interop/bin/cryodrgn"))
 

@@ -12,7 +12,8 @@ import pytest
 from equipose import cli
 from equipose.core import fsc
 from equipose.io.maps import read_map
-from equipose.io.particles import read_particles, read_tables, write_star
+from equipose.io.particle_tables import read_tables, write_star
+from equipose.io.particles import read_particles
 from equipose.reconstruction.handback import SCORE
 
 pytestmark = pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="relion is not installed")

@@ -15,7 +15,8 @@ from equipose.core import fsc
 from equipose.core.ctf import ctf
 from equipose.core.fourier import from_half_disc, half_disc, to_half_disc
 from equipose.io.maps import read_map
-from equipose.io.particles import read_particles, read_tables, write_star
+from equipose.io.particle_tables import read_tables, write_star
+from equipose.io.particles import read_particles
 from equipose.io.starfiles import read_star
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

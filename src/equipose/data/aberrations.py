@@ -19,7 +19,8 @@ import torch
 
 from equipose.core.ctf import CTF_COLUMNS, electron_wavelength
 from equipose.errors import ConfigError
-from equipose.io.particles import MAGNIFICATION, TILT, Particles, of_groups
+from equipose.io.particle_tables import MAGNIFICATION, TILT, of_groups
+from equipose.io.particles import Particles
 
 STRONGEST = 0.2
 """Part by which a magnification may differ from 1: a matrix further off has another meaning."""

@@ -29,24 +29,22 @@ from equipose.errors import ConfigError
 from equipose.io.files import write_json
 from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
-from equipose.io.particles import (
+from equipose.io.particle_tables import (
     APPLIED,
     MAGNIFICATION,
     ORIGINS,
     PIXEL,
     SIZE,
     TILT,
-    Particles,
     Tables,
     check_inside,
     chosen_rows,
     of_groups,
-    read_particles,
     read_tables,
-    summarise,
     without_poses,
     write_star,
 )
+from equipose.io.particles import Particles, read_particles, summary_of
 from equipose.io.progress import run_main, say
 from equipose.io.resumable_stack import sha256, write_stack
 
@@ -109,32 +107,21 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
     """
     star = Path(config.star)
     datadir = Path(config.datadir) if config.datadir else None
-    # Before the images are read: a stack that changes meanwhile is noticed.
-    source = summarise(star, datadir, config.limits, config.told)
     tables = read_tables(star, told=config.told)
+    # Before the images are read: a stack that changes meanwhile is noticed.
+    source = summary_of(star, datadir, tables, config.limits, config.told)
     chosen = chosen_rows(star, tables, config.subset, config.limits)
     if not len(chosen):
         raise ConfigError(f"{star}: no particle is within the limits of `select`: widen them")
     check_inside(star, datadir, tables[1].iloc[chosen])
-    particles = read_particles(star, datadir, tables, chosen, poses=config.truth)
+    common = source.box, source.voxel_size  # of both halves
+    particles = read_particles(star, datadir, tables, chosen, poses=config.truth, size=common)
     size, rows = particles.images.shape[-1], np.arange(len(chosen))
-    if size < config.box:
-        raise ConfigError(
-            f"{star}: images of {size} pixels are smaller than the box of {config.box}: choose a box ≤ {size}"
-        )
-    voxel_size = particles.voxel_size * size / config.box
-    radius = (config.mask_radius or size * particles.voxel_size / 2) / voxel_size  # pixels
-    if radius > config.box / 2:
-        raise ConfigError(
-            f"{star}: a mask of radius {config.mask_radius} Å does not fit into images of"
-            f" {size * particles.voxel_size:.0f} Å"
-        )
-
-    sign, certainty = contrast(particles, rows, config, voxel_size)
-    how = _preparation(particles, rows, config, sign, voxel_size, radius)
+    how, certainty = preparation_of(config, particles, rows)
+    voxel_size = how.voxel_size
     say(
         f"{star}: {len(rows)} of {len(tables[1])} particles, {size} → {config.box} pixels of {voxel_size:.4g} Å,"
-        f" protein is {'bright' if sign > 0 else 'dark: inverted'}"
+        f" protein is {'bright' if how.sign > 0 else 'dark: inverted'}"
         + (f" ({certainty:.0f} standard errors)" if certainty else "")
         + "".join(f", CTF {what}: undone" for what in APPLIED.values() if (how.applied[rows] == what).any())
     )
@@ -151,9 +138,9 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
         "original_voxel_size": particles.voxel_size,
         "box": config.box,
         "voxel_size": voxel_size,
-        "protein": "bright" if sign > 0 else "dark",
+        "protein": "bright" if how.sign > 0 else "dark",
         "contrast_standard_errors": certainty,
-        "background_radius_angstrom": radius * voxel_size,
+        "background_radius_angstrom": config.mask_radius or size * particles.voxel_size / 2,
         "masked": config.mask_radius is not None,
         "whitening": None if how.whitening is None else how.whitening.tolist(),
         "source": {"star": source.digest, "stacks": source.stacks},
@@ -162,17 +149,44 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
     write_json(output / "preparation.json", summary)
 
 
-def _preparation(
-    particles: Particles, rows: np.ndarray, config: PreparationConfig, sign: int, voxel_size: float, radius: float
-) -> Preparation:
+def check(config: PreparationConfig, particles: Particles, rows: np.ndarray) -> None:
+    """Raise ConfigError where `prepare` would, for some rows of particles that are read, as far as a sample tells."""
+    how, _ = preparation_of(config, particles, rows)
+    part = rows[np.linspace(0, len(rows) - 1, min(CHUNK, len(rows))).astype(int)]
+    images = prepared(_images(particles, part, how), particles.ctf[part], how.applied[part], how)
+    _refuse_masked(config, particles, part, images)
+
+
+def preparation_of(
+    config: PreparationConfig, particles: Particles, rows: np.ndarray
+) -> tuple[Preparation, float | None]:
+    """The settings for some rows of particles, and how certain their contrast is, in standard errors.
+
+    Raises ConfigError if images are smaller than the box or the mask, or have no clear contrast.
+    """
+    star, size = Path(config.star), particles.images.shape[-1]
+    if size < config.box:
+        raise ConfigError(
+            f"{star}: images of {size} pixels are smaller than the box of {config.box}: choose a box ≤ {size}"
+        )
+    voxel_size = particles.voxel_size * size / config.box
+    width = size * particles.voxel_size
+    if config.mask_radius and config.mask_radius > width / 2:
+        raise ConfigError(
+            f"{star}: a mask of radius {config.mask_radius:g} Å does not fit into images of {width:.4g} Å: give"
+            f" {width / 2:.4g} or less"
+        )
+    sign, certainty = contrast(particles, rows, config, voxel_size)
+    radius = (config.mask_radius or width / 2) / voxel_size  # pixels
     axis = np.arange(config.box) - config.box // 2
     distance = np.hypot(axis[:, None], axis)
     inside = np.clip((radius - distance) / (EDGE * config.box), 0, 1)
     mask = 0.5 - 0.5 * np.cos(np.pi * inside) if config.mask_radius else None
-    star = Path(config.star)
     applied, aberrations = _applied(star, particles), aberrations_of(star, particles)
     how = Preparation(sign, voxel_size, distance > radius - 1, mask, applied, None, aberrations)
-    return dataclasses.replace(how, whitening=_whitening(particles, rows, how)) if config.whiten else how
+    if config.whiten:
+        how = dataclasses.replace(how, whitening=_whitening(particles, rows, how))
+    return how, certainty
 
 
 def fourier_crop(images: np.ndarray, box: int) -> np.ndarray:
@@ -215,7 +229,7 @@ def contrast(
     if certainty < CERTAIN:
         raise ConfigError(
             f"{config.star}: whether protein is bright or dark cannot be seen ({certainty:.1f} standard errors from"
-            " neither): say contrast: bright (RELION's and cryoSPARC's inverted particles) or dark"
+            " neither): say contrast (--contrast): bright, as RELION's and cryoSPARC's inverted particles are, or dark"
         )
     return (1 if values.mean() > 0 else -1), certainty
 
@@ -323,12 +337,7 @@ def _write_stack(
     def result(images: np.ndarray, place: slice) -> np.ndarray:
         part = rows[place]
         images = prepared(images, particles.ctf[part], how.applied[part], how)
-        finite = np.isfinite(images).all(axis=(1, 2))
-        if not finite.all():
-            name = particles.particle_table["rlnImageName"].iloc[part[int(np.argmin(finite))]]
-            raise ConfigError(
-                f"{config.star}: image {name} is constant outside of the particle: it has a mask; give images without"
-            )
+        _refuse_masked(config, particles, part, images)
         return images
 
     settings = sha256(
@@ -340,6 +349,16 @@ def _write_stack(
         particles.ctf[rows],
     )
     write_stack(path, (len(rows), config.box, config.box), how.voxel_size, settings, source, result, say)
+
+
+def _refuse_masked(config: PreparationConfig, particles: Particles, rows: np.ndarray, images: np.ndarray) -> None:
+    """Raise ConfigError if one of the prepared images of `rows` is not finite: its background was constant."""
+    finite = np.isfinite(images).all(axis=(1, 2))
+    if not finite.all():
+        name = particles.particle_table["rlnImageName"].iloc[rows[int(np.argmin(finite))]]
+        raise ConfigError(
+            f"{config.star}: image {name} is constant outside of the particle: it has a mask; give images without"
+        )
 
 
 def _tables(

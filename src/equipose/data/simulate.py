@@ -45,7 +45,7 @@ from equipose.io.files import whole_file, write_json
 from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
 from equipose.io.maps import read_map
-from equipose.io.particles import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
+from equipose.io.particle_tables import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
 from equipose.io.progress import Report, number, reporter, run_main, say
 
 NOISE_CHUNK = 64

@@ -16,7 +16,7 @@ from equipose.figures.maps import VIEW, molecule_extent, render
 from equipose.figures.sphere import draw_density
 from equipose.figures.style import GUIDE, PAGE, PALETTE, paper_style, save
 from equipose.io.maps import read_map
-from equipose.io.particles import ANGLES, read_tables
+from equipose.io.particle_tables import ANGLES, read_tables
 from equipose.io.progress import run_main
 from equipose.reconstruction.names import THRESHOLD
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from equipose.figures.style import COLUMN, GUIDE, PAGE, PALETTE, degrees_text
 from equipose.io.half_sets import SUBSET
 from equipose.io.maps import read_map
-from equipose.io.particles import read_tables
+from equipose.io.particle_tables import read_tables
 from equipose.reconstruction.handback import SCORE
 
 HALVES = ((1, PALETTE[0]), (2, PALETTE[1]))

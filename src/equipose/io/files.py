@@ -92,6 +92,18 @@ def check_can_be_made(folder: Path) -> None:
     check_writable(folder)
 
 
+def cache_folder(fallback: Path) -> Path:
+    """The folder of the user's caches, or `fallback` where nothing can be written there."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(BLOCK))  # a full quota may still leave room for an empty file
+    except (OSError, RuntimeError):  # no home at all
+        return fallback
+    return folder
+
+
 def _is_there(path: Path) -> bool:
     """Whether `path` exists, even as a broken link. Raises OSError if it never can: its name is too long, say."""
     with suppress(FileNotFoundError, NotADirectoryError):

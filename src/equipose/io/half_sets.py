@@ -4,6 +4,7 @@ Rows of one image, segments of one helical tube, and picks of one place share no
 half-sets, even half-maps of pure noise would correlate. So they stay in one half-set.
 """
 
+import os
 import warnings
 from pathlib import Path
 
@@ -101,8 +102,11 @@ def _own(particle_table: pd.DataFrame) -> np.ndarray:
 
 
 def _images(names: pd.Series) -> pd.Series:
-    """Names of images without leading zeros: 1@stack.mrcs and 000001@stack.mrcs are the same image."""
-    return names.astype(str).str.replace(r"^0+(?=[0-9]+@)", "", regex=True)
+    """Names of images, one for each: 1@stack.mrcs, 000001@stack.mrcs and 1@./stack.mrcs:mrcs are one image."""
+    parts = names.astype(str).str.rpartition("@")
+    written = parts[2].unique()
+    plain = {stack: os.path.normpath(stack.removesuffix(":mrcs")) for stack in written}
+    return parts[0].str.lstrip("0") + "@" + parts[2].map(plain)
 
 
 def _pairs(codes: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from equipose.errors import ConfigError
 from equipose.io.files import whole_file
-from equipose.io.stacks import HEADER, KINDS, read_header
+from equipose.io.stacks import HEADER, KINDS, data_of, read_header
 
 LARGEST_VALUE = 1e15
 """Largest voxel value of a map: float32 can hold the sum of the squares."""
@@ -37,9 +37,7 @@ def read_map(path: Path) -> tuple[np.ndarray, float]:
             f"map {path} is not an MRC file of real numbers: give a .mrc volume of mode {', '.join(map(str, KINDS))},"
             " not packed"
         )
-    shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
-    kind = np.dtype(header.dtype["mode"].byteorder + KINDS[int(header["mode"])])
-    offset, found = HEADER.itemsize + int(header["nsymbt"]), path.stat().st_size
+    (kind, offset, shape), found = data_of(header), path.stat().st_size
     if min(shape) < 2 or int(header["ispg"]) > LAST_SPACE_GROUP:
         raise ConfigError(f"map {path} must be one 3D volume, found {shape[0]} × {shape[1]} × {shape[2]}: give one")
     if offset < HEADER.itemsize or found < offset + math.prod(shape) * kind.itemsize:

@@ -2,7 +2,7 @@
 
 Rows keep the file's order, whatever the order of the images in the stacks: `index@stack` is honoured, with stacks
 relative to the star file's folder, or to another (`datadir`). RELION moves an image's content by *minus* its origin;
-`shifts` here are the displacement itself. The tables are those of `particle_tables`, whose names stand here too.
+`shifts` here are the displacement itself. The tables are those of `particle_tables`.
 """
 
 import functools
@@ -28,21 +28,17 @@ from equipose.io.particle_tables import (
     FLIPPED,
     IGNORED,
     MAGNIFICATION,
-    MULTIPLIED,
     NAMED,
     OPTICS,
     ORIGINS,
-    PHASE_SHIFT,
     PIXEL,
     SIZE,
     TILT,
     Tables,
-    check_inside,
     chosen_rows,
-    find_datadir,
     groups_in_use,
     image_names,
-    is_cryosparc,
+    loose,
     need,
     numbers,
     of_groups,
@@ -50,54 +46,8 @@ from equipose.io.particle_tables import (
     read_tables,
     rows_like_this,
     warn,
-    without_poses,
-    write_star,
 )
 from equipose.io.stacks import Images, Stack, open_stack, stack_path, warn_of_pixel_sizes
-
-__all__ = [
-    "ALIKE",
-    "ANGLES",
-    "APPLIED",
-    "CHUNK_BYTES",
-    "CTF_LABELS",
-    "DEFOCUS",
-    "ENVELOPE",
-    "FLIPPED",
-    "IGNORED",
-    "LEAST_DEFOCUS",
-    "MAGNIFICATION",
-    "MULTIPLIED",
-    "OPTICS",
-    "OPTICS_LIMITS",
-    "ORIGINS",
-    "PHASE_SHIFT",
-    "PIXEL",
-    "Particles",
-    "SIZE",
-    "Selection",
-    "Summary",
-    "TILT",
-    "TRAINING_BOXES",
-    "Tables",
-    "Told",
-    "check_inside",
-    "check_training_box",
-    "chosen_rows",
-    "find_datadir",
-    "groups_in_use",
-    "image_names",
-    "is_cryosparc",
-    "of_groups",
-    "per_particle",
-    "read_particles",
-    "read_tables",
-    "sizes_of",
-    "summarise",
-    "without_poses",
-    "write_star",
-]
-
 
 LEAST_DEFOCUS = 100.0
 """Å; a typical defocus below this is one in micrometres."""
@@ -143,6 +93,8 @@ class Summary:
     box: int
     voxel_size: float
     """Å"""
+    posed: bool
+    """Whether each of the chosen particles has a pose"""
     digest: str
     """SHA-256 of the star file, or of the .cs files."""
     stacks: str
@@ -153,26 +105,30 @@ class Summary:
 
 @functools.lru_cache(maxsize=8)
 def summarise(star: Path, datadir: Path | None = None, select: Selection = (), told: Told = Told()) -> Summary:
-    """Number, box and pixel size of the particles of a star or .cs file. Raises ConfigError like `read_particles`.
-
-    No warnings are repeated: the first reading of the file gave them.
-    """
-    folder = datadir or star.parent
+    """`summary_of` a star or .cs file. Warnings are not given: the first reading of the file's images gives them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FileWarning)
-        optics_table, particle_table = read_tables(star, told=told)
-        need(star, "particles", particle_table, ("rlnImageName",))
-        rows = {subset: chosen_rows(star, (optics_table, particle_table), subset, select) for subset in (None, 1, 2)}
-        chosen = particle_table.iloc[rows[None]] if len(rows[None]) else particle_table
-        optics_table = groups_in_use(star, optics_table, chosen)
-        box, voxel_size = _common_size(sizes_of(star, folder, optics_table, chosen))
-        _, number, names, _ = image_names(star, chosen["rlnImageName"])
-        paths = tuple(stack.path for stack in _open_stacks(star, folder, names, number, chosen))
+        return summary_of(star, datadir, read_tables(star, told=told), select, told)
+
+
+def summary_of(
+    star: Path, datadir: Path | None, tables: Tables, select: Selection = (), told: Told = Told()
+) -> Summary:
+    """Number, box and pixel size of the particles in the tables of a file. Raises ConfigError like `read_particles`."""
+    folder, (optics_table, particle_table) = datadir or star.parent, tables
+    need(star, "particles", particle_table, ("rlnImageName",))
+    rows = {subset: chosen_rows(star, tables, subset, select) for subset in (None, 1, 2)}
+    chosen = particle_table.iloc[rows[None]] if len(rows[None]) else particle_table
+    optics_table = groups_in_use(star, optics_table, chosen)
+    box, voxel_size = _common_size(sizes_of(star, folder, optics_table, chosen))
+    _, number, names, _ = image_names(star, chosen["rlnImageName"])
+    paths = tuple(stack.path for stack in _open_stacks(star, folder, names, number, chosen))
+    posed = set(ANGLES) <= set(chosen) and bool(np.isfinite([loose(chosen[label]) for label in ANGLES]).all())
     digest = hashlib.sha256()
     for file in (star, *map(Path, told.passthrough)):
         digest.update(file.read_bytes())
     counts = {subset: len(part) for subset, part in rows.items()}
-    return Summary(counts, box, voxel_size, digest.hexdigest(), sampled_digest(paths), paths)
+    return Summary(counts, box, voxel_size, posed, digest.hexdigest(), sampled_digest(paths), paths)
 
 
 def read_particles(
@@ -182,12 +138,14 @@ def read_particles(
     rows: np.ndarray | None = None,
     told: Told = Told(),
     poses: bool = True,
+    size: tuple[int, float] | None = None,
 ) -> Particles:
     """The particles of a star file, or a .cs file, whose image names are relative to `datadir` or the file's folder.
 
     `tables` is the result of an earlier `read_tables`: a million rows take some seconds. `rows` (n,) are the wanted
     rows, from 0; the others need not be sound. Without `poses`, poses are neither read nor checked. Images of several
-    sizes or pixel sizes are brought to those of the smallest field of view, so that no image has to be padded.
+    sizes or pixel sizes are brought to `size`, a box and a pixel size in Å. Without `size`, these are those of the
+    smallest field of view, so that no image has to be padded.
 
     Raises ConfigError, naming the file, column or rows, for: a star file or stack that is missing or cut short, no
     optics table, a missing column, images that are not square, a box that is not the optics group's, and images that
@@ -209,7 +167,7 @@ def read_particles(
     if poses and all(label in particle_table for label in ORIGINS):
         shifts = -np.stack([numbers(star, particle_table[label]) for label in ORIGINS], axis=1)
 
-    images, voxel_size = _read_images(star, datadir or star.parent, optics_table, particle_table)
+    images, voxel_size = _read_images(star, datadir or star.parent, optics_table, particle_table, size)
     return Particles(images, ctf, voxel_size, rotations, shifts, optics_table, particle_table)
 
 
@@ -348,7 +306,11 @@ def _open_stacks(
 
 
 def _read_images(
-    star: Path, datadir: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame
+    star: Path,
+    datadir: Path,
+    optics_table: pd.DataFrame,
+    particle_table: pd.DataFrame,
+    common: tuple[int, float] | None,
 ) -> tuple[np.ndarray | Images, float]:
     """The images, of one size and pixel size, and this in Å."""
     names = particle_table["rlnImageName"]
@@ -382,13 +344,13 @@ def _read_images(
             f"star file {star}: rlnImageDimensionality is 3, subtomograms (tomography): equipose takes single particles"
         )
     sizes = np.stack([widths, _pixel_sizes(star, optics_table, particle_table)], axis=1)
-    box, voxel_size = _common_size(sizes)
+    box, voxel_size = common or _common_size(sizes)
     pixel = sizes[:, 1] / voxel_size
     pixel[np.abs(pixel - 1) <= ALIKE] = 1
     _warn_of_stacks(star, stacks, number, index, sizes)
     images = Images(stacks, number, index, box, pixel)
     in_order = len(stacks) == 1 and np.array_equal(index, np.arange(index[0], index[0] + len(index)))
-    plain = in_order and stacks[0].kind == np.float32 and (pixel == 1).all()
+    plain = in_order and stacks[0].kind == np.float32 and (pixel == 1).all() and stacks[0].shape[-1] == box
     _check_images(star, images, names)
     return (stacks[0].map()[index[0] : index[0] + len(index)] if plain else images), voxel_size
 

@@ -182,10 +182,7 @@ def open_stack(path: Path) -> Stack:
     header = None if start.startswith(tuple(OTHER_FORMATS)) else read_header(start)
     if header is None:
         raise ConfigError(f"image stack {path} {_what_else(start)}")
-    mode = int(header["mode"])
-    kind = np.dtype(header.dtype["mode"].byteorder + ("u1" if mode == 0 and not _signed(header) else KINDS[mode]))
-    shape = int(header["nz"]), int(header["ny"]), int(header["nx"])
-    offset = HEADER.itemsize + int(header["nsymbt"])
+    kind, offset, shape = data_of(header)
     needed = offset + math.prod(shape) * kind.itemsize
     if min(shape) < 1 or offset < HEADER.itemsize or found < needed:
         raise ConfigError(
@@ -193,6 +190,13 @@ def open_stack(path: Path) -> Stack:
             f" bytes, and it has {found}. Copy or make it again"
         )
     return Stack(path, kind, offset, shape, _pixel_size(header))
+
+
+def data_of(header: np.void) -> tuple[np.dtype, int, tuple[int, int, int]]:
+    """The kind of an MRC file's numbers, the byte at which they begin, and their shape (z, y, x), by its header."""
+    mode = int(header["mode"])
+    kind = np.dtype(header.dtype["mode"].byteorder + ("u1" if mode == 0 and not _signed(header) else KINDS[mode]))
+    return kind, HEADER.itemsize + int(header["nsymbt"]), (int(header["nz"]), int(header["ny"]), int(header["nx"]))
 
 
 def _pixel_size(header: np.void) -> float | None:

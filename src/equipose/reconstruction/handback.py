@@ -10,28 +10,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from equipose.config.settings import PreparationConfig
+from equipose.config.settings import PreparationConfig, Told
 from equipose.core.rotations import from_relion_angles, other_hand, to_relion_angles
 from equipose.data.aberrations import read_aberrations
 from equipose.io.cryosparc import read_records, write_cryosparc
-from equipose.io.half_sets import SUBSET
-from equipose.io.particle_tables import numbers
-from equipose.io.particles import (
+from equipose.io.half_sets import SUBSET, repeats
+from equipose.io.particle_tables import (
     ANGLES,
     ORIGINS,
     PHASE_SHIFT,
     SIZE,
     Tables,
-    Told,
     chosen_rows,
     groups_in_use,
     image_names,
     is_cryosparc,
+    numbers,
     read_tables,
-    sizes_of,
     without_poses,
     write_star,
 )
+from equipose.io.particles import sizes_of
 from equipose.io.stacks import relion_name
 
 SCORE = "rlnParticleFigureOfMerit"
@@ -44,11 +43,11 @@ def write_poses(
     rotations: Sequence[np.ndarray],
     shifts: Sequence[np.ndarray],
     scores: Sequence[np.ndarray],
-) -> int:
+) -> dict[str, int]:
     """Write poses.star in the folder `output`, and poses.cs if the particles came from a .cs file.
 
     Each of `rotations` (n, 3, 3), `shifts` (n, 2) in Å and `scores` (n,) has an array for half 1 and one for half 2.
-    Returns the number of rows that `select` left out.
+    Returns how many rows `select` left out (`left_out`), and how many of the others repeat an image (`repeats`).
     """
     star, datadir = Path(config.star), Path(config.datadir) if config.datadir else None
     tables = read_tables(star, told=config.told)
@@ -65,7 +64,7 @@ def write_poses(
     if is_cryosparc(star):
         records = read_records(star, tuple(map(Path, config.told.passthrough)))
         write_cryosparc(output / "poses.cs", records, rows, turned, moved, subset, config.pixel_size)
-    return len(tables[1]) - len(rows)
+    return {"left_out": len(tables[1]) - len(rows), "repeats": repeats(tables[1].iloc[rows])}
 
 
 def for_refinement(star: Path, datadir: Path | None, told: Told, rows: np.ndarray) -> Tables:

@@ -5,8 +5,9 @@
 Each half-set had its own search and training, so their agreement is gold-standard. Poses bring the second run into the
 first run's frame: the second run finds poses for the first half-set's images, and their alignment to the first run's
 poses gives the rotation, hand and translation between the maps. Each half-map is then back-projected, CTF-weighted,
-from its own images at its own poses; `volume.mrc` is back-projected from all images. No image tells which of the two
-hands is the true one (`equipose flip-hand`).
+from its own images at its own poses, with shifts that do not hang on the noise which they average
+(independent_shifts.py); `volume.mrc` is back-projected from all images. No image tells which of the two hands is the
+true one (`equipose flip-hand`).
 """
 
 import argparse
@@ -33,6 +34,7 @@ from equipose.io.maps import write_map
 from equipose.io.progress import run_main
 from equipose.reconstruction.halves import Half, back_project, bring_together, read_half
 from equipose.reconstruction.handback import write_poses
+from equipose.reconstruction.independent_shifts import back_project_apart
 from equipose.reconstruction.names import AGREES, THRESHOLD
 from equipose.reconstruction.particle_scores import correlations, examples
 from equipose.reconstruction.verdict import headline, with_verdict
@@ -61,10 +63,9 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
             f"half {number}: both runs give {100 * np.mean(apart < AGREES):.0f} % of {len(apart)} images the same pose"
             f" within {AGREES:.0f}°, median {np.median(apart):.2g}°"
         )
-    sums = [back_project(half) for half in halves]
-    both = FourierGrid(sums[0].radius, sums[0].signal + sums[1].signal, sums[0].power + sums[1].power)
+    sums = _independent_sums(halves, configs[0].shift_std)
     box, voxel_size = halves[0].box, halves[0].particles.voxel_size
-    volume, first, second = (grid_map(grid).numpy() for grid in (both, *sums))
+    volume, first, second = (grid_map(grid).numpy() for grid in (_together(sums), *sums))
     molecule = solvent_mask(torch.from_numpy(volume))
     mask = molecule.numpy()
     curves = fsc.corrected_fsc(first, second, mask)
@@ -90,11 +91,11 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     with whole_file(output / "examples.npz") as path, open(path, "wb") as file:
         np.savez(file, **examples(halves[0], grids[0], shells, scores[0]))
     rotations, shifts = ([getattr(half, name) for half in halves] for name in ("rotations", "shifts"))
-    left_out = write_poses(output, configs[0], rotations, shifts, scores)
+    counted = write_poses(output, configs[0], rotations, shifts, scores)
     summary = {
         "star": str(star),
         "particles": [len(half.rotations) for half in halves],
-        "left_out": left_out,
+        **counted,
         "select": configs[0].select,
         "box": box,
         "voxel_size": voxel_size,
@@ -119,6 +120,19 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     summary = with_verdict(summary)
     write_json(output / "reconstruction.json", summary)
     say(headline(summary))
+
+
+def _independent_sums(halves: list[Half], shift_std: float) -> list[FourierGrid]:
+    """The back-projected sums of each half-set, with shifts that the noise which they average has not chosen."""
+    found = [back_project(half) for half in halves]
+    molecule = solvent_mask(grid_map(_together(found)))
+    others = [masked_volume(grid, molecule) for grid in reversed(found)]
+    return [back_project_apart(half, other, shift_std) for half, other in zip(halves, others, strict=True)]
+
+
+def _together(sums: list[FourierGrid]) -> FourierGrid:
+    first, second = sums
+    return FourierGrid(first.radius, first.signal + second.signal, first.power + second.power)
 
 
 def _confirmed(runs: list[Path]) -> list[float] | None:

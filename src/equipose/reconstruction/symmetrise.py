@@ -16,7 +16,7 @@ from equipose.core.symmetry_axes import SYMMETRIC, Frame, find_axes, symmetrised
 from equipose.errors import ConfigError
 from equipose.io.files import whole_folder, write_json, write_text
 from equipose.io.maps import read_map, write_map
-from equipose.io.particles import ANGLES, ORIGINS, per_particle, read_tables, write_star
+from equipose.io.particle_tables import ANGLES, ORIGINS, per_particle, read_tables, write_star
 from equipose.reconstruction.names import THRESHOLD
 
 MAPS = ("volume", "half1", "half2", "mask", "local_resolution")

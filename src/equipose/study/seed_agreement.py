@@ -13,7 +13,7 @@ import numpy as np
 from equipose.core.point_groups import ALONE, group
 from equipose.core.pose_metrics import CONSISTENT, align, squared_distances
 from equipose.core.rotations import from_relion_angles
-from equipose.io.particles import ANGLES, read_tables
+from equipose.io.particle_tables import ANGLES, read_tables
 
 POSES_COMPARED = 1000
 """Runs are compared by their first images, at most this many."""

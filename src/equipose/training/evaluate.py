@@ -40,7 +40,8 @@ from equipose.io.files import CHECKPOINTS, REFINEMENT, read_json, write_json, wr
 from equipose.io.fingerprint import dataset_code, fingerprint, training_code
 from equipose.io.locks import one_at_a_time
 from equipose.io.maps import read_map, write_map
-from equipose.io.particles import ANGLES, ORIGINS, Particles, read_particles, write_star
+from equipose.io.particle_tables import ANGLES, ORIGINS, write_star
+from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import Report, number, reporter, run_main, say
 from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.model.devices import claim_device

@@ -19,6 +19,8 @@ from equipose.config.settings import (
 )
 from equipose.core.point_groups import check_symmetry
 from equipose.errors import ConfigError
+from equipose.io.particle_tables import ANGLES
+from equipose.io.particles import summarise
 from equipose.workflow.resolve import dataset_config
 
 
@@ -131,6 +133,8 @@ def _check_numbers(config: dict[str, Any]) -> None:
             if name not in config["run"] and not is_simulated(config, dataset_name):
                 continue  # nothing reads that star file
             dataset = dataset_config(config, dataset_name)
+            if not is_simulated(config, dataset_name):
+                _check_own_particles(config, dataset_name)
             for key, count in (("images", dataset.images), ("held_out", dataset.held_out)):
                 if name in config["run"] and is_simulated(config, dataset_name) and scored > count:
                     raise ConfigError(
@@ -150,6 +154,28 @@ def _check_numbers(config: dict[str, Any]) -> None:
                         f"the batch of model {model_name} ({batch}) is more than the images of dataset"
                         f" {dataset_name} ({dataset.images}): lower `training.batch` or raise `simulation.images`."
                     )
+
+
+def _check_own_particles(config: dict[str, Any], name: str) -> None:
+    """Check the settings of a dataset of the user's own particles against its star file and the stacks' headers."""
+    own = preparation_config(config, name)
+    star = Path(own.star)
+    found = summarise(star, Path(own.datadir) if own.datadir else None, own.limits, own.told)
+    width = found.box * found.voxel_size
+    if own.box > found.box:
+        raise ConfigError(
+            f"`datasets.{name}`: the box is {own.box}, and the images of {star} have {found.box} pixels: lower `box`."
+        )
+    if own.mask_radius and own.mask_radius > width / 2:
+        raise ConfigError(
+            f"`datasets.{name}`: a mask of radius {own.mask_radius:g} Å (`mask_radius`) does not fit into the images of"
+            f" {star}, {width:.4g} Å wide: give {width / 2:.4g} or less."
+        )
+    if own.truth and not found.posed:
+        raise ConfigError(
+            f"`datasets.{name}`: `truth: true` wants a pose ({', '.join(ANGLES)}) for each particle of {star}, which"
+            " lacks some or all: leave it out."
+        )
 
 
 def _check_known(key: str, names: Iterable[str], known: Collection[str], where: str) -> None:
