@@ -110,8 +110,8 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         "training": {"search": {"images": min(SEARCHED, half), "starts": arguments.starts}},
         "datasets": {f"half{number}": {"star": str(star), "subset": number} for number in (1, 2)},
     }
-    particles = yaml.safe_load(preset("particles").read_text())
-    settings = merge(merge(yaml.safe_load((WORKFLOW / "config.yaml").read_text()), particles), own)
+    defaults = yaml.safe_load((WORKFLOW / "config.yaml").read_text())
+    settings = merge(merge(defaults, yaml.safe_load(preset("particles").read_text())), own)
     for half_number, part in enumerate(rows, start=1):
         check(preparation_config(settings, f"half{half_number}"), particles, part)
     steps = search_length(model_config(settings, "d4_search").search) + arguments.fit_steps
