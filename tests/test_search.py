@@ -15,7 +15,7 @@ from equipose.core.fourier import half_disc, shift_phase, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, grid_slices, grid_volume, with_slopes
 from equipose.core.pose_metrics import paper_scores, squared_distances
 from equipose.io.particles import read_particles
-from equipose.model.autoencoder import Autoencoder
+from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.poses import search
 from equipose.poses.search_stages import fitting_rates, stage, start_search
 from equipose.training import train
@@ -245,6 +245,23 @@ def test_stages_of_a_budget_in_seconds_follow_the_clock_between_evaluations(quic
         train.update(model, train.make_optimizers(model, quick.model.optimizer), progress, fetch, elapsed)
         seen.append(progress.search is not None)
     assert seen == [True, True, False]
+
+
+@pytest.mark.parametrize("alike, starts", [(1.0, 2), (0.0, 3)])
+def test_no_start_follows_two_that_agree_and_networks_are_trained_if_none_do(
+    quick, simulated_dataset, tmp_path, monkeypatch, alike, starts
+):
+    settings = dataclasses.replace(quick.model.search, starts=3, fit="unless_agreed")
+    run = dataclasses.replace(quick, model=dataclasses.replace(quick.model, search=settings))
+    made, step = [], search.search_step
+    monkeypatch.setattr(search, "search_step", lambda *args: made.append(args) or step(*args))
+    monkeypatch.setattr("equipose.poses.search_stages.likeness", lambda *_: alike)
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    train.train(run, particles, tmp_path, torch.device("cpu"), lambda _: None)
+    assert len(made) == starts * (settings.steps - 1)  # the first step of each makes the random volume
+    history = (tmp_path / "history.csv").read_text().splitlines()
+    assert history[-1].split(",")[0] == ("10" if alike else "16")
+    assert load_model(tmp_path / "model.pt").found is not None
 
 
 def test_once_the_volume_is_found_the_search_s_grids_are_not_kept(quick, simulated_dataset, tmp_path):

@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from equipose.core.fourier_grid import real_map
 from equipose.core.point_groups import group
-from equipose.core.symmetry_axes import find_axes, symmetrised
+from equipose.core.symmetry_axes import SYMMETRIC, detect, detected, find_axes, symmetrised
 
 BOX = 32
 
@@ -37,6 +37,18 @@ def test_a_group_that_a_map_does_not_have_correlates_little():
     volume = blobs("C3", np.eye(3), np.zeros(3))
     assert find_axes(volume, "C4", 10).correlation < 0.5
     assert find_axes(volume, "D3", 10).correlation < 0.7
+
+
+def test_a_blob_that_looks_alike_from_all_sides_has_no_group(monkeypatch):
+    """White noise leaves such a map: a search moves the brightest spot of every image to the centre."""
+    monkeypatch.setattr("equipose.core.symmetry_axes.CYCLIC", [2])
+    axis = np.arange(BOX) - BOX // 2
+    squares = np.add.outer(np.add.outer(axis**2, axis**2), axis**2)
+    blob = 10 * np.exp(-squares / (2 * 1.2**2)) + 0.005 * np.random.default_rng(0).normal(size=[BOX] * 3)
+    frames = detect(torch.from_numpy(blob.astype(np.float32)), 10)
+    assert frames["C2"].correlation > SYMMETRIC, "or this blob tests nothing"
+    assert detected(frames) == "C1"
+    assert detected(detect(blobs("C2", np.eye(3), np.zeros(3)), 10)) == "C2"
 
 
 def test_a_symmetrised_map_lies_on_relion_s_axes_and_is_the_molecule():

@@ -383,14 +383,15 @@ def parser() -> argparse.ArgumentParser:
             reader.add_argument(
                 "--starts",
                 type=number(int, 1),
-                default=4,
-                help="random maps that each half is searched from, the best of which goes on; default: %(default)d",
+                default=6,
+                help="random maps, at most, that each half is searched from, until two of the maps found agree;"
+                " default: %(default)d",
             )
             reader.add_argument(
                 "--fit-steps",
                 type=number(int, 0),
                 default=600,
-                help="of the networks, after the search; 0 is enough where noise is not strong; default: %(default)d",
+                help="of the networks, after a search without two starts that agree; default: %(default)d",
             )
             reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
             reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")

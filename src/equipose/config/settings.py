@@ -347,6 +347,11 @@ class SearchConfig(Config):
     fit_matrix_learning_rate: Positive = Field(
         default=2e-2, description="Muon's learning rate at the first of these steps"
     )
+    fit: Literal["always", "unless_agreed"] = Field(
+        default="always",
+        description="whether networks are trained also where two starts have found the same map; without, refinement"
+        " starts from that map",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -42,6 +42,14 @@ SYMMETRIC = 0.95
 0.91 in the first 9 shells of 32 pixels, and 0.89 in the first 15.
 """
 
+BEYOND = 0.8
+"""Part of the way from the correlation after any turn to 1 that a map's correlation with its mates must go. A central
+blob in noise, which looks alike from all sides, correlates by up to 0.94 with any group, and goes 0.23 of the way.
+"""
+
+ANY_TURNS = Rotation.random(40, random_state=0).as_matrix()
+"""Turns that are no group's."""
+
 STEPS = (3.0, 1.5, 0.7, 0.3)
 """Steps in degrees by which the best frame is turned, as long as the correlation rises."""
 
@@ -57,6 +65,14 @@ class Frame:
     centre: np.ndarray
     """(3,) voxels (x, y, z) from voxel L/2"""
     correlation: float
+    after_any_turn: float = 0.0
+    """the mean correlation of the map with itself after turns that are no symmetry of it"""
+
+    @property
+    def found(self) -> bool:
+        """Whether the map has the group: it must look the same after its rotations, and not after all others, too."""
+        beyond = (self.correlation - self.after_any_turn) / max(1 - self.after_any_turn, 0.1)
+        return self.correlation >= SYMMETRIC and beyond >= BEYOND
 
 
 def centre_of(volume: Tensor) -> np.ndarray:
@@ -106,7 +122,8 @@ def find_axes(volume: Tensor, symmetry: str, shells: float, other: Tensor | None
         frames = frames[np.argsort(-compared.correlation(frames, second[0][None], FEW))[:KEPT]]
     climbed = [_climb(compared, frame, np.stack(generators(symmetry))) for frame in frames]
     best = max(climbed, key=lambda found: found[1])[0]
-    return Frame(best, centre, float(compared.correlation(best[None], group(symmetry)[1:], POINTS)[0]))
+    mates, others = (compared.correlation(best[None], turns, POINTS)[0] for turns in (group(symmetry)[1:], ANY_TURNS))
+    return Frame(best, centre, float(mates), float(others))
 
 
 def detect(volume: Tensor, shells: float) -> dict[str, Frame]:
@@ -115,7 +132,7 @@ def detect(volume: Tensor, shells: float) -> dict[str, Frame]:
     All Cn of `CYCLIC` are tried. A group of several axes is tried only if the map has each of these axes.
     """
     frames = {f"C{order}": find_axes(volume, f"C{order}", shells) for order in CYCLIC}
-    orders = {order for order in CYCLIC if frames[f"C{order}"].correlation >= SYMMETRIC}
+    orders = {order for order in CYCLIC if frames[f"C{order}"].found}
     further = [f"D{order}" for order in sorted(orders)] if 2 in orders else []
     further += [name for name, needed in MORE_AXES.items() if needed <= orders]
     return frames | {name: find_axes(volume, name, shells) for name in further}
@@ -123,7 +140,7 @@ def detect(volume: Tensor, shells: float) -> dict[str, Frame]:
 
 def detected(frames: dict[str, Frame]) -> str:
     """The largest group that the map has, among those that `detect` tried; C1 if it has none."""
-    having = [name for name, frame in frames.items() if frame.correlation >= SYMMETRIC]
+    having = [name for name, frame in frames.items() if frame.found]
     return max(having, key=lambda name: len(group(name)), default="C1")
 
 
@@ -132,8 +149,8 @@ class _Compared:
 
     def __init__(self, volume: Tensor, other: Tensor | None, shells: float) -> None:
         self.radius = len(volume) // 2
-        self.first = _whitened(volume)
-        self.second = self.first if other is None else _whitened(other)
+        self.first = whitened(volume)
+        self.second = self.first if other is None else whitened(other)
         rng = np.random.default_rng(0)
         directions = rng.normal(size=(POINTS, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -154,8 +171,8 @@ class _Compared:
         return grid_values(field, self.radius, k @ torch.from_numpy(matrices).to(k).mT)
 
 
-def _whitened(volume: Tensor) -> Tensor:
-    """A map's transform (m³, 2), scaled so that every shell has the same mean square."""
+def whitened(volume: Tensor) -> Tensor:
+    """Values (m³, 2) of a map's transform, those of each shell of the same mean square."""
     radius = len(volume) // 2
     field = from_real_map(volume, radius)
     shell = grid_frequencies(radius, volume.device).norm(dim=-1).round().long()

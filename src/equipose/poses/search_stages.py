@@ -1,13 +1,14 @@
 """The steps before training for `init: search`: find a volume (`search`), then fit both networks to it.
 
 The step and the spent part of the budget decide the stage, so a run can continue at any step. The stages are `search`
-(stochastic EM), `refine` (the poses of some thousand images; each pass builds the next volume) and `fit` (encoder and
-decoder learn from rendered images, whose poses are known exactly). A `SearchState` is the state between steps.
+(stochastic EM, from several random starts until two of them find the same map), `refine` (the poses of some thousand
+images; each pass builds the next volume) and `fit` (encoder and decoder learn from rendered images, whose poses are
+known exactly). A `SearchState` is the state between steps.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from equipose.core.fourier_grid import (
     real_map,
     with_slopes,
 )
+from equipose.core.likeness import likeness
 from equipose.core.mask import masked_volume
 from equipose.core.symmetry_axes import find_axes, symmetrised
 from equipose.model.autoencoder import Autoencoder
@@ -40,6 +42,14 @@ SHIFT_WEIGHT = 0.2
 
 COARSE = 16
 """Least number of shells of the search's grid: its map then has 32 voxels a side, enough for a mask."""
+
+SAME = 0.9
+"""Likeness of two starts' maps, by all shells that were compared, from which they count as the same. Two right maps of
+the nucleosome or of GroEL had 0.98 and 0.99, a right and a wrong one 0.37 to 0.42, two alike wrong ones 0.67.
+"""
+
+FITS = 8000
+"""Rotations in which two maps are laid over each other."""
 
 LOSERS_WEIGHT = 0.05
 """Weight, in the fit, of the mean error of all hypotheses beside the best one's error, so that all of them learn."""
@@ -57,6 +67,8 @@ class SearchState:
     shifts: Tensor  # (images, 2) pixels about L/2
     errors: Tensor  # (images,) squared, per coefficient
     volume: Tensor | None = None  # (m³, 2) at the points of a grid of radius L/2: of the search, or of the last pass
+    others: list[Tensor] = field(default_factory=list)  # maps of all starts but the best one
+    alike: float = 0.0  # how alike the best start's map and the nearest of the others are
 
 
 def stage(step: int, spent: float, config: SearchConfig) -> tuple[str, int]:
@@ -73,6 +85,11 @@ def stage(step: int, spent: float, config: SearchConfig) -> tuple[str, int]:
 def search_length(config: SearchConfig) -> int:
     """Number of steps of `search` and `refine`; after them there is a map."""
     return config.starts * config.steps + len(config.refine_radii) * _chunks(config)
+
+
+def agreed(state: SearchState) -> bool:
+    """Whether two starts have found the same map; the starts that are left are not made."""
+    return state.alike >= SAME
 
 
 def found_map(state: SearchState, model: Autoencoder) -> Tensor | None:
@@ -112,6 +129,8 @@ def initial_step(
     generator = torch.Generator(model.frequencies.device).manual_seed(int(rng.integers(2**62)))
     name, index = stage(step, spent, config)
     if name == "search":
+        if agreed(state):
+            return torch.zeros((), device=model.frequencies.device)  # no other start is needed
         rows = rng.choice(run.dataset.images, config.batch, replace=False)
         return _search(state, index, model, *fetch(rows), generator)
     if name == "refine":
@@ -153,7 +172,7 @@ def _search(
         generator,
     )
     if index == config.steps - 1:
-        _keep_the_best(state, disc, model.box // 2)
+        _end_start(state, disc, model.box // 2, generator)
     return error
 
 
@@ -168,11 +187,22 @@ def _coarse(model: Autoencoder) -> int:
     return min(model.box // 2, max(COARSE, math.ceil(config.last_radius), config.refine_radii[0]))
 
 
-def _keep_the_best(state: SearchState, disc: HalfDisc, radius: int) -> None:
-    """At the end of a start, keep its volume, or the former best volume if that explains the images better."""
+def _end_start(state: SearchState, disc: HalfDisc, radius: int, generator: torch.Generator) -> None:
+    """At the end of a start, keep its volume, or the former best volume if that explains the images better.
+
+    The error of a step's images is measured before they move the volume.
+    """
     shells = int(disc.k.norm(dim=-1).max().round()) + 1
-    if state.best is None or state.spectrum[:shells].log().mean() < state.best[1][:shells].log().mean():
-        state.best = state.grid, state.spectrum.clone()
+    ended = state.grid, state.spectrum.clone()
+    if state.best is None:
+        state.best = ended
+    else:
+        better, worse = sorted((state.best, ended), key=lambda start: float(start[1][:shells].log().mean()))
+        state.best = better
+        state.others.append(real_map(masked_volume(worse[0]), worse[0].radius))
+        best = real_map(masked_volume(better[0]), better[0].radius)
+        rotations = search.spread_rotations(FITS, generator, torch.eye(3, device=best.device)[None])
+        state.alike = max(likeness(best, other, shells - 1, rotations) for other in state.others)
     grid, state.spectrum = state.best
     state.volume = enlarged(masked_volume(grid), grid.radius, radius)
     state.grid = empty_grid(radius, disc.k.device)

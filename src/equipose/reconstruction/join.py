@@ -26,7 +26,7 @@ from equipose.core.fourier_grid import FourierGrid, grid_map
 from equipose.core.local_resolution import local_resolution
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.core.point_groups import group
-from equipose.core.symmetry_axes import SYMMETRIC, detect, detected, find_axes
+from equipose.core.symmetry_axes import detect, detected, find_axes
 from equipose.errors import ConfigError
 from equipose.io.files import whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
@@ -156,7 +156,7 @@ def _with_symmetry(halves: list[Half]) -> tuple[list[Half], str, np.ndarray, dic
     shells = DETECTED_BY * halves[0].box / 2
     frames = detect(volumes[0], shells)
     found, numbers = detected(frames), {name: frame.correlation for name, frame in frames.items()}
-    if found == "C1" or (other := find_axes(volumes[1], found, shells)).correlation < SYMMETRIC:
+    if found == "C1" or not (other := find_axes(volumes[1], found, shells)).found:
         return halves, "C1", group("C1"), numbers
     frame = frames[found]
     centred = [half.centred(each.centre) for half, each in zip(halves, (frame, other), strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from equipose.config.settings import RunConfig
-from equipose.poses.search_stages import SearchState
+from equipose.poses.search_stages import SearchState, agreed, search_length
 
 
 @dataclasses.dataclass
@@ -28,11 +28,18 @@ class Progress:
 
 
 def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.0) -> bool:
-    if stayed_converged(config, progress):
+    if stayed_converged(config, progress) or needs_no_networks(config, progress):
         return True
     if config.budget.steps is not None:
         return progress.step >= config.budget.steps
     return progress.seconds + more_seconds >= config.budget.time
+
+
+def needs_no_networks(config: RunConfig, progress: Progress) -> bool:
+    """Whether the search has ended with a map that two of its starts agree on, and that is enough for this run."""
+    search = config.model.search
+    done = progress.search is not None and progress.step >= search_length(search)
+    return done and search.fit == "unless_agreed" and agreed(progress.search)
 
 
 def stayed_converged(config: RunConfig, progress: Progress) -> bool:
