@@ -67,8 +67,8 @@ def likeness(one: Tensor, other: Tensor, shells: float, rotations: Tensor) -> fl
     tried = torch.cat([correlation(*some, few) for some in zip(either.split(500), still.split(500), strict=True)])
     best = max(climbed(either[row], still[row], turning=True) for row in tried.topk(min(KEPT, len(tried))).indices)
     strangers = range(0, len(either), math.ceil(len(either) / KEPT))
-    by_chance = np.mean([climbed(either[row], still[row], turning=False) for row in strangers])
-    return float((best - by_chance) / max(1 - by_chance, ROUND))
+    by_chance = float(np.mean([climbed(either[row], still[row], turning=False) for row in strangers]))
+    return (best - by_chance) / max(1 - by_chance, ROUND)
 
 
 def _frequencies(count: int, top: float) -> Tensor:

@@ -38,8 +38,9 @@ def budget_spent(config: RunConfig, progress: Progress, more_seconds: float = 0.
 def needs_no_networks(config: RunConfig, progress: Progress) -> bool:
     """Whether the search has ended with a map that two of its starts agree on, and that is enough for this run."""
     search = config.model.search
-    done = progress.search is not None and progress.step >= search_length(search)
-    return done and search.fit == "unless_agreed" and agreed(progress.search)
+    if search.fit != "unless_agreed" or progress.search is None or progress.step < search_length(search):
+        return False
+    return agreed(progress.search)
 
 
 def stayed_converged(config: RunConfig, progress: Progress) -> bool:
