@@ -40,6 +40,13 @@ def test_maps_that_do_not_correlate_have_not_converged_whatever_the_poses_say() 
     assert "agree on only" not in found.says and "a converged one" not in found.certainty
 
 
+def test_it_says_that_views_are_uneven_where_there_is_a_map() -> None:
+    uneven = {"sampling_compensation": 0.31}
+    assert "uneven: their sampling compensation factor is 0.31" in verdict(summary(1.0, 1.0) | uneven).says
+    assert "uneven" not in verdict(summary(1.0, 1.0) | {"sampling_compensation": 0.95}).says
+    assert "uneven" not in verdict(summary(0.1, 0.1) | uneven).says, "of wrong poses, views say nothing"
+
+
 def test_it_says_how_sure_it_is_and_of_what() -> None:
     found = verdict(summary(0.982, 1.0))
     assert "97.2% and 98.9%" in found.certainty and "simulated particles" in found.certainty

@@ -27,6 +27,7 @@ from equipose.core.local_resolution import local_resolution
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.core.point_groups import group
 from equipose.core.symmetry_axes import detect, detected, find_axes
+from equipose.core.view_sampling import compensation_factor
 from equipose.errors import ConfigError
 from equipose.io.files import whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
@@ -114,6 +115,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "symmetry": own[0].symmetry,
         "agree_modulo": symmetry,
         "symmetry_correlation": correlations_with_mates,
+        "sampling_compensation": compensation_factor(np.concatenate(rotations), same),
         "correlation": _quartiles(np.concatenate(scores)),
         "code": {"reconstruct": fingerprint("reconstruct")},
     }

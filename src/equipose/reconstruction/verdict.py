@@ -25,6 +25,9 @@ poses of both half-sets were, it was 0.01. Little was seen in between.
 CONFIRMED = 0.9
 """Least share of its own poses that a run must confirm to count as right if the two runs do not agree."""
 
+EVEN = 0.8
+"""Sampling compensation factor below which views are called uneven; views from all around one axis have 0.81."""
+
 SURE = 0.95
 """Level of the intervals (Wilson's)."""
 
@@ -81,6 +84,11 @@ def verdict(summary: dict[str, Any]) -> Verdict:
             f"Two runs that share no image {' and '.join(found)}. Do not use this map."
             f"{_which_failed(summary.get('confirmed'))} Search from more starts (--starts), say which symmetry the"
             " particle has (--symmetry), or give cleaner or more particles."
+        )
+    if state != "not converged" and (even := summary.get("sampling_compensation", 1.0)) < EVEN:
+        says += (
+            f" The views are uneven: their sampling compensation factor is {even:.2f}, and even ones have 1. Along"
+            " directions that few images show, the map is worse than its resolution says; a tilted stage adds views."
         )
     below = "" if worst.low >= CONVERGED else f"; a converged one has at least {CONVERGED:.0%}"
     certainty = (

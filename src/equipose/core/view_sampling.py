@@ -1,0 +1,28 @@
+"""How evenly viewing directions sample Fourier space: the sampling compensation factor.
+
+Each image samples the central plane perpendicular to its viewing direction. Where few planes pass, the map has less
+signal to noise. The factor is the harmonic mean of the sampling over all directions, 1 for even views (Baldwin &
+Lyumkis 2020, Prog. Biophys. Mol. Biol. 150, 160). Views from all around one axis have 8/π² = 0.81.
+"""
+
+import numpy as np
+
+DIRECTIONS = 2000
+"""Directions of Fourier space, on a half sphere, at which planes are counted."""
+
+WIDTH = 0.05
+"""Half the thickness of a plane, in radii: that of a slice at the tenth shell."""
+
+LEAST = 0.01
+"""Sampling that a direction without any plane counts as, the mean being 1: without it, one hole would be all."""
+
+
+def compensation_factor(rotations: np.ndarray, group: np.ndarray) -> float:
+    """The sampling compensation factor, 0 to 1, of poses (n, 3, 3) and all their mates by the `group` (g, 3, 3)."""
+    views = np.concatenate([(rotations @ mate)[:, 2] for mate in group])
+    z = (np.arange(DIRECTIONS) + 0.5) / DIRECTIONS
+    turn = np.pi * (3 - 5**0.5) * np.arange(DIRECTIONS)
+    directions = np.stack([np.sqrt(1 - z**2) * np.cos(turn), np.sqrt(1 - z**2) * np.sin(turn), z], axis=1)
+    near = [(np.abs(some @ views.T) < WIDTH).mean(1) for some in np.array_split(directions, 20)]
+    sampling = np.concatenate(near) / WIDTH  # of even views, a part WIDTH is that near
+    return float(min(1.0, 1 / np.mean(1 / np.maximum(sampling, LEAST))))
