@@ -115,6 +115,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "agree_modulo": symmetry,
         "symmetry_correlation": correlations_with_mates,
         "correlation": _quartiles(np.concatenate(scores)),
+        "runs": [str(run.resolve()) for run in runs],
+        "datasets": [str(dataset.resolve()) for dataset in datasets],
         "code": {"reconstruct": fingerprint("reconstruct")},
     }
     summary = with_verdict(summary)
