@@ -9,7 +9,16 @@ import pandas as pd
 import pytest
 
 from equipose.errors import FileWarning
-from equipose.io.half_sets import SUBSET, half_of, has_halves, kept_together, repeats, warn_of_repeats
+from equipose.io.half_sets import (
+    SUBSET,
+    half_of,
+    half_of_more,
+    has_halves,
+    kept_together,
+    repeats,
+    seen_before,
+    warn_of_repeats,
+)
 
 OPTICS = pd.DataFrame({"rlnOpticsGroup": [1], "rlnImageSize": [100], "rlnImagePixelSize": [2.0]})
 OPTICS["rlnMicrographOriginalPixelSize"] = 1.0
@@ -113,3 +122,19 @@ def test_a_hundred_thousand_rows_take_a_moment() -> None:
     started = time.process_time()
     half_of(table, OPTICS)
     assert time.process_time() - started < 10  # a second
+
+
+def test_more_particles_join_the_half_of_what_they_share_something_with() -> None:
+    """Of an image that was seen, or of a pick of the same place; all others have the halves of their own file."""
+    known = picks(("m", 50.0, 50.0), ("m", 900.0, 50.0)).iloc[:4]
+    known[SUBSET] = [2, 1, 1, 2]
+    new = picks(("m", 53.0, 48.0), ("m", 901.0, 50.0), ("other", 50.0, 50.0))
+    new["rlnImageName"] = [f"{row + 1}@new.mrcs" for row in range(len(new))]
+    new[SUBSET] = [1, 2] * (len(new) // 2) + [1] * (len(new) % 2)
+    new.loc[len(new) - 1, "rlnImageName"] = "1@s.mrcs"
+    half = half_of_more(known, new, OPTICS)
+    assert list(half[:2]) == [2, 1] and half[-1] == 2
+    np.testing.assert_array_equal(half[5:-1], new[SUBSET].to_numpy()[5:-1])
+    assert half[2] == new[SUBSET].iloc[2] and seen_before(known, new) == 1
+    alone = half_of_more(known, new[["rlnImageName"]], OPTICS)
+    np.testing.assert_array_equal(alone[:-1], half_of(new[["rlnImageName"]], OPTICS)[:-1])

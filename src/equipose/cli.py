@@ -3,6 +3,7 @@
     equipose validate particles.star                   is everything there that a reconstruction needs?
     equipose info particles.star                       how many, how large, which optics, bright or dark
     equipose reconstruct particles.star --out DIR      poses.star, volume.mrc, half-maps, FSC, report.html
+    equipose pose DIR more.star --out DIR2             poses for particles that the reconstruction has not seen
     equipose flip-hand DIR                             poses and maps of a reconstruction in the other hand
     equipose symmetrise DIR C4                         poses and maps on RELION's axes of a point group
     equipose status results/paper                      which runs are done, running, stuck, failed; time left, metrics
@@ -176,6 +177,21 @@ def info(arguments: argparse.Namespace) -> None:
     print(f"protein        {_protein(particles, star)}")
 
 
+def pose(arguments: argparse.Namespace) -> None:
+    """Poses for particles that a finished reconstruction has not seen; the same command continues after a stop."""
+    from equipose.io.progress import say
+    from equipose.reconstruction import pose_more
+    from equipose.reconstruction.finished import read_finished
+
+    out, folder, (star, *passthrough) = arguments.out.absolute(), arguments.folder.resolve(), arguments.star
+    _check(check_can_be_made, out, "--out")
+    _check_datadir(arguments)
+    told = Told(arguments.pixel_size, passthrough=tuple(str(path.resolve()) for path in passthrough))
+    finished = read_finished(folder, folder / WORK, arguments.anyway)
+    found = pose_more.pose(finished, star.resolve(), arguments.datadir, told, arguments.encoder_only, out, say)
+    print(f"{out}: poses.star; {pose_more.in_words(found)}")
+
+
 def flip_hand(arguments: argparse.Namespace) -> None:
     """Mirror the maps along z, and change the poses so that every projection stays the same."""
     from equipose.figures.reconstruction import plot_reconstruction
@@ -313,8 +329,7 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
 
     star = arguments.star.resolve()
     check_symmetry(arguments.symmetry)
-    if arguments.datadir is not None and not arguments.datadir.is_dir():
-        raise ConfigError(f"--datadir: {arguments.datadir} is no folder: name the one that image names start from")
+    _check_datadir(arguments)
     optics, table = read_tables(star, told=_told(arguments))
     if arguments.datadir is None:
         arguments.datadir = find_datadir(star, table)
@@ -323,6 +338,11 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
         raise ConfigError(f"{star}: --select leaves no particle: widen its limits")
     check_inside(star, arguments.datadir, table.iloc[rows])
     return star, (optics, table.iloc[rows]), half_of(table, optics)[rows]
+
+
+def _check_datadir(arguments: argparse.Namespace) -> None:
+    if arguments.datadir is not None and not arguments.datadir.is_dir():
+        raise ConfigError(f"--datadir: {arguments.datadir} is no folder: name the one that image names start from")
 
 
 def _selection(arguments: argparse.Namespace) -> Selection:
@@ -408,6 +428,18 @@ def parser() -> argparse.ArgumentParser:
                 help="standard deviation of the particles' shifts in Å",
             )
             reader.add_argument("--cores", type=number(int, 1), help="CPU cores; default: all")
+    posed = command(
+        pose, "abinitio more.star --out more", "abinitio J20_particles.cs J20_passthrough_particles.cs --out more"
+    )
+    posed.add_argument("folder", type=Path, help="folder of a reconstruction, also a flipped or symmetrised one")
+    posed.add_argument("star", type=Path, nargs="+", help="star file, or .cs files of one job")
+    posed.add_argument("--out", type=Path, required=True, help="folder of all results")
+    posed.add_argument("--datadir", type=Path, help="folder that image names are relative to")
+    posed.add_argument("--pixel-size", type=number(float, 0, above=True), help="Å, if the file's pixel size is wrong")
+    posed.add_argument(
+        "--encoder-only", action="store_true", help="the networks' poses as they are, without refinement"
+    )
+    posed.add_argument("--anyway", action="store_true", help="also by a reconstruction that has not converged")
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
     flip.add_argument("--out", type=Path, help="folder of the flipped ones; default: FOLDER_flipped")

@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -44,9 +45,10 @@ from equipose.io.particle_tables import (
     without_poses,
     write_star,
 )
-from equipose.io.particles import Particles, read_particles, summary_of
+from equipose.io.particles import ALIKE, Particles, read_particles, summary_of
 from equipose.io.progress import run_main, say
 from equipose.io.resumable_stack import sha256, write_stack
+from equipose.io.stacks import resampled
 
 CHUNK = 256
 """Number of images that are checked at once."""
@@ -178,15 +180,47 @@ def preparation_of(
         )
     sign, certainty = contrast(particles, rows, config, voxel_size)
     radius = (config.mask_radius or width / 2) / voxel_size  # pixels
-    axis = np.arange(config.box) - config.box // 2
-    distance = np.hypot(axis[:, None], axis)
-    inside = np.clip((radius - distance) / (EDGE * config.box), 0, 1)
-    mask = 0.5 - 0.5 * np.cos(np.pi * inside) if config.mask_radius else None
     applied, aberrations = _applied(star, particles), aberrations_of(star, particles)
-    how = Preparation(sign, voxel_size, distance > radius - 1, mask, applied, None, aberrations)
+    how = Preparation(sign, voxel_size, *_background_and_mask(config, radius), applied, None, aberrations)
     if config.whiten:
         how = dataclasses.replace(how, whitening=_whitening(particles, rows, how))
     return how, certainty
+
+
+def _background_and_mask(config: PreparationConfig, radius: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """Where there is no particle, (L, L) bool, and the mask (L, L) if one is asked for; `radius` in pixels."""
+    axis = np.arange(config.box) - config.box // 2
+    distance = np.hypot(axis[:, None], axis)
+    inside = np.clip((radius - distance) / (EDGE * config.box), 0, 1)
+    return distance > radius - 1, 0.5 - 0.5 * np.cos(np.pi * inside) if config.mask_radius else None
+
+
+def preparation_like(particles: Particles, config: PreparationConfig, known: dict[str, Any]) -> Preparation:
+    """The settings for further particles, from `config.star`, as those were prepared whose preparation.json is `known`.
+
+    `config` is that of the known particles but for the files.
+    """
+    star, sign = Path(config.star), 1 if known["protein"] == "bright" else -1
+    discs = _background_and_mask(config, known["background_radius_angstrom"] / known["voxel_size"])
+    applied, aberrations = _applied(star, particles), aberrations_of(star, particles)
+    factors = None if known["whitening"] is None else np.array(known["whitening"])
+    return Preparation(sign, known["voxel_size"], *discs, applied, factors, aberrations)
+
+
+def prepared_like(
+    config: PreparationConfig, particles: Particles, rows: np.ndarray, how: Preparation, known: dict[str, Any]
+) -> np.ndarray:
+    """The prepared images (m, L, L) of `rows`, with what `preparation_like` gave.
+
+    Images of another width than the known ones are first brought to the known box and voxel size. Raises ConfigError if
+    an image is constant outside of the particle.
+    """
+    images, width = _images(particles, rows, how), particles.voxel_size * particles.images.shape[-1]
+    if abs(width - known["box"] * known["voxel_size"]) > ALIKE * width:
+        images = resampled(images, known["box"], particles.voxel_size / known["voxel_size"])
+    images = prepared(images, particles.ctf[rows], how.applied[rows], how)
+    _refuse_masked(config, particles, rows, images)
+    return images
 
 
 def fourier_crop(images: np.ndarray, box: int) -> np.ndarray:

@@ -53,6 +53,25 @@ def half_of(particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> np.ndar
     return 1 + rank[group] % 2
 
 
+def half_of_more(known: pd.DataFrame, particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> np.ndarray:
+    """The half, 1 or 2, of each further particle, (n,): that of a `known` one that it is kept together with, if any.
+
+    Otherwise it is that of `half_of`. `known` has rlnRandomSubset in every row.
+    """
+    labels = [label for label in (IMAGE, MICROGRAPH, TUBE, *COORDINATES) if label in known and label in particle_table]
+    both = pd.concat([known[labels], particle_table[labels]], ignore_index=True)
+    group = kept_together(both, optics_table)
+    half = np.zeros(group.max(initial=0) + 1, np.int64)
+    half[group[: len(known)][::-1]] = _own(known)[::-1]
+    theirs = half[group[len(known) :]]
+    return np.where(theirs > 0, theirs, half_of(particle_table, optics_table))
+
+
+def seen_before(known: pd.DataFrame, particle_table: pd.DataFrame) -> int:
+    """How many rows show an image that a `known` row shows."""
+    return int(_images(particle_table[IMAGE]).isin(_images(known[IMAGE])).sum())
+
+
 def torn(particle_table: pd.DataFrame, group: np.ndarray) -> np.ndarray:
     """Whether the `group` (n,) of each row has rows in both halves of the file's rlnRandomSubset, (n,) bool."""
     first, second = (np.bincount(group[_own(particle_table) == half], minlength=group.max() + 1) for half in (1, 2))

@@ -101,13 +101,18 @@ class Images:
             here = (stack == number) & (pixel == multiple)
             found = self.stacks[number].map()[index[here]]
             if found.shape[-1] != self.box or multiple != 1:
-                matrix = _resampling(found.shape[-1], self.box, multiple)
-                found = matrix @ found.astype(np.float32) @ matrix.T
+                found = resampled(found, self.box, multiple)
             images[here] = found
         return images
 
     def __array__(self, dtype: np.dtype | None = None) -> np.ndarray:
         return self[:].astype(dtype or np.float32, copy=False)
+
+
+def resampled(images: np.ndarray, box: int, multiple: float) -> np.ndarray:
+    """Images (n, L, L), whose pixels are `multiple` of the wanted ones, as float32 (n, box, box), centre on centre."""
+    matrix = _resampling(images.shape[-1], box, multiple)
+    return matrix @ images.astype(np.float32) @ matrix.T
 
 
 @functools.lru_cache(maxsize=64)

@@ -21,7 +21,7 @@ from equipose.core.pose_metrics import Alignment, align, squared_distances
 from equipose.core.rotations import degrees_from_squared_frobenius
 from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import reporter
-from equipose.model.autoencoder import load_model
+from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.poses.refinement import poses_against
 from equipose.training.evaluate import RelionPoses, predict
 
@@ -129,6 +129,9 @@ def _asked(run: Path, own: Half, other: Half) -> RelionPoses:
     """
     model, asked = load_model(run / "model.pt"), other.some(slice(COMPARED)).particles
     answers, _ = predict(model, asked, reporter())
-    as_seen = dataclasses.replace(own, whitening=None)  # the model compares whitened and scaled images
-    volume = model.image_scale * masked_volume(back_project(as_seen))
-    return RelionPoses(*poses_against(model, volume, asked, answers.rotations, answers.shifts))
+    return RelionPoses(*poses_against(model, as_seen(model, own), asked, answers.rotations, answers.shifts))
+
+
+def as_seen(model: Autoencoder, own: Half) -> Tensor:
+    """The masked map (m³, 2) of a half-set, as the model of its run compares it: with whitened and scaled images."""
+    return model.image_scale * masked_volume(back_project(dataclasses.replace(own, whitening=None)))

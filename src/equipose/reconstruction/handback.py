@@ -49,9 +49,25 @@ def write_poses(
     Each of `rotations` (n, 3, 3), `shifts` (n, 2) in Å and `scores` (n,) has an array for half 1 and one for half 2.
     Returns how many rows `select` left out (`left_out`), and how many of the others repeat an image (`repeats`).
     """
-    star, datadir = Path(config.star), Path(config.datadir) if config.datadir else None
+    star = Path(config.star)
     tables = read_tables(star, told=config.told)
     halves = [chosen_rows(star, tables, half, config.limits) for half in (1, 2)]
+    write_posed(output, config, tables, halves, rotations, shifts, scores)
+    rows = np.sort(np.concatenate(halves))
+    return {"left_out": len(tables[1]) - len(rows), "repeats": repeats(tables[1].iloc[rows])}
+
+
+def write_posed(
+    output: Path,
+    config: PreparationConfig,
+    tables: Tables,
+    halves: Sequence[np.ndarray],
+    rotations: Sequence[np.ndarray],
+    shifts: Sequence[np.ndarray],
+    scores: Sequence[np.ndarray],
+) -> None:
+    """`write_poses` for given rows of the tables: `halves` has those (n,) of half 1 and of half 2."""
+    star, datadir = Path(config.star), Path(config.datadir) if config.datadir else None
     order = np.argsort(np.concatenate(halves))
     rows = np.concatenate(halves)[order]
     subset = np.repeat([1, 2], [len(half) for half in halves])[order]
@@ -64,7 +80,6 @@ def write_poses(
     if is_cryosparc(star):
         records = read_records(star, tuple(map(Path, config.told.passthrough)))
         write_cryosparc(output / "poses.cs", records, rows, turned, moved, subset, config.pixel_size)
-    return {"left_out": len(tables[1]) - len(rows), "repeats": repeats(tables[1].iloc[rows])}
 
 
 def for_refinement(star: Path, datadir: Path | None, told: Told, rows: np.ndarray) -> Tables:

@@ -117,6 +117,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "symmetry_correlation": correlations_with_mates,
         "sampling_compensation": compensation_factor(np.concatenate(rotations), same),
         "correlation": _quartiles(np.concatenate(scores)),
+        "runs": [str(run.resolve()) for run in runs],
+        "datasets": [str(dataset.resolve()) for dataset in datasets],
         "code": {"reconstruct": fingerprint("reconstruct")},
     }
     summary = with_verdict(summary)

@@ -1,0 +1,294 @@
+"""More particles for a finished reconstruction: each is posed by its half-set's network and map, in the final frame."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+from conftest import BOX, VOXEL
+from test_cli import equipose
+
+from equipose.config.settings import PreparationConfig, RunConfig, Told, merge, simulation_config
+from equipose.core.mask import solvent_mask
+from equipose.core.pose_metrics import squared_distances
+from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
+from equipose.data.simulate import simulate
+from equipose.errors import ConfigError
+from equipose.io.half_sets import SUBSET
+from equipose.io.maps import read_map, write_map
+from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables, without_poses, write_star
+from equipose.io.particles import Particles
+from equipose.io.stacks import open_stack
+from equipose.model.autoencoder import Autoencoder, save_model
+from equipose.reconstruction import pose_more
+from equipose.reconstruction.finished import Finished, read_finished
+from equipose.reconstruction.handback import SCORE
+from equipose.training.evaluate import RelionPoses
+
+NEW = 40
+PREPARED = {
+    "protein": "bright",
+    "box": BOX,
+    "voxel_size": VOXEL,
+    "original_box": BOX,
+    "original_voxel_size": VOXEL,
+    "background_radius_angstrom": BOX * VOXEL / 2,
+    "whitening": None,
+}
+CONVERGED = {
+    "halves_compared": [600, 600],
+    "halves_agree": [0.99, 0.99],
+    "agree_within_degrees": 15.0,
+    "resolution_angstrom": {"corrected": 36.0},
+}
+
+
+@pytest.fixture(scope="module")
+def abinitio(halves: Path, small_run: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished reconstruction with the true map, whose second run lies in another frame and hand, and new particles.
+
+    Its networks have learned nothing: poses come from the search.
+    """
+    folder = tmp_path_factory.mktemp("finished") / "abinitio"
+    shutil.copytree(halves, folder.parent / "halves")
+    work = folder.parent / "halves"
+    config = small_run("d4_l2", BOX)
+    few = dataclasses.replace(config.model.search, refine_orientations=1500, refine_radii=(7, 10), candidates=4)
+    dataset = dataclasses.replace(config.dataset, voxel_size=VOXEL, shift_std=20.0)
+    config = dataclasses.replace(config, dataset=dataset, model=dataclasses.replace(config.model, search=few))
+    torch.manual_seed(0)
+    for number, scale in ((1, 0.7), (2, 0.8)):
+        save_model(Autoencoder(config, scale), work / f"run{number}/model.pt")
+        (work / f"half{number}/preparation.json").write_text(json.dumps(PREPARED))
+        asked = PreparationConfig(name="x", star=str(work / "particles.star"), subset=number, box=BOX)
+        (work / f"half{number}/config.json").write_text(asked.to_json())
+    optics, table = read_tables(work / "particles.star")
+    write_star(folder / "poses.star", optics, table.assign(**{SCORE: 0.7}))
+    truth = read_map(work / "truth.mrc")[0]
+    maps = dict.fromkeys(("volume", "half1", "half2"), truth) | {"mask": solvent_mask(torch.from_numpy(truth)).numpy()}
+    for name, volume in maps.items():
+        write_map(folder / f"{name}.mrc", volume, VOXEL)
+    places = {"runs": [str(work / f"run{n}") for n in (1, 2)], "datasets": [str(work / f"half{n}") for n in (1, 2)]}
+    (folder / "reconstruction.json").write_text(json.dumps(CONVERGED | places))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def more(abinitio: Path, paper_config: dict) -> Path:
+    """A star file of new particles of the same molecule, with the truth beside it."""
+    folder = abinitio.parent / "more"
+    line = {"box": BOX, "voxel_size": VOXEL, "images": NEW, "held_out": 1, "snr": 1.0, "seed": 5}
+    config = simulation_config(merge(paper_config, {"datasets": {"80s_snr1": line}}), "80s_snr1")
+    simulate(config, abinitio.parent / "halves/truth.mrc", folder, threads=1, progress=lambda *_: None)
+    optics, table = read_tables(folder / "particles.star")
+    write_star(folder / "more.star", optics, without_poses(table))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(abinitio: Path) -> Finished:
+    return read_finished(abinitio, abinitio / "work", False)
+
+
+@pytest.fixture(scope="module")
+def posed(finished: Finished, more: Path) -> Path:
+    pose(finished, more / "more.star", finished.folder.parent / "posed")
+    return finished.folder.parent / "posed"
+
+
+def pose(finished: Finished, star: Path, out: Path, encoder_only: bool = False) -> list[str]:
+    """What is said meanwhile."""
+    said: list[str] = []
+    pose_more.pose(finished, star, None, Told(), encoder_only, out, said.append)
+    return said
+
+
+def poses(star: Path) -> tuple[np.ndarray, np.ndarray]:
+    table = read_tables(star)[1]
+    return from_relion_angles(table[list(ANGLES)].to_numpy(float)), -table[list(ORIGINS)].to_numpy(float)
+
+
+def test_poses_are_right_in_the_frame_of_the_reconstruction_whatever_the_runs(posed: Path, more: Path) -> None:
+    (rotations, shifts), (true, moved) = poses(posed / "poses.star"), poses(more / "particles.star")
+    half = read_tables(posed / "poses.star")[1][SUBSET].to_numpy()
+    assert sorted(set(half)) == [1, 2]
+    for number in (1, 2):
+        apart = squared_distances(rotations, true)[half == number]
+        assert np.median(apart) < 0.01 and (apart < 0.5).mean() > 0.9
+        assert np.median(np.abs(shifts - moved)[half == number]) < 3
+    table = read_tables(posed / "poses.star")[1]
+    assert list(table["rlnImageName"]) == list(read_tables(more / "more.star")[1]["rlnImageName"])
+    assert table[SCORE].median() == pytest.approx(0.5**0.5, abs=0.06)
+    summary = json.loads((posed / "pose.json").read_text())
+    assert summary["doubtful_share"] < 0.1 and summary["share_above_decoy"] > 0.9
+
+
+def test_an_interrupted_call_continues_and_gives_the_same_and_a_finished_one_does_nothing(
+    finished: Finished, more: Path, posed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted, calls = pose_more._fitted, []
+    monkeypatch.setattr(pose_more, "PART", 10)
+    monkeypatch.setattr(pose_more, "SAMPLE", 4)
+
+    def counted(*arguments: object) -> tuple:
+        calls.append(1)
+        if len(calls) == 4 + 3:  # two halves with the map and with the decoy; then the third part
+            raise KeyboardInterrupt
+        return fitted(*arguments)
+
+    monkeypatch.setattr(pose_more, "_fitted", counted)
+    with pytest.raises(KeyboardInterrupt):
+        pose(finished, more / "more.star", tmp_path / "out")
+    assert not (tmp_path / "out/poses.star").exists()
+    pose(finished, more / "more.star", tmp_path / "out")
+    parts = sum(-(-int(n) // 10) for n in np.bincount(read_tables(posed / "poses.star")[1][SUBSET])[1:])
+    assert len(calls) == 4 + 3 + parts - 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pose.json", "poses.star", "settings.json"]
+    before = (tmp_path / "out/poses.star").read_bytes()
+    pose(finished, more / "more.star", tmp_path / "out")
+    assert len(calls) == 4 + 3 + parts - 2
+    monkeypatch.setattr(pose_more, "_fitted", fitted)
+    pose(finished, more / "more.star", tmp_path / "whole")
+    assert (tmp_path / "whole/poses.star").read_bytes() == before
+
+
+def test_without_refinement_poses_are_those_of_the_networks_moved_into_the_frame(
+    finished: Finished, more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    answered: list[tuple] = []
+
+    def answers(model: Autoencoder, particles: Particles, _: object) -> tuple[RelionPoses, None]:
+        found = RelionPoses(random_rotations(len(particles.ctf), rng), rng.normal(size=(len(particles.ctf), 2)))
+        answered.append((model, found))
+        return found, None
+
+    monkeypatch.setattr(pose_more, "predict", answers)
+    monkeypatch.setattr(pose_more, "ANOTHER", 0.0)
+    pose(finished, more / "more.star", tmp_path / "out", encoder_only=True)
+    rotations, shifts = poses(tmp_path / "out/poses.star")
+    subset = read_tables(tmp_path / "out/poses.star")[1][SUBSET].to_numpy()
+    for number, half in enumerate(finished.halves, start=1):
+        found = next(found for model, found in reversed(answered) if model is half.model)
+        wanted = half.frame.rotations(found.rotations), half.frame.shifts(found.rotations, found.shifts)
+        np.testing.assert_allclose(rotations[subset == number], wanted[0], atol=1e-6)
+        np.testing.assert_allclose(shifts[subset == number], wanted[1], atol=1e-5)
+
+
+def test_poses_for_the_flipped_map_are_those_of_the_other_hand(
+    abinitio: Path, more: Path, posed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert equipose(monkeypatch, "flip-hand", abinitio, "--out", tmp_path / "flipped") == 0
+    words = ("pose", tmp_path / "flipped", more / "more.star", "--out", tmp_path / "out")
+    assert equipose(monkeypatch, *words) == 0
+    (flipped, shifts), (before, moved) = poses(tmp_path / "out/poses.star"), poses(posed / "poses.star")
+    assert (squared_distances(flipped, other_hand(before)) < 0.05).mean() > 0.9
+    assert np.median(np.abs(shifts - moved)) < 1
+
+
+def test_images_of_finer_pixels_and_a_wider_view_are_brought_to_those_of_the_reconstruction(
+    finished: Finished, more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice as fine, in a box half as wide again: what is prepared is what the coarse images give."""
+    spectra = np.fft.fftshift(np.fft.fft2(np.array(open_stack(more / "particles.mrcs").map())), axes=(1, 2))
+    spectra[:, 0] = spectra[:, :, 0] = 0  # frequencies that have no partner
+    for name, width, wider, pixel in (("coarse", 0, 0, VOXEL), ("fine", BOX // 2, BOX // 2, VOXEL / 2)):
+        wide = np.pad(spectra, [(0, 0), (width, width), (width, width)])
+        images = np.fft.ifft2(np.fft.ifftshift(wide, axes=(1, 2))).real.astype(np.float32)
+        images = np.pad(images, [(0, 0), (wider, wider), (wider, wider)], mode="wrap")
+        _write_stack(tmp_path / f"{name}.mrcs", images, pixel)
+        optics, table = read_tables(more / "more.star")
+        table["rlnImageName"] = [f"{number}@{name}.mrcs" for number in range(1, len(table) + 1)]
+        optics = optics.assign(rlnImagePixelSize=pixel, rlnImageSize=images.shape[-1])
+        write_star(tmp_path / f"{name}.star", optics, table)
+    original, prepared = pose_more.prepared_like, []
+
+    def kept(*arguments: object) -> np.ndarray:
+        prepared.append(original(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pose_more, "prepared_like", kept)
+    said: list[str] = []
+    for name in ("coarse", "fine"):
+        with pytest.raises(KeyboardInterrupt):
+            pose_more.pose(finished, tmp_path / f"{name}.star", None, Told(), False, tmp_path / "out", said.append)
+    assert [np.corrcoef(*(image.ravel() for image in pair))[0, 1] for pair in zip(*prepared, strict=True)][0] > 0.99
+    assert ["rescaled: the reconstruction's were of 17 Å" in line for line in said] == [False, True]
+
+
+def _write_stack(path: Path, images: np.ndarray, pixel: float) -> None:
+    with mrcfile.new(path) as mrc:
+        mrc.set_data(images)
+        mrc.set_image_stack()
+        mrc.voxel_size = pixel
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rlnVoltage": 200.0}, "other optics, 200 kV"),
+        ({"rlnImagePixelSize": 2 * VOXEL}, "pixels of 34 Å are larger"),
+        ({"rlnImagePixelSize": VOXEL / 2}, "images of 272 Å are smaller than the 544 Å"),
+        ("inverted", "protein is dark in its images, and was bright"),
+        ("noise", "do not show the molecule"),
+    ],
+)
+def test_particles_of_another_kind_are_refused_and_nothing_is_written(
+    finished: Finished, more: Path, tmp_path: Path, change: dict | str, message: str
+) -> None:
+    optics, table = read_tables(more / "more.star")
+    images = np.array(open_stack(more / "particles.mrcs").map())
+    if change == "inverted":
+        images = -images
+    elif change == "noise":
+        images = np.random.default_rng(0).normal(size=images.shape).astype(np.float32)
+    else:
+        optics = optics.assign(**change)
+    _write_stack(tmp_path / "particles.mrcs", images, 0)
+    write_star(tmp_path / "other.star", optics, table)
+    with pytest.raises(ConfigError, match=message):
+        pose(finished, tmp_path / "other.star", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reconstruction_that_has_not_converged_poses_nothing_unless_told_to(
+    abinitio: Path, more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    folder = shutil.copytree(abinitio, tmp_path / "abinitio")
+    summary = json.loads((folder / "reconstruction.json").read_text())
+    (folder / "reconstruction.json").write_text(json.dumps(summary | {"halves_agree": [0.99, 0.4]}))
+    words = ("pose", folder, more / "more.star", "--out", tmp_path / "out")
+    assert equipose(monkeypatch, *words) == 2
+    assert "has not converged" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert equipose(monkeypatch, *words, "--anyway") == 0
+    assert "The reconstruction is not converged" in capsys.readouterr().out
+
+
+def test_a_folder_whose_runs_are_not_there_or_are_others_poses_nothing(abinitio: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(abinitio, tmp_path / "abinitio")
+    optics, table = read_tables(folder / "poses.star")
+    write_star(folder / "poses.star", optics, table.assign(rlnAngleRot=table["rlnAngleRot"].to_numpy()[::-1]))
+    with pytest.raises(ConfigError, match="has not the poses of its runs"):
+        read_finished(folder, folder / "work", False)
+    (folder / "reconstruction.json").write_text(json.dumps(CONVERGED))
+    with pytest.raises(ConfigError, match="its networks are not known"):
+        read_finished(folder, folder / "work", False)
+    (folder / "mask.mrc").unlink()
+    with pytest.raises(ConfigError, match="lacks mask.mrc"):
+        read_finished(folder, folder / "work", False)
+
+
+def test_a_folder_of_other_poses_is_not_overwritten(
+    finished: Finished, more: Path, posed: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(posed, tmp_path / "out")
+    with pytest.raises(ConfigError, match="poses with another `encoder_only`"):
+        pose(finished, more / "more.star", out, encoder_only=True)
+    (out / "settings.json").unlink()
+    with pytest.raises(ConfigError, match=r"poses\.star of another command"):
+        pose(finished, more / "more.star", out)
