@@ -25,7 +25,7 @@ from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.io.provenance import hardware, package_versions
 from equipose.pages.page import data_uri, mesh, read_template
-from equipose.study.command_line import command_line
+from equipose.study.command_line import preset_command_line
 from equipose.study.job_times import wall_times
 from equipose.study.runs import (
     OUTDATED,
@@ -214,7 +214,7 @@ def _read_map(path: Path) -> np.ndarray:
 
 
 def main() -> None:
-    parser = command_line("equipose.pages.study_report", __doc__.splitlines()[0])
+    parser = preset_command_line("equipose.pages.study_report", __doc__.splitlines()[0])
     parser.add_argument("--paper", type=Path, required=True, help="config.yaml, the paper's own")
     parser.add_argument("--template", type=Path, required=True, help="report.html.jinja")
     parser.add_argument("--command", required=True, help="the command that makes the missing results")

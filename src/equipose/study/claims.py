@@ -26,7 +26,7 @@ from equipose.config.settings import asked_runs, is_simulated, model_config, sim
 from equipose.errors import ConfigError
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
-from equipose.study.command_line import command_line
+from equipose.study.command_line import preset_command_line
 from equipose.study.run_table import NUMBERS, RUN, load_outcomes
 from equipose.study.runs import (
     OUTDATED,
@@ -280,7 +280,7 @@ def write_claims(specification: dict[str, Any], runs: list[RunRow], output: Path
 
 
 def main() -> None:
-    parser = command_line("equipose.study.claims", __doc__.splitlines()[0])
+    parser = preset_command_line("equipose.study.claims", __doc__.splitlines()[0])
     parser.add_argument("--claims", type=Path, required=True, help="claims.yaml")
     parser.add_argument("--runs", type=Path, required=True, help="runs.csv, of equipose.study.run_table")
     parser.add_argument("--output", type=Path, required=True, help="written as .csv and .md")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 
-def command_line(module: str, description: str) -> argparse.ArgumentParser:
+def preset_command_line(module: str, description: str) -> argparse.ArgumentParser:
     """Arguments of every module that reads the runs of a preset."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--results", type=Path, required=True, help="a preset's results folder")

@@ -21,7 +21,7 @@ from equipose.io.files import write_json, write_text
 from equipose.io.progress import run_main
 from equipose.io.provenance import hardware, package_versions
 from equipose.study.claims import asked_or_found, write_claims
-from equipose.study.command_line import command_line
+from equipose.study.command_line import preset_command_line
 from equipose.study.job_times import job_times
 from equipose.study.joined_tables import join_tables
 from equipose.study.run_table import RUN, load_outcomes
@@ -86,7 +86,7 @@ def _add_lines(source: Path, target: Path) -> None:
 
 
 def main() -> None:
-    parser = command_line("equipose.study.publish", __doc__.splitlines()[0])
+    parser = preset_command_line("equipose.study.publish", __doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for the copies")
     parser.add_argument("--command", required=True, help="the command that makes all of the results")
     parser.add_argument("--claims", type=Path, required=True, help="claims.yaml")

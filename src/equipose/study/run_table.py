@@ -18,7 +18,7 @@ from equipose.errors import ConfigError
 from equipose.io.files import read_json, write_text
 from equipose.io.progress import run_main
 from equipose.reconstruction.verdict import CONVERGED
-from equipose.study.command_line import command_line
+from equipose.study.command_line import preset_command_line
 from equipose.study.mixture import MIXED_SHARE, read_mixture
 from equipose.study.runs import load_run, load_settings
 from equipose.study.seed_agreement import best_agreement
@@ -182,7 +182,7 @@ NUMBERS = [name for name in COLUMNS if name not in (*RUN, "encoder", "loss", "sn
 
 
 def main() -> None:
-    parser = command_line("equipose.study.run_table", __doc__.splitlines()[0])
+    parser = preset_command_line("equipose.study.run_table", __doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="runs.csv")
     arguments = parser.parse_args()
     config = load_settings(arguments.config, arguments.results, arguments.experiments)

@@ -86,8 +86,8 @@ MODE_NOTES = {
 SEEDS_COUNTED = {"best_three": 3, "best": 1}
 """How many of the best seeds a kind of table sums up."""
 
-CONVERGED = Column("Conv. runs %", (), 1)
-MORE_IS_BETTER = (CONVERGED, EXACT_COLUMNS["confirmed_share"])
+CONVERGED_PERCENT = Column("Conv. runs %", (), 1)
+MORE_IS_BETTER = (CONVERGED_PERCENT, EXACT_COLUMNS["confirmed_share"])
 
 
 def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], mode: str) -> pd.DataFrame:
@@ -157,7 +157,7 @@ def format_cells(table: pd.DataFrame, columns: dict[str, Column], kind: str) -> 
     shown = {key: column for key, column in columns.items() if key not in NOT_SHOWN[kind]}
     shown = {key: column for key, column in shown.items() if "refined" not in column.path or table[key].notna().any()}
     if kind == "best_three":
-        shown["converged_percent"] = CONVERGED
+        shown["converged_percent"] = CONVERGED_PERCENT
     text, bold = pd.DataFrame(index=table.index), pd.DataFrame(index=table.index)
     empty = (table["source"] == "here") & (table["finished"] == 0)
     instead = np.where(table["failed"].fillna(0) > 0, "failed", np.where(_outdated(table), OUTDATED, NOT_RUN))
@@ -167,7 +167,7 @@ def format_cells(table: pd.DataFrame, columns: dict[str, Column], kind: str) -> 
         if column.at_least:
             bounds = table[f"{key}_at_least"]
             cells = [cell if np.isnan(bound) else f"> {bound:.0f}" for cell, bound in zip(cells, bounds, strict=True)]
-        if column is CONVERGED:
+        if column is CONVERGED_PERCENT:
             cells = [cell + part for cell, part in zip(cells, _seeds_run(table), strict=True)]
         text[column.title] = np.where(empty, instead, cells)
         sign = -1 if column in MORE_IS_BETTER else 1
@@ -375,7 +375,7 @@ def _lower_bound(runs: list[dict[str, Any]], values: np.ndarray, column: Column)
 def _cell(value: float, spread: float | None, column: Column) -> str:
     if np.isnan(value):
         return "-"
-    if column is CONVERGED:
+    if column is CONVERGED_PERCENT:
         return f"{value:.1f}".removesuffix(".0")
     number = f"{value:.{column.decimals}f}"
     return number if spread is None or np.isnan(spread) else f"{number} ± {spread:.{column.decimals}f}"
