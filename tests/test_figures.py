@@ -227,3 +227,14 @@ def test_a_folder_that_is_no_run_is_one_line_and_no_traceback(command, monkeypat
     assert done.returncode == 2
     assert done.stderr.startswith("error: . has no config.json") and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_has_the_label_that_the_tables_have_now(tmp_path):
+    folder = write_run(tmp_path, "d4_l2", 0, 1.0, ball((0, 0, 0), 7))
+    metrics = json.loads((folder / "metrics.json").read_text()) | {"model": "d4_l2"}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert runs.load_run(folder).label == "$d4_l2$"
+    (tmp_path / "tables").mkdir()
+    for models, label in (({"d4_l2": {"label": "another"}}, "another"), ({"c4_l2": {"label": "x"}}, "$d4_l2$")):
+        (tmp_path / "tables/config.json").write_text(json.dumps({"models": models}))
+        assert runs.load_run(folder).label == label

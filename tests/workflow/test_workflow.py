@@ -233,12 +233,12 @@ def test_changed_code_keeps_what_is_finished_and_says_so_until_it_is_asked_for(
 
 
 def test_a_changed_setting_reruns_its_own_runs_only(finished: tuple[Path, str], tmp_path: Path) -> None:
-    """The learning rate of one run, the noise of two runs, and the label of one, which is only scored anew."""
+    """The learning rate of one run, the noise of two runs, and the label of one, which tables and figures show."""
     models = {"d4_search": {"optimizer": {"learning_rate": 0.0123}}, "c4_mir": {"label": "another"}}
     overlay = {"models": models, "datasets": {"smoke_snr1": {"snr": 0.9}}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(overlay))
     jobs, _ = agreed(finished[0], tmp_path / "mine.yaml")
-    assert (jobs["simulate"], jobs["train"], jobs["evaluate"]) == (1, 3, 4)
+    assert (jobs["simulate"], jobs["train"], jobs["evaluate"], jobs["tables_json"]) == (1, 3, 3, 1)
 
 
 def test_a_report_of_nothing_names_what_is_missing_and_how_to_make_it(clean: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from equipose.config.settings import model_label
 from equipose.errors import ConfigError
 from equipose.io.files import read_json
 from equipose.study.mathtext import drawable
@@ -36,16 +37,21 @@ class Run:
 
 
 def load_run(folder: Path) -> Run:
-    """Read a run folder. Raises ConfigError if a file is missing."""
+    """Read a run folder. Raises ConfigError if a file is missing.
+
+    The label is the one that the results folder's tables have, or else the one that the run was scored with.
+    """
     for name in ("config.json", "metrics.json", "history.csv", "fsc.csv"):
         if not (folder / name).exists():
             raise ConfigError(f"{folder} has no {name}: name the folder of a run that has been evaluated.")
     config = json.loads((folder / "config.json").read_text())
     metrics = json.loads((folder / "metrics.json").read_text())
+    settings = read_json(folder / "../../../../tables/config.json") or {"models": {}}  # of its results folder
+    asked = metrics.get("model") in settings["models"]  # a new label draws a figure anew, and scores nothing anew
     return Run(
         folder=folder,
         dataset=metrics["dataset"],
-        label=drawable(metrics["label"]),
+        label=drawable(model_label(settings, metrics["model"]) if asked else metrics["label"]),
         seed=metrics["seed"],
         converged_mse=config["evaluation"]["converged_mse"],
         mse=final_mse(metrics),

@@ -20,7 +20,6 @@ from equipose.config.settings import (
     RunConfig,
     SimulationConfig,
     is_simulated,
-    model_label,
     preparation_config,
     run_budgets,
     simulation_config,
@@ -133,13 +132,13 @@ def model_changed(config: dict[str, Any], dataset: str, model: str, seed: str | 
 
 
 def scores_changed(config: dict[str, Any], dataset: str, model: str, seed: str | int) -> bool:
-    """Whether metrics.json has other settings or another label or, with `retrain: code`, comes from another code."""
+    """Whether metrics.json has other settings or, with `retrain: code`, comes from another code."""
     folder = _run(config, dataset, model, seed)
     metrics = read_json(folder / "metrics.json")
     if metrics is None:
         return False
     asked = run_config(config, dataset, model, int(seed))
-    if metrics["label"] != model_label(config, model) or _scores_differ(metrics, folder, config, asked):
+    if _scores_differ(metrics, folder, config, asked):
         return True
     return config["retrain"] == "code" and bool(age(metrics_code(metrics)))
 
