@@ -132,4 +132,4 @@ def _random_phases(volume: np.ndarray, start: int, seed: int) -> np.ndarray:
     shell = _shells(len(volume))[0].reshape(spectrum.shape)
     noise = np.fft.rfftn(np.random.default_rng(seed).standard_normal(volume.shape))  # phases with the right symmetry
     turned = np.abs(spectrum) * noise / np.maximum(np.abs(noise), 1e-12)
-    return np.fft.irfftn(np.where(shell >= start, turned, spectrum), s=volume.shape).astype(np.float32)
+    return np.fft.irfftn(np.where(shell >= start, turned, spectrum), s=volume.shape, axes=(0, 1, 2)).astype(np.float32)

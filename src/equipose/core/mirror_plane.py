@@ -115,7 +115,7 @@ def _reflected(volume: np.ndarray, normal: np.ndarray) -> tuple[float, float]:
     """Correlation of a volume of mean 0 with its mirror image at the best offset along the normal, and that offset."""
     mirrored = moved_volume(volume, reflection(normal))
     spectra = np.fft.rfftn(volume), np.fft.rfftn(mirrored)
-    agreement = np.fft.irfftn(spectra[0] * spectra[1].conj(), s=volume.shape)
+    agreement = np.fft.irfftn(spectra[0] * spectra[1].conj(), s=volume.shape, axes=(0, 1, 2))
     reach = len(volume) // 4
     steps = np.linspace(-reach, reach, 4 * reach + 1)
     places = steps * normal[::-1, None]  # along the normal, (3, steps); the plane lies half as far

@@ -153,7 +153,7 @@ def _table(path: Path, whole: bytes, start: int, end: int, labels: list[str], as
     special = any(whole.find(mark, start, end) >= 0 for mark in (b'"', b"'", b"#"))
     if special and _SPECIAL.search(whole, max(0, start - 1), end):
         rows = _rows(path, whole, start, end, len(labels))
-        table = pd.DataFrame(rows, columns=labels, dtype=object)
+        table = pd.DataFrame(rows, columns=labels, dtype=str)
         return table if as_text else _typed(table)
     sample = [line.split() for _, line in itertools.islice(_lines(whole, start, end), SAMPLED)]
     if any(len(row) != len(labels) for row in sample):
