@@ -19,8 +19,12 @@ MAKE = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 def commands(page: Path, name: str) -> list[list[str]]:
     """The words of each line of a page's blocks that begins with the command `name`, without comments."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    asked = [line.removeprefix("$ ").strip() for line in lines]
+    lines: list[str] = []
+    for block in blocks:
+        typed = block.replace("\\\n", " ").splitlines()
+        shown = [line.removeprefix("$ ") for line in typed if line.startswith("$ ")]  # the rest is what was printed
+        lines += shown or typed
+    asked = [line.strip() for line in lines]
     return [shlex.split(line, comments=True) for line in asked if re.match(rf"{name} ", line)]
 
 
