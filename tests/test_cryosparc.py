@@ -158,3 +158,13 @@ def test_a_file_without_records_or_fields_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.npy").rename(tmp_path / "b.cs")
     with pytest.raises(ConfigError, match="has no fields"):
         read_cryosparc(tmp_path / "b.cs")
+
+
+def test_texts_as_python_objects_and_micrographs_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    records = np.zeros(2, [("uid", "<u8"), ("blob/path", object)])
+    with open(tmp_path / "objects.cs", "wb") as file:
+        np.save(file, records, allow_pickle=True)
+    with pytest.raises(ConfigError, match=r"holds Python objects, .*astype\('S'\)"):
+        read_cryosparc(tmp_path / "objects.cs")
+    with pytest.raises(ConfigError, match="lists micrographs: extract particles first"):
+        read_cryosparc(cs(tmp_path / "exposures.cs", {"micrograph_blob/path": b"a.mrc"} | CTF))

@@ -47,7 +47,7 @@ def test_all_rows_of_an_image_are_in_one_half_however_its_number_is_written() ->
     assert list(np.bincount(halves)[1:]) == [600, 600]
     assert repeats(pd.concat([once, again])) == 600 and repeats(once) == 0
     assert repeats(pd.DataFrame({"rlnImageName": ["10@s.mrcs", "100@s.mrcs", "10@t.mrcs"]})) == 0
-    alike = ["7@a/s.mrcs", "007@./a/s.mrcs", "7@a//s.mrcs:mrcs", "000007@a/b/../s.mrcs", "s.mrcs", "./s.mrcs"]
+    alike = ["7@a/s.mrcs", "007@./a/s.mrcs", "7@a//s.mrcs:mrcs", "000007@a/b/../s.mrcs", "s.mrcs", "1@./s.mrcs"]
     assert repeats(pd.DataFrame({"rlnImageName": alike})) == 4
 
 

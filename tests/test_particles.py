@@ -22,7 +22,15 @@ from equipose.data.simulate import padded_transform, slices
 from equipose.errors import ConfigError, FileWarning
 from equipose.io.half_sets import half_of
 from equipose.io.maps import read_map
-from equipose.io.particle_tables import CTF_LABELS, find_datadir, image_names, of_groups, read_tables, write_star
+from equipose.io.particle_tables import (
+    CTF_LABELS,
+    chosen_rows,
+    find_datadir,
+    image_names,
+    of_groups,
+    read_tables,
+    write_star,
+)
 from equipose.io.particles import check_training_box, read_particles, summarise
 from equipose.io.stacks import HEADER
 
@@ -224,7 +232,7 @@ def test_a_missing_star_file_is_named(tmp_path: Path) -> None:
 
 def test_a_star_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old.star").write_text("data_\n\nloop_\n_rlnMicrographName #1\na.mrc\n")
-    with pytest.raises(ConfigError, match="star file of another job"):
+    with pytest.raises(ConfigError, match="lists micrographs"):
         read_particles(tmp_path / "old.star")
 
 
@@ -694,10 +702,21 @@ def test_the_project_that_a_job_is_in_is_found(tmp_path: Path, star: Callable, m
         ("a.csg", "results:\n  blob:\n    metafile: '>J5_particles.cs'\n", "group file: give .*names, J5_particles.cs"),
         ("a.star", "data_\n\nloop_\n_cisTEMPositionInStack #1\n1\n", "is cisTEM's"),
         ("a.star", "data_particles\n\nloop_\n_rlnTomoName #1\n_rlnTomoParticleId #2\na 1\n", "lists subtomograms"),
-        ("a.star", "data_micrographs\n\nloop_\n_rlnMicrographName #1\na.mrc\n", "star file of another job"),
+        ("a.star", "data_micrographs\n\nloop_\n_rlnMicrographName #1\na.mrc\n", "lists micrographs: extract particles"),
+        (
+            "a.star",
+            "data_movies\n\nloop_\n_rlnMicrographMovieName #1\na.tif\n",
+            "lists movies: extract particles first",
+        ),
+        ("a.star", "data_\n\nloop_\n_rlnReferenceImage #1\n1@a.mrcs\n", "class averages .*of that run, …_data.star"),
+        ("a.star", "data_optimiser_general\n\n_rlnModelStarFile a_model.star\n", "the state of a RELION run"),
+        ("a.star", "data_job\n\n_rlnJobTypeLabel relion.refine3d\n", "the settings of a RELION job"),
+        ("a.xmd", "# XMIPP_STAR_1 *\ndata_noname\nloop_\n _image\n 1@a.mrcs\n", "for Xmipp: write them for RELION"),
+        ("a.par", "C   PSI   THETA\n 1 10.0 20.0\n", "is no star file, since it has no line that begins with data_"),
+        ("a.star", "data_other\n\nloop_\n_rlnNothing #1\n1\n", "found data_other: is it the star file of another job"),
         ("a.mrcs", "", "is an image stack"),
         ("a.star", "<!DOCTYPE html><html>", "is a web page"),
-        ("a.star", "data_images\nloop_\n_rlnMicrographName\n_rlnCoordinateX\na 1\n", "star file of another job"),
+        ("a.star", "data_images\nloop_\n_rlnMicrographName\n_rlnCoordinateX\na 1\n", "coordinates without images"),
     ],
 )
 def test_files_of_other_kinds_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -717,6 +736,85 @@ def test_a_single_table_of_any_name_is_one_of_relion_3_0(tmp_path: Path, star: C
 def test_an_optics_group_that_is_there_twice_is_refused(star: Callable) -> None:
     with pytest.raises(ConfigError, match="data_optics has optics group 1 twice"):
         read_particles(star(optics={"rlnOpticsGroup": [1, 1]}, rlnOpticsGroup=1))
+
+
+@pytest.mark.parametrize("unused", [2, "None"])
+def test_optics_groups_that_no_particle_is_in_may_be_twice_or_no_numbers(
+    star: Callable, tmp_path: Path, tables: tuple, unused: object
+) -> None:
+    star(rlnOpticsGroup=1)
+    optics, table = tables
+    more = optics.iloc[1:].assign(rlnOpticsGroup=unused)
+    write_star(tmp_path / "a.star", pd.concat([optics.iloc[:1], more, more]), table.assign(rlnOpticsGroup=1))
+    assert list(read_particles(tmp_path / "a.star").optics_table["rlnOpticsGroupName"]) == ["a"]
+
+
+def test_particles_without_a_group_are_in_the_only_one(star: Callable, tmp_path: Path, tables: tuple) -> None:
+    """RELION 3.1.3 stops: "Failed to get optics group". What is handed back to it has the column."""
+    star()
+    optics, table = tables[0].iloc[1:], tables[1].drop(columns="rlnOpticsGroup")
+    write_star(tmp_path / "a.star", optics, table)
+    with pytest.warns(FileWarning, match="lacks rlnOpticsGroup: all particles are in the only group"):
+        assert set(read_tables(tmp_path / "a.star")[1]["rlnOpticsGroup"]) == {2}
+    write_star(tmp_path / "a.star", tables[0], table)
+    with pytest.raises(ConfigError, match="data_particles lacks the column rlnOpticsGroup: add it"):
+        read_particles(tmp_path / "a.star")
+
+
+@pytest.mark.parametrize(("label", "written"), [("rlnDefocusU", "rlndefocusu"), ("rlnImageName", "ImageName")])
+def test_a_label_that_is_written_otherwise_is_named(star: Callable, label: str, written: str) -> None:
+    path = star()
+    path.write_text(path.read_text().replace(f"_{label} ", f"_{written} "))
+    with pytest.raises(
+        ConfigError, match=rf"lacks the column {label}: .*\(it has {written}, which RELION does not know"
+    ):
+        read_particles(path)
+
+
+def test_a_selection_by_an_optics_column_and_rows_without_a_number(star: Callable) -> None:
+    """A CTF fit that has failed has no resolution: such a row is within no limits."""
+    path = star(rlnCtfMaxResolution=[4.0, "nan", 5.0, "inf", 9.0])
+    tables = read_tables(path)
+    assert list(chosen_rows(path, tables, None, (("rlnCtfMaxResolution", None, 8.0),))) == [0, 2]
+    assert list(chosen_rows(path, tables, None, (("rlnCtfMaxResolution", 4.5, None),))) == [2, 3, 4]
+    assert list(chosen_rows(path, tables, None, (("rlnVoltage", 250.0, None),))) == [0, 2, 4]
+    with pytest.raises(ConfigError, match="rlnCtfMaxResolution of row 2 is failed, not a number"):
+        chosen_rows(
+            path,
+            read_tables(star(rlnCtfMaxResolution=[4.0, "failed", 5.0, 6.0, 9.0])),
+            None,
+            (("rlnCtfMaxResolution", None, 8.0),),
+        )
+
+
+def test_a_folder_with_an_at_sign_is_found_from_a_star_file_below(tmp_path: Path, star: Callable) -> None:
+    path = star(rlnImageName=[f"{i + 1}@a@b/stack.mrcs" for i in range(COUNT)])
+    (tmp_path / "a@b").mkdir()
+    (tmp_path / "stack.mrcs").rename(tmp_path / "a@b/stack.mrcs")
+    (tmp_path / "Extract").mkdir()
+    path.rename(tmp_path / "Extract/particles.star")
+    table = read_tables(tmp_path / "Extract/particles.star")[1]
+    assert find_datadir(tmp_path / "Extract/particles.star", table) == tmp_path
+
+
+@pytest.mark.parametrize(("at", "value"), [(212, bytes(4)), (212, b"D   "), (208, b"MAP\0"), (208, bytes(4))])
+def test_stamps_that_programs_write_otherwise_do_not_matter(
+    star: Callable, tmp_path: Path, images: np.ndarray, at: int, value: bytes
+) -> None:
+    path = star()
+    whole = bytearray((tmp_path / "stack.mrcs").read_bytes())
+    whole[at : at + 4] = value
+    (tmp_path / "stack.mrcs").write_bytes(whole)
+    np.testing.assert_array_equal(read_particles(path).images, images)
+
+
+def test_bytes_of_a_map_have_a_sign_or_none_as_those_of_a_stack(tmp_path: Path) -> None:
+    voxels = np.full((4, 4, 4), 200, np.uint8)
+    with mrcfile.new(tmp_path / "a.mrc") as mrc:
+        mrc.set_data(voxels.view(np.int8))
+        mrc.voxel_size = 2.0
+        mrc.header.dmin, mrc.header.dmax = 0, 200
+    assert (read_map(tmp_path / "a.mrc")[0] == 200).all()
 
 
 def test_subtomograms_are_refused_by_their_dimensionality(star: Callable) -> None:

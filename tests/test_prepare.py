@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -271,3 +272,18 @@ def test_rows_that_select_leaves_out_need_not_be_sound(settings, user: Path, tmp
     assert len(read_particles(tmp_path / "out/particles.star").images) == 49
     with pytest.raises(ConfigError, match="row 4: .*gone.mrcs does not exist"):
         prepare(settings, tmp_path / "all", quiet)
+
+
+def test_halves_of_several_sizes_are_brought_to_the_size_of_both(settings, user: Path, tmp_path: Path) -> None:
+    """Else each half-set would have the size of its own smallest field of view."""
+    optics, table = read_tables(user)
+    with mrcfile.new(tmp_path / "large.mrcs") as mrc:
+        mrc.set_data(np.pad(mrcfile.read(user.with_name("theirs.mrcs")), ((0, 0), (4, 4), (4, 4)), "wrap"))
+        mrc.set_image_stack()
+    half = half_of(table, optics)
+    names = table["rlnImageName"].where(half == 2, table["rlnImageName"].str.replace("theirs", "large"))
+    groups = pd.concat([optics.assign(rlnOpticsGroup=1, rlnImageSize=40), optics.assign(rlnOpticsGroup=2)])
+    write_star(user, groups, table.assign(rlnImageName=names, rlnOpticsGroup=half, rlnRandomSubset=half))
+    for subset in (1, 2):
+        prepare(dataclasses.replace(settings, subset=subset, contrast="dark"), tmp_path / str(subset), quiet)
+        assert read_particles(tmp_path / str(subset) / "particles.star").voxel_size == 17.0

@@ -41,23 +41,18 @@ def test_a_reconstruction_in_which_nothing_is_resolved_has_a_page_that_says_so(j
     lost = {"halves_agree": [0.01, 0.0], "resolved_to_the_last_shell": False}
     (folder / "reconstruction.json").write_text(json.dumps(summary | lost))
     page = build(folder, folder, TEMPLATE, "particles")
-    assert "left out" not in page
+    assert "left out" not in page and "repeat an image" not in page
     assert "<b>Not converged.</b>" in page and "Do not use this map" in page and "No resolution is claimed" in page
 
 
-def test_particles_that_were_left_out_are_counted(joined: Path, tmp_path: Path) -> None:
+def test_particles_that_were_left_out_and_those_that_repeat_an_image_are_counted(joined: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(joined, tmp_path / "selected")
     summary = json.loads((folder / "reconstruction.json").read_text())
-    (folder / "reconstruction.json").write_text(json.dumps(summary | {"left_out": 600}))
-    assert "<code>--select</code> left out 600 others." in build(folder, folder, TEMPLATE, "particles")
-
-
-def test_rows_that_repeat_an_image_are_counted(joined: Path, tmp_path: Path) -> None:
-    summary = json.loads((joined / "reconstruction.json").read_text())
-    assert summary["repeats"] == 0 and "repeat an image" not in build(joined, joined, TEMPLATE, "particles")
-    folder = shutil.copytree(joined, tmp_path / "repeated")
-    (folder / "reconstruction.json").write_text(json.dumps(summary | {"repeats": 70}))
-    assert "70 rows repeat an image of an earlier row" in build(folder, folder, TEMPLATE, "particles")
+    assert summary["repeats"] == 0
+    (folder / "reconstruction.json").write_text(json.dumps(summary | {"left_out": 600, "repeats": 70}))
+    page = build(folder, folder, TEMPLATE, "particles")
+    assert "<code>--select</code> left out 600 others." in page
+    assert "70 rows repeat an image of an earlier row; all rows of an image are in one half." in page
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")

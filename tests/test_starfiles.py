@@ -98,6 +98,13 @@ def test_an_empty_line_ends_a_table_and_what_follows_is_said_to_be_left_out(tmp_
     assert list(table["rlnImageName"]) == ["1@a.mrcs"]
 
 
+def test_of_two_tables_of_one_name_the_first_counts_and_the_other_is_said(tmp_path: Path) -> None:
+    """Files joined by `cat`. RELION 3.1.3 reads the first one, without a word."""
+    rows = "1@a.mrcs 2.5 x \n\n\ndata_particles\n\nloop_\n_rlnImageName\n2@a.mrcs\n3@a.mrcs\n"
+    with pytest.warns(FileWarning, match="has table data_particles again: the first counts.* and 2 rows are left out"):
+        assert list(read(tmp_path, rows)["rlnImageName"]) == ["1@a.mrcs"]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -68,6 +68,8 @@ def read_cryosparc(path: Path, passthrough: Sequence[Path] = ()) -> pd.DataFrame
     """Stacks, CTFs, micrographs, and poses and halves where there are any. Raises ConfigError, naming the field."""
     records = read_records(path, passthrough)
     names = set(records)
+    if "micrograph_blob/path" in names and STACK not in names:
+        raise ConfigError(f"{path} lists micrographs: extract particles first, and name their .cs file")
     if missing := NEEDED - names:
         raise ConfigError(f"{path} lacks the field {', '.join(sorted(missing))}: {_remedy(path, passthrough)}")
     index, stacks = _field(path, records, INDEX, "iu"), _texts(path, records, STACK)
@@ -189,7 +191,13 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise ConfigError(f"{path} does not exist") from error
     except ConfigError:
         raise
-    except Exception as error:  # NumPy parses headers as Python literals, and raises whatever that hits first
+    except Exception as error:
+        if "Python objects" in str(error):
+            raise ConfigError(
+                f"{path} is not a cryoSPARC .cs file that can be read: it holds Python objects, which may run anything."
+                " Write its texts with a fixed length, in Python: array['blob/path'].astype('S')"
+            ) from error
+        # NumPy parses headers as Python literals, and raises whatever that hits first
         raise ConfigError(f"{path} is not a cryoSPARC .cs file ({error})") from error
     if not names:
         raise ConfigError(f"{path} is not a cryoSPARC .cs file: it has no fields")

@@ -103,10 +103,11 @@ def _own(particle_table: pd.DataFrame) -> np.ndarray:
 
 def _images(names: pd.Series) -> pd.Series:
     """Names of images, one for each: 1@stack.mrcs, 000001@stack.mrcs and 1@./stack.mrcs:mrcs are one image."""
-    parts = names.astype(str).str.rpartition("@")
-    written = parts[2].unique()
-    plain = {stack: os.path.normpath(stack.removesuffix(":mrcs")) for stack in written}
-    return parts[0].str.lstrip("0") + "@" + parts[2].map(plain)
+    parts = names.astype(str).str.partition("@")
+    alone = parts[1] == ""  # a file's only image
+    stacks = parts[2].where(~alone, parts[0])
+    plain = {stack: os.path.normpath(stack.removesuffix(":mrcs")) for stack in stacks.unique()}
+    return parts[0].str.lstrip("0").where(~alone, "1") + "@" + stacks.map(plain)
 
 
 def _pairs(codes: np.ndarray) -> np.ndarray:

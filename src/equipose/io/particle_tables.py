@@ -8,6 +8,7 @@ asked for, and their optics groups, are checked.
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +59,20 @@ OLD_PIXEL = ("rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize")
 OF_A_GROUP = (*OPTICS, *APPLIED, *TILT, *MAGNIFICATION, SIZE, "rlnImageDimensionality", *IGNORED)
 """Columns that RELION 3.1 moved from the particles to the optics table."""
 
+LISTS = {
+    "rlnReferenceImage": "class averages or models: name the particles of that run, …_data.star",
+    "rlnExperimentalDataStarFile": "the state of a RELION run: name the particles of that run, …_data.star",
+    "rlnModelStarFile": "the state of a RELION run: name the particles of that run, …_data.star",
+    "rlnJobTypeLabel": "the settings of a RELION job: name a star file of particles that it has made",
+    "rlnPipeLineJobCounter": "the jobs of a RELION project: name a star file of particles",
+    "rlnMicrographMovieName": "movies: extract particles first (Extract/job…/particles.star)",
+    "rlnCoordinateX": "coordinates without images: extract particles first (Extract/job…/particles.star)",
+    "rlnMicrographCoordinates": "coordinates without images: extract particles first (Extract/job…/particles.star)",
+    "rlnMicrographName": "micrographs: extract particles first (Extract/job…/particles.star)",
+    "image": "particles for Xmipp: write them for RELION (Scipion: export particles)",
+}
+"""What a star file lists that has one of these labels, but no particles of RELION; the first label counts."""
+
 LARGEST = 1e30
 """Larger numbers in a star file are refused. Single precision holds this one."""
 
@@ -75,11 +90,11 @@ def groups_in_use(star: Path, optics_table: pd.DataFrame, particle_table: pd.Dat
     """The optics groups that have particles. RELION also keeps groups that have none after a selection."""
     if "rlnOpticsGroup" not in optics_table or "rlnOpticsGroup" not in particle_table:
         return optics_table
-    known = numbers(star, optics_table["rlnOpticsGroup"])
-    twice = pd.Series(known).duplicated()
+    known = loose(optics_table["rlnOpticsGroup"])
+    group = numbers(star, particle_table["rlnOpticsGroup"])
+    twice = pd.Series(known).duplicated() & np.isin(known, group)
     if twice.any():
         raise ConfigError(f"star file {star}: data_optics has optics group {known[twice][0]:g} twice: remove one")
-    group = numbers(star, particle_table["rlnOpticsGroup"])
     unknown = ~np.isin(group, known)
     if unknown.any():
         raise ConfigError(
@@ -124,10 +139,21 @@ def chosen_rows(star: Path, tables: Tables, subset: int | None, select: Selectio
     if subset is not None:
         chosen = half_of(particle_table, optics_table) == subset
     for label, low, high in select:
-        need(star, "particles", particle_table, (label,))
-        values = numbers(star, particle_table[label])
+        values = _sortable(star, label, optics_table, particle_table)
         chosen &= (values >= (-np.inf if low is None else low)) & (values <= (np.inf if high is None else high))
     return np.flatnonzero(chosen)
+
+
+def _sortable(star: Path, label: str, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> np.ndarray:
+    """A column (n,), also one of data_optics. Not a number is within no limits, but text is an error."""
+    if label not in particle_table and label in optics_table:
+        return of_groups(star, label, optics_table, particle_table)
+    need(star, "particles", particle_table, (label,))
+    column = particle_table[label]
+    values = loose(column)
+    text = np.isnan(values)
+    text[text] = ~column[text].astype(str).str.lower().isin(["nan", "-nan"])
+    return numbers(star, column) if text.any() else values
 
 
 def write_star(path: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> None:
@@ -176,7 +202,8 @@ def find_datadir(star: Path, particle_table: pd.DataFrame) -> Path | None:
     """
     if "rlnImageName" not in particle_table:
         return None
-    name = str(particle_table["rlnImageName"].iloc[0]).rpartition("@")[2]
+    image, sign, stack = str(particle_table["rlnImageName"].iloc[0]).partition("@")
+    name = stack if sign else image
     if not name or os.path.isabs(name):
         return None
     for folder in (star.parent, Path.cwd(), *star.parent.parents):
@@ -237,12 +264,23 @@ def _star_tables(star: Path, as_written: bool, told: Told) -> Tables:
     if "optics" not in tables and len(tables) == 1 and "rlnImageName" in (only := next(iter(tables.values()))):
         return _with_optics(star, _filled(star, "", only), told)
     if "optics" not in tables or "particles" not in tables:
+        for label, what in LISTS.items():
+            if label in labels and "rlnImageName" not in labels:
+                raise ConfigError(f"star file {star} lists {what}")
+        if not tables:
+            raise ConfigError(
+                f"{star} is no star file, since it has no line that begins with data_: export the particles as a star"
+                " file of RELION, or as a .cs file of cryoSPARC"
+            )
         raise ConfigError(
             f"star file {star} must have the tables data_optics and data_particles of RELION 3.1 or later, or one table"
-            f" of particles of RELION 3.0, found {', '.join(f'data_{name}' for name in tables) or 'none'}: is it"
-            " the star file of another job?"
+            f" of particles of RELION 3.0, found {', '.join(f'data_{name}' for name in tables)}: is it the star file of"
+            " another job?"
         )
     optics, particles = (_filled(star, name, tables[name]) for name in ("optics", "particles"))
+    if "rlnOpticsGroup" not in particles and len(optics) == 1 and "rlnOpticsGroup" in optics:
+        warn(f"star file {star}: data_particles lacks rlnOpticsGroup: all particles are in the only group")
+        particles = particles.assign(rlnOpticsGroup=optics["rlnOpticsGroup"].iloc[0])
     return _with_pixel_size(star, optics), particles
 
 
@@ -313,7 +351,17 @@ def warn(message: str) -> None:
 
 def need(star: Path, table: str, frame: pd.DataFrame, labels: tuple[str, ...]) -> None:
     if missing := [label for label in labels if label not in frame]:
-        raise ConfigError(f"star file {star}: table data_{table} lacks the column {', '.join(missing)}: add it")
+        raise ConfigError(
+            f"star file {star}: table data_{table} lacks the column {', '.join(missing)}: add it"
+            + nearly(missing, frame)
+        )
+
+
+def nearly(missing: Sequence[str], frame: pd.DataFrame) -> str:
+    """What a message says of columns whose labels are those that are missing but for capitals or `rln`."""
+    plain = {str(label).lower().removeprefix("rln"): label for label in frame}
+    found = [plain[key] for label in missing if (key := label.lower().removeprefix("rln")) in plain]
+    return f" (it has {', '.join(found)}, which RELION does not know either)" if found else ""
 
 
 def rows_like_this(table: pd.DataFrame | pd.Series, bad: np.ndarray) -> str:

@@ -39,6 +39,7 @@ from equipose.io.particle_tables import (
     groups_in_use,
     image_names,
     loose,
+    nearly,
     need,
     numbers,
     of_groups,
@@ -189,7 +190,7 @@ def _read_ctf(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFra
     if DEFOCUS[0] not in particle_table:
         raise ConfigError(
             f"star file {star}: table data_particles lacks the column {DEFOCUS[0]}: add it (CtfFind, then Extract), or"
-            " say --no-ctf where images have no CTF, such as clean projections"
+            " say --no-ctf where images have no CTF, such as clean projections" + nearly(DEFOCUS[:1], particle_table)
         )
     columns = {label: per_particle(star, label, optics_table, particle_table) for label in CTF_LABELS}
     if DEFOCUS[1] not in particle_table:

@@ -39,6 +39,7 @@ OTHER_FORMATS = {
     b"MM\0*": "is a TIFF file: write it as .mrcs (IMOD: tif2mrc)",
     b"II+\0": "is a TIFF or EER movie, and no stack of particles: extract particles first",
     b"\x93NUMPY": "is a NumPy array or a cryoSPARC .cs file, and no MRC stack: name the stack",
+    b"\x80\x04\x95": "is a Python pickle, such as cryoDRGN's poses or CTFs: name the star or .cs file of the particles",
     b"version https://git-lfs": "is a pointer of Git LFS, and not the file itself: get it with `git lfs pull`",
 }
 """First bytes of files that users give in place of MRC stacks, and the remedy for each."""

@@ -47,7 +47,7 @@ def read_star(path: Path, as_text: bool = False) -> dict[str, pd.DataFrame]:
     Columns are numbers where all of their values are, or all text with `as_text`. Line ends may be those of Unix, DOS
     or old Macs. Raises ConfigError, with the line's number, for a row with too few or too many values, a quote without
     an end, a column that is there twice, and bytes that are no text. Warns of rows after the empty line that ends a
-    table, as RELION leaves them out too.
+    table, and of a second table of one name: RELION leaves them out too.
     """
     whole = _read_bytes(path)
     tables: dict[str, pd.DataFrame] = {}
@@ -66,6 +66,13 @@ def read_star(path: Path, as_text: bool = False) -> dict[str, pd.DataFrame]:
             _warn_of_rows_left_out(path, whole, place, name)
         if name not in tables and table is not None:
             tables[name] = table
+        elif table is not None:
+            warnings.warn(
+                f"star file {path} has table data_{name} again: the first counts, as for RELION, and {len(table)} rows"
+                " are left out; join star files with relion_star_handler --combine",
+                FileWarning,
+                stacklevel=2,
+            )
     return tables
 
 
