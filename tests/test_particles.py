@@ -857,3 +857,9 @@ def test_names_that_are_none_are_refused(name: str) -> None:
         image_names(Path("a.star"), pd.Series([name, name]))
     with pytest.raises(ConfigError, match="rlnImageName of particle 2 is .*, not 000001@stack.mrcs"):
         image_names(Path("a.star"), pd.Series(["1@a.mrcs", name]))
+
+
+def test_images_of_another_size_than_the_asked_one_are_brought_to_it(star: Callable) -> None:
+    """The other half-set may have smaller images."""
+    particles = read_particles(star(), size=(BOX - 2, PIXEL))
+    assert particles.images.shape == (COUNT, BOX - 2, BOX - 2) and particles.voxel_size == PIXEL
