@@ -136,8 +136,9 @@ def test_shifts_are_those_of_images_with_their_magnification(tmp_path: Path) -> 
 def test_poses_of_a_cs_file_are_in_both_files_and_flip_together(tmp_path: Path) -> None:
     fields = BLOB | CTF | PLACE | {"blob/path": b">stack.mrcs", "blob/shape": np.full((6, 2), BOX, np.uint32)}
     wide = {name: np.resize(value, (NUMBER, *np.shape(value)[1:])) for name, value in fields.items()}
+    wide["blob/idx"] = np.arange(NUMBER, dtype=np.uint32)
     stack(tmp_path / "stack.mrcs")
-    _, table, rotations, shifts = hand_back(cs(tmp_path / "a.cs", wide, np.arange(NUMBER) + 7), repeats=2)
+    _, table, rotations, shifts = hand_back(cs(tmp_path / "a.cs", wide, np.arange(NUMBER) + 7))
     assert list(table["ucsfUid"]) == [str(uid) for uid in range(7, 7 + NUMBER)]
     written = read_particles(tmp_path / "poses.cs")
     np.testing.assert_allclose(written.rotations, rotations, atol=1e-6)

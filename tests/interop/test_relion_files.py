@@ -38,11 +38,9 @@ def relion(command: str, cwd: Path) -> str:
 
 def cryosparc(folder: Path, name: bytes) -> Path:
     fields = BLOB | CTF | PLACE | {"blob/path": name, "blob/shape": np.full((6, 2), 16, np.uint32)}
-    return cs(
-        folder / "particles.cs",
-        {key: np.resize(value, (NUMBER, *np.shape(value)[1:])) for key, value in fields.items()},
-        np.arange(NUMBER) + 7,
-    )
+    wide = {key: np.resize(value, (NUMBER, *np.shape(value)[1:])) for key, value in fields.items()}
+    wide["blob/idx"] = np.arange(NUMBER, dtype=np.uint32)
+    return cs(folder / "particles.cs", wide, np.arange(NUMBER) + 7)
 
 
 QUOTED = {"rlnMicrographName": '"Bob\'s grid/mic#1.mrc"'}

@@ -150,6 +150,11 @@ def insert_images(
     insert_slices(grid, rotations, disc, transfer * centred, transfer**2, group)
 
 
+def together(one: FourierGrid, other: FourierGrid) -> FourierGrid:
+    """The sums over the images of both."""
+    return FourierGrid(one.radius, one.signal + other.signal, one.power + other.power)
+
+
 def without(grid: FourierGrid, part: FourierGrid) -> FourierGrid:
     """The sums over all images but those of `part`."""
     return FourierGrid(grid.radius, grid.signal - part.signal, grid.power - part.power)

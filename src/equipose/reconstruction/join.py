@@ -22,7 +22,7 @@ import torch
 
 from equipose.config.settings import PreparationConfig
 from equipose.core import fsc
-from equipose.core.fourier_grid import FourierGrid, grid_map
+from equipose.core.fourier_grid import grid_map, together
 from equipose.core.local_resolution import local_resolution
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.core.point_groups import group
@@ -35,7 +35,7 @@ from equipose.io.maps import write_map
 from equipose.io.progress import run_main
 from equipose.reconstruction.halves import Half, back_project, bring_together, read_half
 from equipose.reconstruction.handback import write_poses
-from equipose.reconstruction.independent_shifts import back_project_apart
+from equipose.reconstruction.independent_shifts import independent_sums
 from equipose.reconstruction.names import AGREES, THRESHOLD
 from equipose.reconstruction.particle_scores import correlations, examples
 from equipose.reconstruction.verdict import headline, with_verdict
@@ -64,9 +64,9 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
             f"half {number}: both runs give {100 * np.mean(apart < AGREES):.0f} % of {len(apart)} images the same pose"
             f" within {AGREES:.0f}°, median {np.median(apart):.2g}°"
         )
-    sums = _independent_sums(halves, configs[0].shift_std)
+    sums = independent_sums(halves, configs[0].shift_std)
     box, voxel_size = halves[0].box, halves[0].particles.voxel_size
-    volume, first, second = (grid_map(grid).numpy() for grid in (_together(sums), *sums))
+    volume, first, second = (grid_map(grid).numpy() for grid in (together(*sums), *sums))
     molecule = solvent_mask(torch.from_numpy(volume))
     mask = molecule.numpy()
     curves = fsc.corrected_fsc(first, second, mask)
@@ -124,19 +124,6 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     summary = with_verdict(summary)
     write_json(output / "reconstruction.json", summary)
     say(headline(summary))
-
-
-def _independent_sums(halves: list[Half], shift_std: float) -> list[FourierGrid]:
-    """The back-projected sums of each half-set, with shifts that the noise which they average has not chosen."""
-    found = [back_project(half) for half in halves]
-    molecule = solvent_mask(grid_map(_together(found)))
-    others = [masked_volume(grid, molecule) for grid in reversed(found)]
-    return [back_project_apart(half, other, shift_std) for half, other in zip(halves, others, strict=True)]
-
-
-def _together(sums: list[FourierGrid]) -> FourierGrid:
-    first, second = sums
-    return FourierGrid(first.radius, first.signal + second.signal, first.power + second.power)
 
 
 def _confirmed(runs: list[Path]) -> list[float] | None:
