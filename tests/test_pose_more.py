@@ -149,7 +149,12 @@ def test_an_interrupted_call_continues_and_gives_the_same_and_a_finished_one_doe
     pose(finished, more / "more.star", tmp_path / "out")
     parts = sum(-(-int(n) // 10) for n in np.bincount(read_tables(posed / "poses.star")[1][SUBSET])[1:])
     assert len(calls) == 4 + 3 + parts - 2
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pose.json", "poses.star", "settings.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "pose.json",
+        "poses.cs",
+        "poses.star",
+        "settings.json",
+    ]
     before = (tmp_path / "out/poses.star").read_bytes()
     pose(finished, more / "more.star", tmp_path / "out")
     assert len(calls) == 4 + 3 + parts - 2

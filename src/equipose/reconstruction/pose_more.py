@@ -109,7 +109,9 @@ def pose(
     """
     known = dataclasses.replace(finished.config, pixel_size=told.pixel_size, passthrough=told.passthrough)
     datadir = datadir or find_datadir(star, read_tables(star, told=known.told)[1])
-    config = dataclasses.replace(known, star=str(star), datadir=datadir and str(datadir), subset=None, select={})
+    config = dataclasses.replace(
+        known, star=str(star), datadir=str(datadir) if datadir else None, subset=None, select={}
+    )
     source = summarise(star, datadir, (), config.told)
     settings = {
         "reconstruction": str(finished.folder),
@@ -256,7 +258,7 @@ def _compare_with_decoy(finished: Finished, more: More, encoder_only: bool) -> d
             continue
         some = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
         answers = _asked(half, more, number, some)
-        decoys = [_decoy(volume, finished.mask) for volume in (half.own, half.other)]
+        decoys = _decoy(half.own, finished.mask), _decoy(half.other, finished.mask)
         refined.append(_fitted(half, *answers, half.own, half.other, finished.shells)[2])
         by_chance.append(_fitted(half, *answers, *decoys, finished.shells)[2])
         given = _fitted(half, *answers, half.own, half.other, finished.shells, True)[2] if encoder_only else refined[-1]
