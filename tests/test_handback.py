@@ -160,3 +160,29 @@ def test_rows_that_repeat_an_image_are_counted_and_stay(tmp_path: Path) -> None:
     names = [f"{1 + row // 2}@stack.mrcs" for row in range(NUMBER)]
     _, table, *_ = hand_back(star(tmp_path / "a.star", {"rlnImageName": names}, OPTICS), repeats=NUMBER // 2)
     assert list(table["rlnImageName"]) == names
+
+
+def test_a_star_file_gets_a_cs_file_that_says_the_same(tmp_path: Path) -> None:
+    """Also through our own reader of .cs files: stacks, CTFs, poses, half-sets, and a uid for each row."""
+    stack(tmp_path / "stack.mrcs")
+    columns = {"rlnDefocusV": "14000.5", "rlnDefocusAngle": "30.0", "rlnRandomSubset": ["1", "2"] * (NUMBER // 2)}
+    hand_back(star(tmp_path / "a.star", columns, OPTICS))
+    (tmp_path / "poses.cs").rename(tmp_path / "theirs.cs")
+    ours, theirs = read_particles(tmp_path / "poses.star"), read_particles(tmp_path / "theirs.cs")
+    np.testing.assert_allclose(theirs.rotations, ours.rotations, atol=1e-5)
+    np.testing.assert_allclose(theirs.shifts, ours.shifts, atol=1e-5)
+    np.testing.assert_allclose(theirs.ctf, ours.ctf, rtol=1e-5)
+    np.testing.assert_array_equal(theirs.images, ours.images)
+    assert theirs.voxel_size == pytest.approx(2.5)
+    table = theirs.particle_table
+    assert list(table["rlnRandomSubset"]) == [1, 2] * (NUMBER // 2)
+    assert table["ucsfUid"].nunique() == NUMBER
+    assert list(table["rlnImageName"]) == list(ours.particle_table["rlnImageName"])
+
+
+def test_clean_projections_have_no_cs_file(tmp_path: Path) -> None:
+    stack(tmp_path / "stack.mrcs")
+    path = star(tmp_path / "a.star", {}, OPTICS)
+    path.write_text(path.read_text().replace("_rlnDefocusU", "_rlnTheirs"))
+    hand_back(path, no_ctf=True)
+    assert (tmp_path / "poses.star").exists() and not (tmp_path / "poses.cs").exists()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def posed(finished: Finished, more: Path) -> Path:
 def pose(finished: Finished, star: Path, out: Path, encoder_only: bool = False) -> list[str]:
     """What is said meanwhile."""
     said: list[str] = []
-    pose_more.pose(finished, star, None, Told(), encoder_only, out, said.append)
+    pose_more.pose(finished, star, None, Told(), out, said.append, encoder_only=encoder_only)
     return said
 
 
@@ -148,7 +149,12 @@ def test_an_interrupted_call_continues_and_gives_the_same_and_a_finished_one_doe
     pose(finished, more / "more.star", tmp_path / "out")
     parts = sum(-(-int(n) // 10) for n in np.bincount(read_tables(posed / "poses.star")[1][SUBSET])[1:])
     assert len(calls) == 4 + 3 + parts - 2
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pose.json", "poses.star", "settings.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "pose.json",
+        "poses.cs",
+        "poses.star",
+        "settings.json",
+    ]
     before = (tmp_path / "out/poses.star").read_bytes()
     pose(finished, more / "more.star", tmp_path / "out")
     assert len(calls) == 4 + 3 + parts - 2
@@ -216,7 +222,7 @@ def test_images_of_finer_pixels_and_a_wider_view_are_brought_to_those_of_the_rec
     said: list[str] = []
     for name in ("coarse", "fine"):
         with pytest.raises(KeyboardInterrupt):
-            pose_more.pose(finished, tmp_path / f"{name}.star", None, Told(), False, tmp_path / "out", said.append)
+            pose_more.pose(finished, tmp_path / f"{name}.star", None, Told(), tmp_path / "out", said.append)
     assert [np.corrcoef(*(image.ravel() for image in pair))[0, 1] for pair in zip(*prepared, strict=True)][0] > 0.99
     assert ["rescaled: the reconstruction's were of 17 Å" in line for line in said] == [False, True]
 
@@ -292,3 +298,26 @@ def test_a_folder_of_other_poses_is_not_overwritten(
     (out / "settings.json").unlink()
     with pytest.raises(ConfigError, match=r"poses\.star of another command"):
         pose(finished, more / "more.star", out)
+
+
+def test_a_watched_folder_is_posed_file_by_file_and_after_a_kill_nothing_is_posed_again(
+    abinitio: Path,
+    more: Path,
+    posed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    def waited(_: float) -> None:
+        if (tmp_path / "out/more/poses.star").exists():
+            sys.exit(143)
+
+    monkeypatch.setattr("equipose.cli.time.sleep", waited)
+    (tmp_path / "live").mkdir()
+    for name in ("more.star", "particles.mrcs"):
+        (tmp_path / "live" / name).symlink_to(more / name)
+    words = ("pose", abinitio, "--watch", tmp_path / "live", "--out", tmp_path / "out")
+    assert equipose(monkeypatch, *words) == 143
+    assert (tmp_path / "out/more/poses.star").stat().st_size == (posed / "poses.star").stat().st_size
+    assert equipose(monkeypatch, "pose", abinitio, more / "more.star", "--watch", "--out", tmp_path / "out") == 2
+    assert "more.star is no folder" in capsys.readouterr().err

@@ -22,9 +22,9 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from equipose import __version__
 from equipose.config.folder import WORKFLOW, preset
@@ -70,6 +70,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import read_particles
     from equipose.poses.search_stages import search_length
+    from equipose.reconstruction.next_steps import write_next_steps
 
     _check(check_can_be_made, arguments.out.absolute(), "--out")
     (star, tables, half_of_row), out = _star(arguments), arguments.out.resolve()
@@ -132,6 +133,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     for path in sorted((out / WORK / "maps/particles").iterdir()):
         with whole_file(out / path.name) as partial:
             shutil.copy2(path, partial)
+    write_next_steps(out, out)
     print(f"{out}: poses.star, volume.mrc, half1.mrc, half2.mrc; open {out / 'report.html'} in a browser")
 
 
@@ -182,14 +184,23 @@ def pose(arguments: argparse.Namespace) -> None:
     from equipose.io.progress import say
     from equipose.reconstruction import pose_more
     from equipose.reconstruction.finished import read_finished
+    from equipose.reconstruction.watching import watch
 
     out, folder, (star, *passthrough) = arguments.out.absolute(), arguments.folder.resolve(), arguments.star
+    if arguments.watch and (passthrough or not star.is_dir()):
+        raise ConfigError(f"--watch: {star} is no folder: name the one that star files come into, and nothing else")
     _check(check_can_be_made, out, "--out")
     _check_datadir(arguments)
-    told = Told(arguments.pixel_size, passthrough=tuple(str(path.resolve()) for path in passthrough))
     finished = read_finished(folder, folder / WORK, arguments.anyway)
-    found = pose_more.pose(finished, star.resolve(), arguments.datadir, told, arguments.encoder_only, out, say)
-    print(f"{out}: poses.star; {pose_more.in_words(found)}")
+
+    def pose_one(star: Path, output: Path, passthrough: Sequence[Path] = ()) -> dict[str, Any]:
+        told = Told(arguments.pixel_size, passthrough=tuple(str(path.resolve()) for path in passthrough))
+        how = {"encoder_only": arguments.encoder_only, "anyway": arguments.anyway}
+        return pose_more.pose(finished, star.resolve(), arguments.datadir, told, output, say, **how)
+
+    if arguments.watch:
+        watch(star, out, pose_one, say, time.sleep)
+    print(f"{out}: poses.star; {pose_more.in_words(pose_one(star, out, passthrough))}")
 
 
 def flip_hand(arguments: argparse.Namespace) -> None:
@@ -199,6 +210,7 @@ def flip_hand(arguments: argparse.Namespace) -> None:
     from equipose.io.particle_tables import ANGLES, read_tables
     from equipose.pages.reconstruction_report import build
     from equipose.reconstruction.handback import in_other_hand
+    from equipose.reconstruction.next_steps import NEXT, write_next_steps
 
     folder = arguments.folder.resolve()
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
@@ -219,6 +231,8 @@ def flip_hand(arguments: argparse.Namespace) -> None:
             if (folder / name).is_file():
                 shutil.copy2(folder / name, partial)
         in_other_hand(poses, partial)
+        if (folder / NEXT).is_file():
+            write_next_steps(partial, out)
         if (folder / "reconstruction.png").is_file():
             plot_reconstruction(partial, partial / "reconstruction.png")
         if (folder / "report.html").is_file():
@@ -228,12 +242,15 @@ def flip_hand(arguments: argparse.Namespace) -> None:
 
 def symmetrise(arguments: argparse.Namespace) -> None:
     """Maps and poses of a reconstruction brought onto RELION's axes of a point group, and made symmetric."""
+    from equipose.reconstruction.next_steps import NEXT, write_next_steps
     from equipose.reconstruction.symmetrise import symmetrise as make_symmetric
 
     folder, symmetry = arguments.folder.resolve(), arguments.symmetry.upper()
     out = (arguments.out or folder.with_name(f"{folder.name}_{symmetry}")).absolute()
     _check(check_can_be_made, out, "--out")
     frame = make_symmetric(folder, symmetry, out)
+    if (folder / NEXT).is_file():
+        write_next_steps(out, out)
     print(f"{out}: {folder} with the symmetry {symmetry}, whose axes correlate by {frame.correlation:.2f}")
 
 
@@ -428,18 +445,21 @@ def parser() -> argparse.ArgumentParser:
                 help="standard deviation of the particles' shifts in Å",
             )
             reader.add_argument("--cores", type=number(int, 1), help="CPU cores; default: all")
-    posed = command(
-        pose, "abinitio more.star --out more", "abinitio J20_particles.cs J20_passthrough_particles.cs --out more"
-    )
+    posed = command(pose, "abinitio more.star --out more", "abinitio --watch Extract/live --out more")
     posed.add_argument("folder", type=Path, help="folder of a reconstruction, also a flipped or symmetrised one")
-    posed.add_argument("star", type=Path, nargs="+", help="star file, or .cs files of one job")
+    posed.add_argument("star", type=Path, nargs="+", help="star file, or .cs files of one job; with --watch, a folder")
+    posed.add_argument("--watch", action="store_true", help="pose all files that come into a folder, until Ctrl-C")
     posed.add_argument("--out", type=Path, required=True, help="folder of all results")
     posed.add_argument("--datadir", type=Path, help="folder that image names are relative to")
     posed.add_argument("--pixel-size", type=number(float, 0, above=True), help="Å, if the file's pixel size is wrong")
     posed.add_argument(
         "--encoder-only", action="store_true", help="the networks' poses as they are, without refinement"
     )
-    posed.add_argument("--anyway", action="store_true", help="also by a reconstruction that has not converged")
+    posed.add_argument(
+        "--anyway",
+        action="store_true",
+        help="also if the reconstruction has not converged or the particles seem to be of another molecule",
+    )
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
     flip.add_argument("--out", type=Path, help="folder of the flipped ones; default: FOLDER_flipped")

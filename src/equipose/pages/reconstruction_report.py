@@ -29,6 +29,7 @@ from equipose.io.maps import read_map
 from equipose.io.progress import run_main
 from equipose.io.provenance import hardware, package_versions
 from equipose.pages.page import data_uri, mesh, read_template
+from equipose.reconstruction.next_steps import steps
 from equipose.reconstruction.verdict import verdict
 from equipose.study.job_times import wall_times
 
@@ -47,6 +48,7 @@ def build(folder: Path, results: Path, template: Path, title: str) -> str:
         verdict=verdict(summary),
         maps=[{"label": label} | mesh(volume, fraction) for label, volume in volumes.items()],
         pictures=pictures(folder),
+        steps=steps(folder, results.resolve().parent) if verdict(summary).state != "not converged" else [],
         versions=package_versions(),
         hardware=hardware(),
         times=wall_times(results),

@@ -14,6 +14,7 @@ from equipose.config.settings import PreparationConfig, Told
 from equipose.core.rotations import from_relion_angles, other_hand, to_relion_angles
 from equipose.data.aberrations import read_aberrations
 from equipose.io.cryosparc import read_records, write_cryosparc
+from equipose.io.cryosparc_records import records_of
 from equipose.io.half_sets import SUBSET, repeats
 from equipose.io.particle_tables import (
     ANGLES,
@@ -80,6 +81,8 @@ def write_posed(
     if is_cryosparc(star):
         records = read_records(star, tuple(map(Path, config.told.passthrough)))
         write_cryosparc(output / "poses.cs", records, rows, turned, moved, subset, config.pixel_size)
+    elif aberrations is None and (made := records_of(star, optics, table)):  # cryoSPARC has others for a beam tilt
+        write_cryosparc(output / "poses.cs", made, np.arange(len(rows)), turned, moved, subset)
 
 
 def for_refinement(star: Path, datadir: Path | None, told: Told, rows: np.ndarray) -> Tables:

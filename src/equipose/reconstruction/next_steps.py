@@ -1,0 +1,120 @@
+"""What comes after a map: a filtered one to look at (filtered.mrc), and the commands of other programs (next.md)."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from equipose.config.settings import PreparationConfig
+from equipose.core.sharpening import FEWEST, GUINIER, fsc_weights, guinier_b_factor, weighted_map
+from equipose.core.surface import enclosing_level, molecule_fraction
+from equipose.io.files import write_text
+from equipose.io.maps import read_map, write_map
+from equipose.io.particle_tables import PIXEL, SIZE, find_datadir, read_tables
+from equipose.reconstruction.verdict import verdict
+
+FILTERED, NEXT = "filtered.mrc", "next.md"
+
+LOW_PASS = 1.5
+"""Times the resolution, to which a refinement first filters its reference: its noise must not come back."""
+
+WIDER = 1.2
+"""Times the molecule's diameter: that of a refinement's mask on images."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A program, why it is run, and its command lines."""
+
+    program: str
+    why: str
+    lines: list[str]
+
+
+def write_next_steps(folder: Path, place: Path) -> None:
+    """Write filtered.mrc and next.md in the folder of a reconstruction, for the `place` where it will lie.
+
+    Nothing is written for one that has not converged, or that lacks half-maps, mask or FSC.
+    """
+    needed = ("volume.mrc", "mask.mrc", "fsc.csv", "poses.star", "reconstruction.json")
+    if not all((folder / name).is_file() for name in needed):
+        return
+    summary = json.loads((folder / "reconstruction.json").read_text())
+    resolution = summary["resolution_angstrom"]["corrected"]
+    if verdict(summary).state == "not converged" or resolution is None:
+        return
+    (volume, voxel_size), (mask, _) = (read_map(folder / name) for name in ("volume.mrc", "mask.mrc"))
+    weights = fsc_weights(pd.read_csv(folder / "fsc.csv")["corrected"].to_numpy())
+    b_factor = guinier_b_factor(volume * mask, weights, voxel_size, resolution)
+    write_map(folder / FILTERED, weighted_map(volume * mask, weights, voxel_size, b_factor or 0.0), voxel_size)
+    said = (
+        f"`{FILTERED}` is the map in its mask, its shells weighted by √(2 FSC / (1 + FSC))"
+        + (f" and sharpened by a B factor of {b_factor:.0f} Å² (Guinier)." if b_factor is not None else ".")
+        + f" No B factor can be read: fewer than {FEWEST} shells lie between {GUINIER:.0f} Å and the resolution of"
+        f" {resolution:.3g} Å." * (b_factor is None)
+    )
+    blocks = [
+        f"## {step.program}\n\n{step.why}\n\n```\n" + "\n".join(step.lines) + "\n```\n" for step in steps(folder, place)
+    ]
+    write_text(folder / NEXT, "\n".join(["# What comes next\n", said + "\n", *blocks]))
+
+
+def steps(folder: Path, place: Path) -> list[Step]:
+    """The command lines that come next, with the numbers of the reconstruction in `folder`, which lies at `place`."""
+    summary = json.loads((folder / "reconstruction.json").read_text())
+    (volume, voxel_size), (mask, _) = (read_map(folder / name) for name in ("volume.mrc", "mask.mrc"))
+    optics, table = read_tables(folder / "poses.star")
+    pixel, box = float(optics[PIXEL].iloc[0]), int(optics[SIZE].iloc[0])
+    images = _images(summary, table)
+    at = {name: shlex.quote(str(place / name)) for name in ("poses.star", "volume.mrc", "reference.mrc", FILTERED)}
+    axis = np.arange(len(mask)) - len(mask) // 2
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)[mask > 0.5].max() * voxel_size
+    diameter = min(WIDER * 2 * radius, 0.95 * box * pixel)
+    low_pass = LOW_PASS * (summary["resolution_angstrom"]["corrected"] or 2 * voxel_size)
+    refine = (
+        f"mpirun -n 3 relion_refine_mpi --i {at['poses.star']} --ref {at['reference.mrc']} --ini_high {low_pass:.0f}"
+        f" --o Refine3D/abinitio/run --auto_refine --split_random_halves --ctf --firstiter_cc --particle_diameter"
+        f" {diameter:.0f} --sym {summary['symmetry']} --flatten_solvent --zero_mask --healpix_order 3"
+        " --auto_local_healpix_order 3 --offset_range 5 --offset_step 2 --norm --scale --pad 2 --j 4"
+    )
+    level = enclosing_level(volume * mask, molecule_fraction(volume))
+    cryodrgn = f"{at['poses.star']} -D {box} --Apix {pixel:g}"
+    show = f"open {at['volume.mrc']}; volume #1 level {level:.4g}; open {shlex.quote(str(place / FILTERED))}"
+    return [
+        Step(
+            "RELION",
+            "Refinement in its own half-sets, which are ours, from our poses. Local angular searches start at once.",
+            [
+                f"cd {shlex.quote(str(images))}",
+                f"relion_image_handler --i {at['volume.mrc']} --o {at['reference.mrc']} --angpix {voxel_size:.6g}"
+                f" --rescale_angpix {pixel:.6g} --new_box {box}",
+                "mkdir -p Refine3D/abinitio",
+                refine,
+            ],
+        ),
+        Step(
+            "cryoDRGN",
+            "Heterogeneity, with our poses held.",
+            [
+                f"cd {shlex.quote(str(images))}",
+                f"cryodrgn parse_pose_star {cryodrgn} -o poses.pkl",
+                f"cryodrgn parse_ctf_star {cryodrgn} -o ctf.pkl",
+                f"cryodrgn train_vae {at['poses.star']} --datadir . --poses poses.pkl --ctf ctf.pkl --zdim 8 -n 20"
+                " -o cryodrgn",
+            ],
+        ),
+        Step("ChimeraX", "The map, and the filtered one.", [f"chimerax --cmd {shlex.quote(show)}"]),
+    ]
+
+
+def _images(summary: dict[str, Any], table: pd.DataFrame) -> Path:
+    """The folder that image names are relative to."""
+    star = Path(summary["star"])
+    for config in (Path(dataset) / "config.json" for dataset in summary.get("datasets", [])):
+        if config.is_file() and (datadir := PreparationConfig.load(config).datadir):
+            return Path(datadir)
+    return find_datadir(star, table) or star.parent

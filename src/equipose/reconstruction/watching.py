@@ -1,0 +1,54 @@
+"""Pose the particle files that come into a folder, such as that of a live processing: each file once."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from equipose.errors import ConfigError
+
+KINDS, JOINED = (".star", ".cs"), "passthrough"
+"""The files that are posed, and the part of a name of .cs files that have no images of their own."""
+
+SECONDS = 10.0
+"""Between two looks into the folder. A file is whole once it is the same at two looks."""
+
+
+def watch(
+    folder: Path,
+    output: Path,
+    pose_one: Callable[[Path, Path], dict[str, Any]],
+    say: Callable[[str], None],
+    wait: Callable[[float], None],
+) -> NoReturn:
+    """Pose each file of `folder` into a folder of its name in `output`, for ever: `wait` ends it by an exception.
+
+    `pose_one` poses a file into a folder, continues there after a kill, and does nothing more once it is done. A file
+    that it refuses is tried again when it has changed.
+    """
+    seen: dict[Path, tuple[int, int]] = {}
+    tried: dict[Path, tuple[int, int]] = {}
+    while True:
+        for path, state in _files(folder):
+            if seen.get(path) == state != tried.get(path):
+                tried[path] = state
+                try:
+                    summary = pose_one(path, output / path.stem)
+                except ConfigError as error:
+                    say(f"error: {error}")
+                else:
+                    count, share = sum(summary["particles"]), summary["doubtful_share"]
+                    say(f"{output / path.stem}: {count} particles, {share:.1%} doubtful; looking for more in {folder}")
+            seen[path] = state
+        wait(SECONDS)
+
+
+def _files(folder: Path) -> list[tuple[Path, tuple[int, int]]]:
+    """The particle files in a folder with their size and time of change, the oldest first."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if Path(entry.name).suffix in KINDS and JOINED not in entry.name and entry.is_file():
+                state = entry.stat()
+                found.append((Path(entry.path), (state.st_size, state.st_mtime_ns)))
+    return sorted(found, key=lambda file: (file[1][1], file[0]))

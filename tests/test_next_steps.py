@@ -1,0 +1,54 @@
+"""After a reconstruction: a filtered map, and command lines with its own numbers."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from equipose.core.fsc import fourier_shell_correlation
+from equipose.io.maps import read_map
+from equipose.reconstruction.next_steps import steps, write_next_steps
+
+
+@pytest.fixture(scope="module")
+def folder(joined: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = shutil.copytree(joined, tmp_path_factory.mktemp("next") / "abinitio")
+    write_next_steps(made, Path("/data/my project/abinitio"))
+    return made
+
+
+def test_the_filtered_map_has_the_same_shells_and_no_b_factor_where_none_can_be_read(folder: Path) -> None:
+    (volume, voxel_size), (filtered, written) = (read_map(folder / f"{name}.mrc") for name in ("volume", "filtered"))
+    mask = read_map(folder / "mask.mrc")[0]
+    assert written == voxel_size
+    assert fourier_shell_correlation(volume * mask, filtered)[1:14].min() > 0.99
+    spectra = [np.abs(np.fft.fftn(each))[1:13, 0, 0] for each in (volume * mask, filtered)]
+    assert (spectra[1] <= spectra[0] * (1 + 1e-4)).all() and spectra[1].sum() < spectra[0].sum()
+    assert "No B factor can be read" in (folder / "next.md").read_text()
+
+
+def test_commands_name_the_place_and_the_numbers_of_the_reconstruction(folder: Path) -> None:
+    text = (folder / "next.md").read_text()
+    place = Path("/data/my project/abinitio")
+    for step in steps(folder, place):
+        for line in step.lines:
+            assert line in text and shlex.split(line)
+    relion = next(step for step in steps(folder, place) if step.program == "RELION").lines
+    words = shlex.split(relion[-1])
+    asked = dict(zip(words, words[1:], strict=False))
+    assert asked["--i"] == str(place / "poses.star") and asked["--sym"] == "C1"
+    resolution = json.loads((folder / "reconstruction.json").read_text())["resolution_angstrom"]["corrected"]
+    assert resolution < float(asked["--ini_high"]) < 2 * resolution
+    assert 100 < float(asked["--particle_diameter"]) < 544
+    assert "--rescale_angpix 17 --new_box 32" in relion[1]
+
+
+def test_a_map_that_has_not_converged_is_not_recommended(joined: Path, tmp_path: Path) -> None:
+    lost = shutil.copytree(joined, tmp_path / "lost")
+    summary = json.loads((lost / "reconstruction.json").read_text())
+    (lost / "reconstruction.json").write_text(json.dumps(summary | {"halves_agree": [0.1, 0.1]}))
+    write_next_steps(lost, lost)
+    assert not (lost / "next.md").exists() and not (lost / "filtered.mrc").exists()

@@ -1,0 +1,52 @@
+"""Files that come into a watched folder are posed once each, when they are whole."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from equipose.errors import ConfigError
+from equipose.reconstruction.watching import watch
+
+
+def test_each_file_is_posed_once_when_it_no_longer_grows_and_a_refused_one_when_it_has_changed(tmp_path: Path) -> None:
+    folder, posed, said = tmp_path / "live", [], []
+    folder.mkdir()
+
+    def write(name: str, text: str, at: int) -> None:
+        (folder / name).write_text(text)
+        os.utime(folder / name, (at, at))
+
+    def pose_one(star: Path, output: Path) -> dict[str, Any]:
+        posed.append((star.name, star.read_text(), output.name))
+        if star.read_text() == "broken":
+            raise ConfigError(f"{star} is broken")
+        return {"particles": [2, 3], "doubtful_share": 0.2}
+
+    def come(look: int) -> None:
+        if look == 1:
+            write("late.star", "half", 200)
+            write("early.star", "whole", 100)
+            write("J1_passthrough_particles.cs", "", 50)
+            write("notes.txt", "", 50)
+        elif look == 2:
+            write("late.star", "whole", 300)
+        elif look == 4:
+            write("bad.star", "broken", 400)
+        elif look == 7:
+            write("bad.star", "mended", 500)
+        elif look == 10:
+            raise KeyboardInterrupt
+
+    looks = iter(range(1, 99))
+    with pytest.raises(KeyboardInterrupt):
+        watch(folder, tmp_path / "out", pose_one, said.append, lambda _: come(next(looks)))
+    assert posed == [
+        ("early.star", "whole", "early"),
+        ("late.star", "whole", "late"),
+        ("bad.star", "broken", "bad"),
+        ("bad.star", "mended", "bad"),
+    ]
+    assert [line for line in said if line.startswith("error")] == [f"error: {folder / 'bad.star'} is broken"]
+    assert "early: 5 particles, 20.0% doubtful" in said[0]
