@@ -14,7 +14,7 @@ from equipose.core.fourier import HalfDisc, half_disc, shift_phase
 from equipose.core.fourier_grid import FourierGrid, empty_grid, grid_map, grid_slices, insert_images, together
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.core.point_groups import group
-from equipose.reconstruction.halves import Half, back_project
+from equipose.reconstruction.halves import Half
 
 FAR = 4.0
 """Shifts within so many standard deviations may be chosen, as in refinement."""
@@ -24,12 +24,11 @@ PARTS = 8
 """Parts of an image's frequencies."""
 
 
-def independent_sums(halves: list[Half], shift_std: float) -> list[FourierGrid]:
-    """The back-projected sums of both half-sets; the standard deviation of the shifts is in Å.
+def independent_sums(halves: list[Half], found: list[FourierGrid], shift_std: float) -> list[FourierGrid]:
+    """The sums of both half-sets for their half-maps; `found` are those of `back_project`, `shift_std` is in Å.
 
     Each half-set's images are compared with the map of the other one, within the mask of both together.
     """
-    found = [back_project(half) for half in halves]
     molecule = solvent_mask(grid_map(together(*found)))
     others = [masked_volume(grid, molecule) for grid in reversed(found)]
     return [back_project_apart(half, other, shift_std) for half, other in zip(halves, others, strict=True)]

@@ -6,8 +6,8 @@ Each half-set had its own search and training, so their agreement is gold-standa
 first run's frame: the second run finds poses for the first half-set's images, and their alignment to the first run's
 poses gives the rotation, hand and translation between the maps. Each half-map is then back-projected, CTF-weighted,
 from its own images at its own poses, with shifts that do not hang on the noise which they average
-(independent_shifts.py); `volume.mrc` is back-projected from all images. No image tells which of the two hands is the
-true one (`equipose flip-hand`).
+(independent_shifts.py). `volume.mrc` has all images at the shifts that were found. No image tells which of the two
+hands is the true one (`equipose flip-hand`).
 """
 
 import argparse
@@ -64,9 +64,10 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
             f"half {number}: both runs give {100 * np.mean(apart < AGREES):.0f} % of {len(apart)} images the same pose"
             f" within {AGREES:.0f}°, median {np.median(apart):.2g}°"
         )
-    sums = independent_sums(halves, configs[0].shift_std)
+    found = [back_project(half) for half in halves]
+    sums = independent_sums(halves, found, configs[0].shift_std)
     box, voxel_size = halves[0].box, halves[0].particles.voxel_size
-    volume, first, second = (grid_map(grid).numpy() for grid in (together(*sums), *sums))
+    volume, first, second = (grid_map(grid).numpy() for grid in (together(*found), *sums))
     molecule = solvent_mask(torch.from_numpy(volume))
     mask = molecule.numpy()
     curves = fsc.corrected_fsc(first, second, mask)
