@@ -73,6 +73,24 @@ def test_passes_end_when_poses_have_settled(monkeypatch, small_run, simulated_da
     assert resolutions[::parts] == pytest.approx([0.75, 0.75 + 0.25 / 3, 0.75 + 0.5 / 3, 1.0, 1.0, 1.0])
 
 
+def test_passes_end_when_the_map_gets_no_more_like_the_one_before(monkeypatch, small_run, simulated_dataset, tmp_path):
+    """As that of a symmetric molecule, whose poses go from mate to mate; a lower correlation is none to stop at."""
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    run, half_turn = small_run("d4_l2", 32), torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+    model = Autoencoder(dataclasses.replace(run, model=dataclasses.replace(run.model, refine_passes=9)), 1.0)
+    monkeypatch.setattr(refinement, "_best_pose", lambda *args: (args[4] @ half_turn, args[5]))
+
+    def passes(name: str, correlations: list[float]) -> int:
+        """Number of passes, if from the second one on the maps correlate like this."""
+        left, said = iter(correlations), []
+        monkeypatch.setattr(refinement, "_correlation", lambda *_: next(left))
+        refinement.refine(model, particles, particles.rotations, particles.shifts, said.append, tmp_path / f"{name}.pt")
+        return sum("poses changed" in line for line in said)
+
+    assert passes("rising", [0.993, 0.992, 0.991, 0.992, 0.993, 0.993, 0.994, 0.995]) == 7
+    assert passes("low", [0.95, 0.94, 0.93, 0.92, 0.91, 0.90, 0.89, 0.88]) == 9
+
+
 def test_an_interrupted_refinement_continues_after_its_last_pass_to_the_same_result(
     small_run, simulated_dataset, tmp_path
 ):

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 LARGEST_BOX = 32
 """Default of `--box` in pixels: a first map in minutes."""
 
+SHIFT, LEAST_SHIFT = 0.03, 10.0
+"""Default of `--shift-std`: this part of the box, or so many Å if that is more."""
+
 FEWEST, SEARCHED = 500, 3000
 """Particles of a half-set: the fewest that a search can start from, and the number whose poses it refines."""
 
@@ -102,7 +105,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
             "mask_radius": arguments.mask_radius,
             "whiten": arguments.whiten,
             "select": select,
-            "shift_std": arguments.shift_std,
+            "shift_std": max(LEAST_SHIFT, SHIFT * width) if arguments.shift_std is None else arguments.shift_std,
             "pixel_size": arguments.pixel_size,
             "phase_flipped": arguments.phase_flipped,
             "no_ctf": arguments.no_ctf,
@@ -441,8 +444,7 @@ def parser() -> argparse.ArgumentParser:
             reader.add_argument(
                 "--shift-std",
                 type=number(float, 0),
-                default=10.0,
-                help="standard deviation of the particles' shifts in Å",
+                help="standard deviation of the particles' shifts in Å; default: 3%% of the box, 10 at least",
             )
             reader.add_argument("--cores", type=number(int, 1), help="CPU cores; default: all")
     posed = command(pose, "abinitio more.star --out more", "abinitio --watch Extract/live --out more")
