@@ -26,8 +26,9 @@ from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables, without_po
 from equipose.io.particles import Particles
 from equipose.io.stacks import open_stack
 from equipose.model.autoencoder import Autoencoder, save_model
+from equipose.poses.search_stages import search_length
 from equipose.reconstruction import pose_more
-from equipose.reconstruction.finished import Finished, read_finished
+from equipose.reconstruction.finished import Finished, _is_trained, read_finished
 from equipose.reconstruction.handback import SCORE
 from equipose.training.evaluate import RelionPoses
 
@@ -184,6 +185,27 @@ def test_without_refinement_poses_are_those_of_the_networks_moved_into_the_frame
         wanted = half.frame.rotations(found.rotations), half.frame.shifts(found.rotations, found.shifts)
         np.testing.assert_allclose(rotations[subset == number], wanted[0], atol=1e-6)
         np.testing.assert_allclose(shifts[subset == number], wanted[1], atol=1e-5)
+
+
+def test_networks_that_were_not_trained_are_not_asked(
+    finished: Finished, more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose history ends with its search has none."""
+    config = finished.halves[0].model.config
+    searched = dataclasses.replace(config, model=dataclasses.replace(config.model, init="search"))
+    model, last = Autoencoder(searched, 0.7), search_length(config.model.search)
+    for steps, trained in ((last, False), (last + 1, True)):
+        (tmp_path / "history.csv").write_text(f"step,seconds\n{steps},1\n")
+        assert _is_trained(model, tmp_path) is trained
+    halves = tuple(dataclasses.replace(half, trained=False) for half in finished.halves)
+    untrained = dataclasses.replace(finished, halves=halves)
+    with pytest.raises(ConfigError, match="leave out --encoder-only"):
+        pose(untrained, more / "more.star", tmp_path / "out", encoder_only=True)
+    monkeypatch.setattr(pose_more, "predict", None)
+    pose(untrained, more / "more.star", tmp_path / "out")
+    assert (
+        squared_distances(poses(tmp_path / "out/poses.star")[0], poses(more / "particles.star")[0]) < 0.5
+    ).mean() > 0.9
 
 
 def test_poses_for_the_flipped_map_are_those_of_the_other_hand(

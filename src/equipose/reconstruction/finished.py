@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from equipose.io.half_sets import SUBSET
 from equipose.io.maps import read_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, per_particle, read_tables
 from equipose.model.autoencoder import Autoencoder, load_model
+from equipose.poses.search_stages import search_length
 from equipose.reconstruction.halves import Half, as_seen, read_half
 from equipose.reconstruction.handback import SCORE
 from equipose.reconstruction.verdict import crossings, verdict
@@ -39,6 +41,8 @@ class FinishedHalf:
     """One half-set's network and maps. Maps are (L, L, L), masked, in the frame of the reconstruction's poses.star."""
 
     model: Autoencoder
+    trained: bool
+    """Whether its networks were trained: they are not where two starts of the search found the same map"""
     prepared: dict[str, Any]
     """preparation.json of its particles"""
     frame: Alignment
@@ -95,7 +99,7 @@ def read_finished(folder: Path, work: Path, anyway: bool) -> Finished:
         model = load_model(run / "model.pt")
         own = real_map(as_seen(model, half.moved(frame)), half.box // 2)
         prepared = json.loads((dataset / "preparation.json").read_text())
-        found.append(FinishedHalf(model, prepared, frame, own, maps[2 - number]))
+        found.append(FinishedHalf(model, _is_trained(model, run), prepared, frame, own, maps[2 - number]))
     first, second = found
     box, voxel_size = halves[0].box, halves[0].particles.voxel_size
     shells = box * voxel_size / (crossings(summary)["corrected"] or box * voxel_size) + 1
@@ -121,6 +125,13 @@ def _runs(folder: Path, work: Path, summary: dict[str, Any]) -> tuple[list[Path]
             " or symmetrise made of it while it lies where it did"
         )
     return places, [Path(dataset) for dataset in datasets]
+
+
+def _is_trained(model: Autoencoder, run: Path) -> bool:
+    """Whether the run went on after its search."""
+    if model.config.model.init != "search" or not (run / "history.csv").is_file():
+        return True
+    return int(pd.read_csv(run / "history.csv")["step"].iloc[-1]) > search_length(model.config.model.search)
 
 
 def _poses(star: Path) -> tuple[Any, tuple[np.ndarray, np.ndarray]]:

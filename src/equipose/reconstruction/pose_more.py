@@ -107,6 +107,11 @@ def pose(
     continues, and one that was finished does nothing. Raises ConfigError if the particles are not like those of the
     reconstruction (of another molecule, unless `anyway`), or if `output` holds something else; nothing is written then.
     """
+    if encoder_only and not all(half.trained for half in finished.halves):
+        raise ConfigError(
+            f"the networks of {finished.folder} were not trained, since two starts of its search found the same map:"
+            " leave out --encoder-only"
+        )
     known = dataclasses.replace(finished.config, pixel_size=told.pixel_size, passthrough=told.passthrough)
     datadir = datadir or find_datadir(star, read_tables(star, told=known.told)[1])
     config = dataclasses.replace(
@@ -308,10 +313,15 @@ def _all_posed(finished: Finished, more: More, encoder_only: bool, output: Path,
 
 @torch.no_grad()
 def _asked(half: FinishedHalf, more: More, number: int, rows: np.ndarray) -> tuple[Particles, np.ndarray, np.ndarray]:
-    """Prepared particles, and the encoder's poses of them: rotations (n, 3, 3) and shifts (n, 2) in Å, in the frame."""
+    """Prepared particles, and the encoder's poses of them: rotations (n, 3, 3) and shifts (n, 2) in Å, in the frame.
+
+    An encoder that was not trained is not asked: all particles have one pose, and the search finds theirs.
+    """
     images = prepared_like(more.config, more.particles, rows, more.how[number], half.prepared)
     voxel_size, ctf = half.prepared["voxel_size"], more.particles.ctf[rows]
     part = dataclasses.replace(more.particles, images=images, ctf=ctf, voxel_size=voxel_size)
+    if not half.trained:
+        return part, np.tile(np.eye(3), (len(rows), 1, 1)), np.zeros((len(rows), 2))
     answers, _ = predict(half.model, part, lambda *_: None)
     frame = half.frame
     return part, frame.rotations(answers.rotations), frame.shifts(answers.rotations, answers.shifts)
