@@ -76,7 +76,7 @@ def test_a_model_gives_the_same_poses(old: Path) -> None:
 def test_a_stored_configuration_is_read_whole_and_keys_of_later_versions_get_their_defaults(old: Path) -> None:
     before = json.loads((old / RUN / "config.json").read_text())
     after = json.loads(RunConfig.load(old / RUN / "config.json").to_json())
-    added = {"dataset": {"symmetry": "C1"}, "model": {"optimizer": {"encoder_rate": 1.0}}}
+    added = {"dataset": {"symmetry": "C1"}, "model": {"optimizer": {"encoder_rate": 1.0}, "search": {"fit": "always"}}}
     added["evaluation"] = {"stop_after": 0}
     assert after == merge(before, added)
 

@@ -76,7 +76,7 @@ def test_a_signal_to_the_command_alone_ends_all_that_it_started(folder: Path, nu
     process = start(folder, stderr=subprocess.PIPE)
     jobs = wait_for_jobs(folder)
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert said.splitlines()[-1] == f"stopped by {number.name}; the same command continues"
     assert "Traceback" not in said
@@ -97,7 +97,7 @@ def test_a_terminal_that_is_closed_ends_all_of_it(folder: Path) -> None:
     os.close(theirs)
     jobs = wait_for_jobs(folder)
     os.close(ours)
-    assert process.wait(timeout=30) == 128 + signal.SIGHUP
+    assert process.wait(timeout=120) == 128 + signal.SIGHUP
     assert not [job for job in jobs if alive(job)]
     assert (folder / "checkpoint").exists()
 
@@ -109,13 +109,13 @@ def test_nohup_keeps_a_command_at_work_when_its_terminal_is_closed(folder: Path)
     time.sleep(0.5)
     assert process.poll() is None and all(map(alive, jobs))
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=120)
     assert not [job for job in jobs if alive(job)]
 
 
 def test_without_a_signal_the_exit_code_is_that_of_the_command(folder: Path) -> None:
     (folder / "workflow.sh").write_text("exit 3")
-    assert start(folder).wait(timeout=30) == 3
+    assert start(folder).wait(timeout=120) == 3
 
 
 def test_what_a_signal_interrupts_is_cleaned_up(tmp_path: Path) -> None:
@@ -134,6 +134,6 @@ def test_what_a_signal_interrupts_is_cleaned_up(tmp_path: Path) -> None:
     )
     process.stdout.readline()
     process.terminate()
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert (process.returncode, said) == (143, "stopped by SIGTERM\n")
     assert list(tmp_path.iterdir()) == []
