@@ -101,7 +101,7 @@ def refine(
     first, settled, start, alike = 0, False, turned.clone(), 0.0
     if known := _known(kept, start):
         first, settled, turned, moved = known["passes"], known["settled"], known["rotations"], known["shifts"]
-        grid, alike = FourierGrid(radius, known["signal"], known["power"]), known["alike"]
+        grid, alike = FourierGrid(radius, known["signal"], known["power"]), known.get("alike", 0.0)
         generator.set_state(known["generator"].cpu())
         say(f"refinement: continuing after pass {first} ({kept})")
     else:
