@@ -114,13 +114,17 @@ def nyquist_reached(curve: np.ndarray) -> bool:
     return bool((curve[1:] >= 0.5).all())
 
 
+def radii(box: int) -> np.ndarray:
+    """Cycles per box of the coefficients of `rfftn` of a volume, (L, L, L/2 + 1)."""
+    axis, half = np.fft.fftfreq(box, 1 / box), np.arange(box // 2 + 1)
+    return np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + half**2)
+
+
 def _shells(box: int) -> tuple[np.ndarray, np.ndarray]:
     """Shell number (flat) of every coefficient of `rfftn`, and the number of coefficients of the full transform that it
     stands for.
     """
-    full = np.fft.fftfreq(box, 1 / box)
-    half = np.arange(box // 2 + 1)
-    radius = np.sqrt(full[:, None, None] ** 2 + full[:, None] ** 2 + half**2)
+    radius, half = radii(box), np.arange(box // 2 + 1)
     shell = np.rint(radius).astype(np.int64)
     weight = np.where((half == 0) | (half == box // 2), 1.0, 2.0)
     return shell.ravel(), np.broadcast_to(weight, radius.shape)

@@ -58,3 +58,10 @@ def degrees_from_squared_frobenius(squared: float) -> float: ...
 def degrees_from_squared_frobenius(squared: np.ndarray | float) -> np.ndarray | float:
     """Angle in degrees of the rotation between two poses with ‖R - R'‖² = `squared`."""
     return np.degrees(2 * np.arcsin(np.sqrt(np.clip(np.asarray(squared) / 8, 0, 1))))
+
+
+def half_sphere(count: int) -> np.ndarray:
+    """Directions (count, 3) spread evenly over z ≥ 0: a Fibonacci spiral."""
+    z = (np.arange(count) + 0.5) / count
+    turn = np.pi * (3 - 5**0.5) * np.arange(count)
+    return np.stack([np.sqrt(1 - z**2) * np.cos(turn), np.sqrt(1 - z**2) * np.sin(turn), z], axis=1)

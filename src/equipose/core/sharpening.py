@@ -7,6 +7,8 @@ At resolutions better than some 10 Å the mean amplitude of a protein's shells i
 import numpy as np
 import scipy.fft
 
+from equipose.core.fsc import radii
+
 GUINIER = 10.0
 """Å; the straight line is fitted from here to the map's resolution."""
 
@@ -31,7 +33,7 @@ def guinier_b_factor(volume: np.ndarray, weights: np.ndarray, voxel_size: float,
 
     None if fewer than `FEWEST` shells lie between 10 Å and `resolution`.
     """
-    box, radius = len(volume), _radii(len(volume))
+    box, radius = len(volume), radii(len(volume))
     shell = np.minimum(np.rint(radius).astype(int), box // 2)
     squares = np.abs(scipy.fft.rfftn(volume)) ** 2
     mean = np.bincount(shell.ravel(), squares.ravel()) / np.bincount(shell.ravel()).clip(min=1)
@@ -46,13 +48,7 @@ def guinier_b_factor(volume: np.ndarray, weights: np.ndarray, voxel_size: float,
 
 def weighted_map(volume: np.ndarray, weights: np.ndarray, voxel_size: float, b_factor: float = 0.0) -> np.ndarray:
     """The map (L, L, L) with its shells multiplied by `weights` (L/2,) and by exp(B/4 s²)."""
-    box, radius = len(volume), _radii(len(volume))
+    box, radius = len(volume), radii(len(volume))
     factors = np.interp(radius, np.arange(box // 2), weights, right=0.0)
     factors *= np.exp(b_factor / 4 * (np.minimum(radius, box // 2) / (box * voxel_size)) ** 2)
     return scipy.fft.irfftn(scipy.fft.rfftn(volume) * factors, s=volume.shape).astype(np.float32)
-
-
-def _radii(box: int) -> np.ndarray:
-    """Cycles per box of the coefficients of a real transform, (L, L, L/2 + 1)."""
-    axis, half = np.fft.fftfreq(box, 1 / box), np.arange(box // 2 + 1)
-    return np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + half**2)

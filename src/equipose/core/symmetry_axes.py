@@ -18,6 +18,7 @@ from torch import Tensor
 from equipose.core.fourier_grid import from_real_map, grid_frequencies, grid_values
 from equipose.core.mask import solvent_mask
 from equipose.core.point_groups import generators, group
+from equipose.core.rotations import half_sphere
 
 LOWEST = 3
 """The lowest shell that is compared. Below it, a map hardly changes under any rotation."""
@@ -114,7 +115,7 @@ def find_axes(volume: Tensor, symmetry: str, shells: float, other: Tensor | None
     order_axis, *second = generators(symmetry)
     first = order_axis[None]
     axis = Rotation.from_matrix(order_axis).as_rotvec()
-    frames = _frames(_half_sphere(DIRECTIONS), axis / np.linalg.norm(axis))
+    frames = _frames(half_sphere(DIRECTIONS), axis / np.linalg.norm(axis))
     frames = frames[np.argsort(-compared.correlation(frames, first, FEW))[:KEPT]]
     if second:
         spins = Rotation.from_rotvec(np.outer(2 * np.pi / SPINS * np.arange(SPINS), axis / np.linalg.norm(axis)))
@@ -179,13 +180,6 @@ def whitened(volume: Tensor) -> Tensor:
     zeros = torch.zeros(int(shell.max()) + 1, device=volume.device)
     power = zeros.index_add(0, shell, field.square().sum(-1)) / zeros.index_add(0, shell, torch.ones_like(field[:, 0]))
     return field / power.clamp_min(1e-30).sqrt()[shell, None]
-
-
-def _half_sphere(count: int) -> np.ndarray:
-    """Directions (count, 3) spread evenly over z ≥ 0: a Fibonacci spiral."""
-    z = (np.arange(count) + 0.5) / count
-    turn = np.pi * (3 - 5**0.5) * np.arange(count)
-    return np.stack([np.sqrt(1 - z**2) * np.cos(turn), np.sqrt(1 - z**2) * np.sin(turn), z], axis=1)
 
 
 def _frames(directions: np.ndarray, axis: np.ndarray) -> np.ndarray:

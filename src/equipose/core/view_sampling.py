@@ -7,6 +7,8 @@ Lyumkis 2020, Prog. Biophys. Mol. Biol. 150, 160). Views from all around one axi
 
 import numpy as np
 
+from equipose.core.rotations import half_sphere, viewing_directions
+
 DIRECTIONS = 2000
 """Directions of Fourier space, on a half sphere, at which planes are counted."""
 
@@ -19,10 +21,7 @@ LEAST = 0.01
 
 def compensation_factor(rotations: np.ndarray, group: np.ndarray) -> float:
     """The sampling compensation factor, 0 to 1, of poses (n, 3, 3) and all their mates by the `group` (g, 3, 3)."""
-    views = np.concatenate([(rotations @ mate)[:, 2] for mate in group])
-    z = (np.arange(DIRECTIONS) + 0.5) / DIRECTIONS
-    turn = np.pi * (3 - 5**0.5) * np.arange(DIRECTIONS)
-    directions = np.stack([np.sqrt(1 - z**2) * np.cos(turn), np.sqrt(1 - z**2) * np.sin(turn), z], axis=1)
-    near = [(np.abs(some @ views.T) < WIDTH).mean(1) for some in np.array_split(directions, 20)]
+    views = np.concatenate([viewing_directions(rotations @ mate) for mate in group])
+    near = [(np.abs(some @ views.T) < WIDTH).mean(1) for some in np.array_split(half_sphere(DIRECTIONS), 20)]
     sampling = np.concatenate(near) / WIDTH  # of even views, a part WIDTH is that near
     return float(min(1.0, 1 / np.mean(1 / np.maximum(sampling, LEAST))))

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from equipose.config.settings import PreparationConfig, Told
 from equipose.core.fourier_grid import from_real_map
+from equipose.core.fsc import radii
 from equipose.data.prepare import (
     FLIPPED_WARNING,
     Preparation,
@@ -281,10 +282,8 @@ def _compare_with_decoy(finished: Finished, more: More, encoder_only: bool) -> d
 def _decoy(volume: Tensor, mask: np.ndarray) -> Tensor:
     """The map (L, L, L) with the phases of its shells from `DECOY` on turned at random, always alike, in its mask."""
     noise = np.fft.rfftn(np.random.default_rng(0).standard_normal(volume.shape))
-    axis = np.fft.fftfreq(len(volume), 1 / len(volume))
-    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + np.arange(len(volume) // 2 + 1) ** 2)
-    phase = np.where(radius < DECOY, 1, noise / np.abs(noise))
-    turned = np.fft.irfftn(np.fft.rfftn(volume.numpy()) * phase, s=volume.shape) * mask
+    phase = np.where(radii(len(volume)) < DECOY, 1, noise / np.abs(noise))
+    turned = np.fft.irfftn(np.fft.rfftn(volume.numpy()) * phase, s=volume.shape, axes=(0, 1, 2)) * mask
     return torch.from_numpy(turned.astype(np.float32))
 
 
