@@ -148,6 +148,42 @@ def test_runs_of_which_none_is_what_a_statement_is_about_are_not_called_not_run(
     assert assess(asked, [result("c4_l2")], 0.95, 3).verdict == "not run"
 
 
+def steps(between, **more):
+    sides = {"of": {"model": "d4_l2"}, "over": {"model": "standard_sym"}}
+    return {"test": "ratio", "number": "convergence_steps", "between": between} | sides | more
+
+
+def test_a_run_that_has_not_converged_needs_longer_than_it_was_trained():
+    """Three of D4 need 600 steps; of the standard model two do not converge in 1,200, and one needs 900."""
+    fast = [result(convergence_steps=600, steps=700) for _ in range(3)]
+    slow = [result("standard_sym", converged=False, steps=1200, images_seen=1000) for _ in range(2)]
+    slow += [result("standard_sym", convergence_steps=900, steps=1000)]
+    found = assess(steps([0, 0.667], images=500), fast + slow, 0.95, 3)
+    assert (found.bound, found.estimate, found.verdict) == ("at most", 0.5, "reproduced")
+    assert (found.low, found.high) == (0, pytest.approx(2 / 3))
+    assert assess(steps([0, 0.5]), fast + slow, 0.95, 3).verdict == "inconclusive"
+    assert assess(steps([0, 0.667], images=2000), fast + slow, 0.95, 3).verdict == "inconclusive"  # too short to tell
+
+    other_way = assess(
+        steps([0, 1.0]) | {"of": {"model": "standard_sym"}, "over": {"model": "d4_l2"}}, fast + slow, 0.95, 3
+    )
+    assert (other_way.bound, other_way.estimate, other_way.verdict) == ("at least", 2.0, "not reproduced")
+
+
+def test_a_ratio_of_runs_that_never_converge_is_none():
+    never = [result(name, converged=False, steps=9) for name in ("d4_l2", "standard_sym") for _ in range(3)]
+    assert assess(steps([0, 1.0]), never, 0.95, 3).verdict == "no such run"
+
+
+def test_the_best_runs_are_those_of_least_error():
+    """As in Table 1. The fourth run of each model is left out: its poses are wrong."""
+    results = [result(mse=mse, resolution=20.0) for mse in (0.01, 0.02, 0.03)] + [result(mse=5.0, resolution=200.0)]
+    results += [result("standard_sym", mse=mse, resolution=40.0) for mse in (0.1, 0.2, 0.3)]
+    results += [result("standard_sym", mse=6.0, resolution=1.0)]
+    found = assess(ratio([0.0, 0.6]) | {"number": "resolution", "best": 3}, results, 0.95, 3)
+    assert (found.estimate, found.runs, found.runs_compared, found.verdict) == (0.5, 3, 3, "reproduced")
+
+
 def test_few_seeds_are_inconclusive_however_clear_they_look():
     assert assess(rate([0.0, 1.0]), [result()] * 2, 0.95, 3).verdict == "inconclusive"
 

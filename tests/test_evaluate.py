@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from equipose.core.groups import move_images
-from equipose.core.pose_metrics import Alignment
+from equipose.core.pose_metrics import Alignment, paper_scores
 from equipose.core.rotations import random_rotations, to_relion_angles
 from equipose.errors import ConfigError
 from equipose.io.particle_tables import write_star
@@ -26,6 +26,8 @@ from equipose.model.autoencoder import Autoencoder
 from equipose.model.losses import PATHS
 from equipose.model.rotation_tensors import pose_action
 from equipose.training import evaluate as module
+from equipose.training.monitor import predict_poses
+from equipose.training.train import batch_source
 
 BOX, VOXEL, SIGMA = 32, 4.0, 1.5  # pixels, Å, pixels
 TRAINING, HELD_OUT = 60, 40
@@ -252,6 +254,16 @@ def test_best_path_takes_the_copy_that_is_reconstructed_best_and_direct_does_not
     assert metrics["training"]["best_path"]["exact"]["mse"] == pytest.approx(0, abs=1e-6)  # float32
     assert metrics["training"]["best_path"]["exact"]["shift_rmse_angstrom"] == pytest.approx(0, abs=1e-3)
     assert metrics["training"]["direct"]["exact"]["mse"] > 1
+
+
+@pytest.mark.parametrize("loss", ["sym", "mir"])
+def test_training_is_scored_by_the_path_that_it_supervises(small_run, dataset, loss):
+    """The encoder is blind to unmoved images, as the loss allows, and yet the run has converged."""
+    particles = read_particles(dataset / "particles.star")
+    model = model_of(particles, small_run, loss, frame("mirror"), PATHS[loss][1])
+    rows = np.arange(model.config.dataset.images)
+    rotations, _ = predict_poses(model, batch_source(particles, torch.device("cpu")), rows)
+    assert paper_scores(rotations, particles.rotations[rows]).mse == pytest.approx(0, abs=1e-6)
 
 
 def test_convergence_is_the_first_evaluation_below_the_threshold(monkeypatch, small_run, dataset):

@@ -21,7 +21,7 @@ from equipose.figures.style import PAGE, TRUTH, degrees_text, model_colours, pap
 from equipose.io.maps import read_map
 from equipose.io.particles import read_particles
 from equipose.io.progress import run_main
-from equipose.study.runs import Run, best_runs, dataset_title, load_runs
+from equipose.study.runs import Run, best_runs, dataset_title, load_runs, model_scores
 
 EXAMPLES = (3, 3)
 """Rows and columns of example particles."""
@@ -44,7 +44,7 @@ def map_label(run: Run) -> str:
     training, resolution = run.metrics["training"], run.metrics["resolution"]
     if training is None:
         return run.label
-    lines = [run.label, f"median error {degrees_text(training['direct']['exact']['median_degrees'])}"]
+    lines = [run.label, f"median error {degrees_text(model_scores(training)['exact']['median_degrees'])}"]
     if training["refined"]:
         lines.append(f"refined {degrees_text(training['refined']['exact']['median_degrees'])}")
     first = resolution["exact"]["0.5"]["first"]

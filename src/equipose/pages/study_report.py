@@ -33,6 +33,7 @@ from equipose.study.runs import (
     final_mse,
     has_failed,
     load_settings,
+    model_scores,
     read_runs,
     run_names,
     why_unfinished,
@@ -99,7 +100,7 @@ def summary(
             for run in chosen
             if run not in unfinished
         ]
-        scored = [metrics["held_out"]["direct"]["exact"] for metrics in found if metrics["held_out"]]
+        scored = [model_scores(metrics["held_out"])["exact"] for metrics in found if metrics["held_out"]]
         best = min(scored, key=lambda scores: scores["mse"], default={"mse": None, "median_degrees": None})
         times = [metrics["convergence_seconds"] for metrics in found if metrics["converged"]]
         lines.append(

@@ -1,8 +1,12 @@
-"""Test-time augmentation: a trained model gives several poses for each image, and one of them is chosen.
+"""A trained model's poses: it may give several for each image, and one of them is chosen.
 
-With `turns` above 1, the encoder sees an image at so many angles between 0 and 90°. It is equivariant under quarter
-turns only; in between, its errors differ, and it often gives the right pose at one angle and a wrong one at another.
-With `hypotheses` above 1, the encoder gives several poses each time.
+A loss with several paths (L_sym, L_mir) trains the moved copy of an image that is reconstructed best, and no other. So
+the model's pose is that of the best copy, moved back onto the image, as in cryoAI. The encoder's own pose of the other
+copies stays wrong where nothing has corrected it.
+
+With test-time augmentation, `turns` above 1, the encoder sees an image at so many angles between 0 and 90°. It is
+equivariant under quarter turns only; in between, its errors differ, and it often gives the right pose at one angle and
+a wrong one at another. With `hypotheses` above 1, the encoder gives several poses each time.
 
 A pose that is some degrees off the right one may explain an image no better than a pose from elsewhere. So each pose is
 refined on the model's own volume. The encoder's pose nearest to the best refined pose is chosen, and it is returned as
@@ -17,9 +21,11 @@ from torch import Tensor
 from equipose.core.ctf import ctf
 from equipose.core.fourier import half_disc, to_half_disc
 from equipose.core.fourier_grid import sampled, with_slopes
-from equipose.core.groups import turn_images
+from equipose.core.groups import move_images, turn_images
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.encoders import training_precision
+from equipose.model.losses import PATHS
+from equipose.model.rotation_tensors import pose_action
 from equipose.poses.search import refine_poses
 
 EncoderPoses = tuple[Tensor, Tensor]
@@ -35,11 +41,41 @@ mean squared error is 0.12. Without refinement it is 0.21; that of the best pose
 """
 
 
-@torch.no_grad()
-def pose_finder(model: Autoencoder) -> Callable[[Tensor, Tensor], EncoderPoses]:
-    """A function from images (b, L, L), in the model's scale, and CTF parameters (b, 7) to their poses.
+PoseFinder = Callable[[Tensor, Tensor], EncoderPoses]
+"""From images (b, L, L), in the model's scale, and CTF parameters (b, 7) to their poses."""
 
-    The function holds for the model's present weights: it samples the model's volume once to choose among poses.
+
+def pose_finder(model: Autoencoder) -> PoseFinder:
+    """The model's poses: those of the best path if its loss has several, else the encoder's own.
+
+    The function holds for the model's present weights.
+    """
+    return best_path_finder(model) or own_pose_finder(model)
+
+
+def best_path_finder(model: Autoencoder) -> PoseFinder | None:
+    """For each image, the pose of its moved copy with the best reconstruction; None if the loss has one path.
+
+    Moving image, CTF and pose together does not change the error, so all paths are compared on the image itself.
+    """
+    motions = PATHS.get(model.config.model.loss, PATHS["l2"])
+    if len(motions) == 1:
+        return None
+    paths = torch.tensor(motions, device=model.frequencies.device)
+
+    @torch.no_grad()
+    def find(images: Tensor, parameters: Tensor) -> EncoderPoses:
+        answers = [_move_back(g, *model.encoder(move_images(g, images))) for g in paths]
+        return model.best_poses(answers, parameters, images)
+
+    return find
+
+
+@torch.no_grad()
+def own_pose_finder(model: Autoencoder) -> PoseFinder:
+    """The encoder's own poses of the images as they are, chosen among `turns` and `hypotheses` if there are several.
+
+    The function samples the model's volume once to choose among poses.
     """
     turns = model.config.model.turns
     if turns * model.config.model.hypotheses == 1:
@@ -80,3 +116,8 @@ def turned_answers(model: Autoencoder, images: Tensor, turns: int) -> EncoderPos
                 rotations.append(torch.cat([turn.T @ found[:, :2], found[:, 2:]], 1))
                 shifts.append(moved @ turn)
     return torch.stack(rotations, 1), torch.stack(shifts, 1)
+
+
+def _move_back(g: Tensor, rotations: Tensor, shifts: Tensor) -> EncoderPoses:
+    """The pose of an image, from the pose of its copy moved by g (2, 2): φ_r(g)ᵀ R, gᵀ t, about the array's centre."""
+    return pose_action(g).T @ rotations, shifts @ g

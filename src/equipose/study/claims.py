@@ -11,8 +11,9 @@ A run is a line of runs.csv, as a dictionary. An unfinished run has its settings
 failed, its line also says that it did not converge.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ RESAMPLES = 10_000
 OUTCOMES = ("converged", "has_converged", "right_poses")
 """Facts about how a run ended."""
 
+TRAINED = {"convergence_seconds": "seconds", "convergence_steps": "steps"}
+"""How long a run was trained. One that has not converged needs longer than that."""
+
 EVERY = 0.6
 """A statement about every run is reproduced if the interval of the share of runs lies above this. Eight of eight runs
 give an interval from 0.63."""
@@ -53,6 +57,7 @@ RunRow = dict[str, Any]
 @dataclass(frozen=True)
 class Assessment:
     """`estimate` and its interval are in the test's unit, or NaN if no run counts. `failed` and `missing` name runs.
+    `bound` is "at most" or "at least" where runs that never converged leave a ratio open on one side.
     `short` counts the runs that did not converge and saw fewer images than the paper's runs took.
     """
 
@@ -60,6 +65,7 @@ class Assessment:
     estimate: float = np.nan
     low: float = np.nan
     high: float = np.nan
+    bound: str = ""
     runs: int = 0
     runs_compared: int = 0
     short: int = 0
@@ -121,16 +127,19 @@ def bootstrap_interval(
     rng = np.random.default_rng(0)
     drawn = [rng.choice(sample, (RESAMPLES, len(sample))) for sample in samples]
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(statistic(*drawn), [tail, 100 - tail])
-    return float(low), float(high)
+    found = np.sort(statistic(*drawn))
+    last = tail / 100 * (RESAMPLES - 1)
+    return float(found[math.floor(last)]), float(found[math.ceil(RESAMPLES - 1 - last)])  # one of them may be infinite
 
 
 def judge(low: float, high: float, between: list[float], strictly: bool = False) -> str:
     """`reproduced` if the whole interval lies in the range `between`, `not reproduced` if it lies outside.
 
-    It is `inconclusive` otherwise. With `strictly`, the ends of the range do not count: a ratio of one is no gain.
+    It is `inconclusive` otherwise. With `strictly`, the ends of the range do not count, but for zero: a ratio of one is
+    no gain.
     """
-    if between[0] <= low and high <= between[1] and not (strictly and (low == between[0] or high == between[1])):
+    at_an_end = 0 < low == between[0] or high == between[1]
+    if between[0] <= low and high <= between[1] and not (strictly and at_an_end):
         return "reproduced"
     if high < between[0] or between[1] < low:
         return "not reproduced"
@@ -149,8 +158,7 @@ def numbers_of(runs: list[RunRow], name: str) -> np.ndarray:
 def assess(claim: dict[str, Any], runs: list[RunRow], confidence: float, seeds: int) -> Assessment:
     """The verdict on one claim. Raises ConfigError for a test or number that does not exist.
 
-    A ratio is taken on each dataset with runs of both sides, and averaged over these datasets. If some of them have
-    enough seeds, only those count. A run that is `_too_short` says nothing about convergence.
+    A run that is `_too_short` says nothing about convergence.
     """
     if claim["test"] not in ("rate", "every", "value", "ratio") or claim["number"] not in NUMBERS:
         raise ConfigError(f"claims: no test `{claim['test']}` with number `{claim['number']}`.")
@@ -158,39 +166,89 @@ def assess(claim: dict[str, Any], runs: list[RunRow], confidence: float, seeds: 
     compared = choose(runs, claim["over"]) if claim["test"] == "ratio" else []
     failed = _names([run for run in [*chosen, *compared] if is_failed(run)])
     missing = _names([run for run in [*chosen, *compared] if is_missing(run)])
-    short = [run for run in chosen if _too_short(run, claim)]
-    nothing = Assessment("no such run" if _are_there(claim, runs) else "not run", failed=failed, missing=missing)
+    short = [run for run in [*chosen, *compared] if _too_short(run, claim)]
+    runs_told = Assessment(short=len(short), failed=failed, missing=missing)
+    nothing = replace(runs_told, verdict="no such run" if _are_there(claim, runs) else "not run")
     if claim["test"] == "ratio":
-        pairs = _by_dataset(claim["number"], chosen, compared)
-        if not pairs:
-            return nothing
-        pairs = [pair for pair in pairs if min(map(len, pair)) >= seeds] or pairs
-        samples = [values for pair in pairs for values in pair]
-        estimate = float(_mean_ratio(*(values[None] for values in samples))[0])
-        interval = bootstrap_interval(samples, _mean_ratio, confidence)
-        counts = sum(len(pair[0]) for pair in pairs), sum(len(pair[1]) for pair in pairs)
-        fewest = min(min(map(len, pair)) for pair in pairs)
+        of, over = ([run for run in side if run not in short] for side in (chosen, compared))
+        return _assess_ratio(claim, of, over, confidence, seeds, runs_told) or nothing
+    values = numbers_of(chosen, claim["number"])
+    if not len(values):
+        return nothing
+    if claim["test"] == "value":
+        estimate, interval = float(np.median(values)), bootstrap_interval([values], _median, confidence)
     else:
-        values = numbers_of(chosen, claim["number"])
-        if not len(values):
-            return nothing
-        if claim["test"] == "value":
-            estimate, interval = float(np.median(values)), bootstrap_interval([values], _median, confidence)
-        else:
-            if claim["test"] == "every":
-                values = _within(values, claim["between"])
-            estimate, interval = float(values.mean()), rate_interval(int(values.sum()), len(values), confidence)
-        counts, fewest = (len(values), 0), len(values)
-    told = [run for run in chosen if run not in short]
-    if claim["test"] == "every" and not _within(numbers_of(told, claim["number"]), claim["between"]).all():
+        if claim["test"] == "every":
+            values = _within(values, claim["between"])
+        estimate, interval = float(values.mean()), rate_interval(int(values.sum()), len(values), confidence)
+    told_values = numbers_of([run for run in chosen if run not in short], claim["number"])
+    if claim["test"] == "every" and not _within(told_values, claim["between"]).all():
         verdict = "not reproduced"  # a single run outside of the range refutes the statement
-    elif short or fewest < seeds:
+    elif short or len(values) < seeds:
         verdict = "inconclusive"
-    elif claim["test"] == "every":
-        verdict = judge(*interval, [EVERY, 1.0])
     else:
-        verdict = judge(*interval, claim["between"], strictly=claim["test"] == "ratio")
-    return Assessment(verdict, estimate, *interval, *counts, len(short), failed, missing)
+        verdict = judge(*interval, [EVERY, 1.0] if claim["test"] == "every" else claim["between"])
+    return replace(runs_told, verdict=verdict, estimate=estimate, low=interval[0], high=interval[1], runs=len(values))
+
+
+def _assess_ratio(
+    claim: dict[str, Any],
+    of: list[RunRow],
+    over: list[RunRow],
+    confidence: float,
+    seeds: int,
+    runs_told: Assessment,
+) -> Assessment | None:
+    """The verdict on a ratio, or None if no dataset has numbers of both sides.
+
+    A ratio is taken on each dataset with runs of both sides, and averaged over these datasets. If some of them have
+    enough seeds, only those count. With `best`, a side has that many of its runs on a dataset, those of least MSE.
+
+    The time to convergence of a run that has not converged lies between the time of its training and infinity. So the
+    ratio lies between two numbers, and its interval reaches from the lower one's to the upper one's.
+    """
+    pairs = []
+    for dataset in sorted({run["dataset"] for run in of}):
+        sides = [_best([run for run in side if run["dataset"] == dataset], claim.get("best")) for side in (of, over)]
+        (low_of, high_of), (low_over, high_over) = (_bounds(side, claim["number"]) for side in sides)
+        if len(low_of) and len(low_over):
+            pairs.append((low_of, high_over, high_of, low_over))
+    if not pairs or all(np.isinf(high_of).all() for _, _, high_of, _ in pairs):
+        return None
+    pairs = [pair for pair in pairs if min(map(len, pair)) >= seeds] or pairs
+    least, most = ([values for pair in pairs for values in pair[part]] for part in (slice(0, 2), slice(2, 4)))
+    low_estimate, high_estimate = (float(_mean_ratio(*(values[None] for values in ends))[0]) for ends in (least, most))
+    low, high = (bootstrap_interval(ends, _mean_ratio, confidence)[end] for end, ends in enumerate((least, most)))
+    enough = min(min(map(len, pair)) for pair in pairs) >= seeds
+    estimate, bound = (high_estimate, "at most") if np.isfinite(high_estimate) else (low_estimate, "at least")
+    return replace(
+        runs_told,
+        verdict=judge(low, high, claim["between"], strictly=True) if enough else "inconclusive",
+        estimate=estimate,
+        low=low,
+        high=high,
+        bound=bound if low_estimate != high_estimate else "",
+        runs=sum(len(pair[0]) for pair in pairs),
+        runs_compared=sum(len(pair[1]) for pair in pairs),
+    )
+
+
+def _best(runs: list[RunRow], number: int | None) -> list[RunRow]:
+    """The runs of least MSE, so many of them; all runs without a number."""
+    if number is None:
+        return runs
+    scored = [run for run in runs if np.isfinite(run.get("mse", np.nan))]
+    return sorted(scored, key=lambda run: run["mse"])[:number]
+
+
+def _bounds(runs: list[RunRow], number: str) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest value that `number` can have in each run. They differ only in runs not converged."""
+    if number not in TRAINED:
+        return (values := numbers_of(runs, number)), values
+    times = [(run.get(number, np.nan), run.get(TRAINED[number], np.nan)) for run in runs]
+    known = [(time, time) if np.isfinite(time) else (trained, np.inf) for time, trained in times if trained > 0]
+    least, most = np.array(known, float).reshape(-1, 2).T
+    return least, most
 
 
 def _within(values: np.ndarray, between: list[float]) -> np.ndarray:
@@ -207,16 +265,6 @@ def _are_there(claim: dict[str, Any], runs: list[RunRow]) -> bool:
     sides = [claim["of"], *([claim["over"]] if claim["test"] == "ratio" else [])]
     asked = [{key: value for key, value in side.items() if key not in OUTCOMES} for side in sides]
     return all(any("unfinished" not in run for run in choose(runs, side)) for side in asked)
-
-
-def _by_dataset(number: str, of: list[RunRow], over: list[RunRow]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The numbers of both sides, for each dataset on which both sides have numbers."""
-    datasets = sorted({run["dataset"] for run in of})
-    pairs = [
-        tuple(numbers_of([run for run in side if run["dataset"] == dataset], number) for side in (of, over))
-        for dataset in datasets
-    ]
-    return [(ours, theirs) for ours, theirs in pairs if len(ours) and len(theirs)]
 
 
 def _names(runs: list[RunRow]) -> str:
@@ -250,6 +298,7 @@ def as_markdown(table: pd.DataFrame, confidence: float, runs: list[RunRow]) -> s
     lines = ["| verdict | statement | where | found | asked for | runs |", "| --- | --- | --- | --- | --- | --- |"]
     for row in table.itertuples():
         found = "" if np.isnan(row.estimate) else f"{row.estimate:.3g} ({row.low:.3g} to {row.high:.3g})"
+        found = f"{row.bound} {found}".strip()
         asked = f"{row.test}: {row.asked[0]:g} to {row.asked[1]:g}"
         count = f"{row.runs}, {row.runs_compared}" if row.runs_compared else f"{row.runs}"
         count += f"; {row.short} too short" if row.short else ""
@@ -258,7 +307,8 @@ def as_markdown(table: pd.DataFrame, confidence: float, runs: list[RunRow]) -> s
     lines += [
         "",
         f"{counts}. In brackets: {confidence:.0%} intervals, over runs; with few runs, the intervals of medians and"
-        " ratios are too narrow. Too short: not converged, and trained on fewer images than the paper's runs took.",
+        " ratios are too narrow. Too short: not converged, and trained on fewer images than the paper's runs took."
+        " A run that has not converged needs longer than it was trained: some ratios are “at most” a number.",
     ]
     if failed := _names([run for run in runs if is_failed(run)]):
         lines += ["", f"Failed, counted as not converged: {failed}."]

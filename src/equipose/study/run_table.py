@@ -20,7 +20,7 @@ from equipose.io.progress import run_main
 from equipose.reconstruction.verdict import CONVERGED
 from equipose.study.command_line import preset_command_line
 from equipose.study.mixture import MIXED_SHARE, read_mixture
-from equipose.study.runs import load_run, load_settings
+from equipose.study.runs import MODEL, load_run, load_settings, model_scores
 from equipose.study.seed_agreement import best_agreement
 from equipose.workflow.freshness import age, metrics_code, outdated, trained_with
 
@@ -38,10 +38,10 @@ METRICS = {
     "convergence_steps": "convergence_steps",
     "seconds": "seconds",
     "steps": "steps",
-    "training.direct.paper.mse": "mse",
-    "held_out.direct.paper.mse": "held_out_mse",
-    "held_out.direct.paper.medse": "held_out_medse",
-    "held_out.direct.exact.median_degrees": "held_out_degrees",
+    "training.model.paper.mse": "mse",
+    "held_out.model.paper.mse": "held_out_mse",
+    "held_out.model.paper.medse": "held_out_medse",
+    "held_out.model.exact.median_degrees": "held_out_degrees",
     "training.refined.paper.mse": "refined_mse",
     "training.refined.exact.median_degrees": "refined_degrees",
     "confirmed_share": "confirmed_share",
@@ -104,7 +104,11 @@ def outcome(run: Path, metrics: dict[str, Any], dataset: Path) -> dict[str, Any]
     if config is None or images is None:
         raise ConfigError(f"{run}: its config.json, or that of its dataset {dataset}, is gone: evaluate the run again")
     made = json.loads((run / "provenance.json").read_text())[-1]  # the last start, if training was interrupted
-    flat = pd.json_normalize(metrics).iloc[0]
+    chosen = {
+        part: metrics[part] and metrics[part] | {MODEL: model_scores(metrics[part])}
+        for part in ("training", "held_out")
+    }
+    flat = pd.json_normalize(metrics | chosen).iloc[0]
     refined = metrics["training"].get("refined")
     right = refined["paper"]["mse"] < config["evaluation"]["converged_mse"] if refined else metrics["converged"]
     return {

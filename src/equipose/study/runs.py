@@ -21,6 +21,10 @@ NOT_RUN, NOT_ENDED, OUTDATED = "not run", "not ended", "outdated"
 An outdated run has scores of other settings."""
 
 
+MODEL = "model"
+"""Stands for `model_scores` on a way into metrics.json."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder's small files; `mse` is its `final_mse`."""
@@ -132,8 +136,13 @@ def final_mse(metrics: dict[str, Any]) -> float:
 
     It is of training images, by the paper's definition.
     """
-    poses = "refined" if metrics["training"] and metrics["training"]["refined"] else "direct"
+    poses = "refined" if metrics["training"] and metrics["training"]["refined"] else MODEL
     return number_at(metrics, ("training", poses, "paper", "mse"))
+
+
+def model_scores(scores: dict[str, Any]) -> dict[str, Any]:
+    """Of a part of metrics.json, the scores of the model's poses: those of the best path, or else the encoder's own."""
+    return scores.get("best_path") or scores["direct"]
 
 
 def is_missing(run: dict[str, Any]) -> bool:
@@ -142,10 +151,11 @@ def is_missing(run: dict[str, Any]) -> bool:
 
 
 def number_at(run: dict[str, Any], path: tuple[str, ...]) -> float:
-    """The number at `path` in a metrics.json; NaN for a null anywhere on the way."""
+    """The number at `path` in a metrics.json, with MODEL for `model_scores`; NaN for a null anywhere on the way."""
     value: Any = run
     for key in path:
-        value = None if value is None else value[key]
+        if value is not None:
+            value = model_scores(value) if key == MODEL else value[key]
     return np.nan if value is None else float(value)
 
 

@@ -2,7 +2,7 @@
 
 Tables are made from the runs' metrics.json alone, as CSV (numbers), LaTeX and Markdown. NAME.* has the paper's
 definitions (`paper` mode, on training images), NAME_exact.* has one alignment for all images (on held-out images). Both
-score the encoder's own poses (`direct`) of the same runs. `--summary` prints NAME to the terminal instead.
+score the poses of the same models (`model_scores`). `--summary` prints NAME to the terminal instead.
 
 `table: best_three` gives mean ± population standard deviation of the three seeds with the lowest `final_mse` and the
 percentage of seeds that converged (Table 1); `table: best` gives the best seed (Table 2). A failed run counts as not
@@ -28,6 +28,7 @@ from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.study.labels import latex, markdown, plain_label
 from equipose.study.runs import (
+    MODEL,
     NOT_RUN,
     OUTDATED,
     age_notes,
@@ -52,21 +53,21 @@ class Column:
 
 
 PAPER_COLUMNS = {
-    "mse": Column("MSE", ("training", "direct", "paper", "mse"), 4),
-    "medse": Column("MedSE", ("training", "direct", "paper", "medse"), 4),
+    "mse": Column("MSE", ("training", MODEL, "paper", "mse"), 4),
+    "medse": Column("MedSE", ("training", MODEL, "paper", "medse"), 4),
     "conv_time_s": Column("Conv. time (s)", ("convergence_seconds",), 0, "seconds"),
     "conv_steps": Column("Steps until conv.", ("convergence_steps",), 0, "steps"),
     "refined_mse": Column("MSE, refined", ("training", "refined", "paper", "mse"), 5),
     "resolution_A": Column("Resolution (Å)", ("resolution", "paper", "0.5"), 2),
 }
 EXACT_COLUMNS = {
-    "mse": Column("MSE", ("held_out", "direct", "exact", "mse"), 4),
-    "medse": Column("MedSE", ("held_out", "direct", "exact", "medse"), 4),
-    "median_degrees": Column("Median error (°)", ("held_out", "direct", "exact", "median_degrees"), 2),
+    "mse": Column("MSE", ("held_out", MODEL, "exact", "mse"), 4),
+    "medse": Column("MedSE", ("held_out", MODEL, "exact", "medse"), 4),
+    "median_degrees": Column("Median error (°)", ("held_out", MODEL, "exact", "median_degrees"), 2),
     "refined_mse": Column("MSE, refined", ("held_out", "refined", "exact", "mse"), 5),
     "refined_degrees": Column("Median error, refined (°)", ("held_out", "refined", "exact", "median_degrees"), 2),
     "confirmed_share": Column("Confirmed without the truth", ("confirmed_share",), 3),
-    "shift_rmse_A": Column("Shift RMSE (Å)", ("held_out", "direct", "exact", "shift_rmse_angstrom"), 2),
+    "shift_rmse_A": Column("Shift RMSE (Å)", ("held_out", MODEL, "exact", "shift_rmse_angstrom"), 2),
     "resolution_A": Column("Resolution, FSC 0.5 (Å)", ("resolution", "exact", "0.5", "first"), 2),
     "resolution_0143_A": Column("FSC 0.143 (Å)", ("resolution", "exact", "0.143", "first"), 2),
 }
@@ -74,11 +75,13 @@ MODES = {"paper": PAPER_COLUMNS, "exact": EXACT_COLUMNS}
 SUFFIXES = {"paper": "", "exact": "_exact"}  # of the files' names
 NOT_SHOWN = {"best_three": (), "best": ("conv_steps",)}  # Table 2 has no steps; the CSV has all
 MODE_NOTES = {
-    "paper": "The poses are the encoder's own (`direct`), of training images. With `turns`, the encoder gives a pose at"
+    "paper": "The poses are the encoder's, of training images. A loss with two paths trains the better reconstructed of"
+    " an image and its moved copy, and the pose is that one's, as in cryoAI; metrics.json also has the image's own pose"
+    " (`direct`). With `turns`, the encoder gives a pose at"
     " each turn, and the one nearest to the best refined pose counts. MSE and MedSE are as the paper defines them: each"
     " has the best of its own alignments, in both hands. The resolution is that of the last whole shell before"
     " FSC = 0.5.",
-    "exact": "The runs are those of the table with the paper's definitions. The poses are the encoder's own (`direct`),"
+    "exact": "The runs are those of the table with the paper's definitions. The poses are the same model's,"
     " of held-out images, under the one alignment that fits all of them best. Resolutions are at the first crossings of"
     " the FSC, interpolated.",
 }

@@ -2,8 +2,9 @@
 
 Reads the run's config.json, model.pt and history.csv and the dataset's particles.star and volume.mrc. Writes, in the
 run folder, poses.star and volume.mrc (in the run's own frame, consistent with each other), volume_aligned.mrc (in the
-truth's frame), fsc.csv and metrics.json. With `refine_passes`, poses and maps are the refined ones, and metrics.json
-scores both the encoder's own poses (`direct`) and the `refined` poses. Without it, the map is the decoder's.
+truth's frame), fsc.csv and metrics.json. metrics.json scores the encoder's own poses (`direct`), those of the
+`best_path` of a loss with several paths, and the `refined` poses. With `refine_passes`, poses and maps are the refined
+ones. Without it, poses are those of the best path or the encoder's own, and the map is the decoder's.
 `confirmed_share` needs no truth: it is the part of the poses that a search against the run's own map confirms.
 metrics.json also records the settings of the run (`config`) and of its images (`images`), and the fingerprints of the
 code that made the images, trained the model and scored it (`code`). Particles without a truth get nulls, and their
@@ -31,7 +32,6 @@ from torch import Tensor
 from equipose.config.settings import RunConfig
 from equipose.core import fsc, point_groups
 from equipose.core.fourier_grid import grid_values
-from equipose.core.groups import move_images
 from equipose.core.pose_metrics import IDENTITY, Alignment, exact_scores, paper_scores
 from equipose.core.rotations import to_relion_angles
 from equipose.core.volumes import real_volume
@@ -45,9 +45,7 @@ from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import Report, number, reporter, run_main, say
 from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.model.devices import claim_device
-from equipose.model.losses import PATHS
-from equipose.model.rotation_tensors import pose_action
-from equipose.poses.pose_choice import pose_finder
+from equipose.poses.pose_choice import EncoderPoses, best_path_finder, own_pose_finder
 from equipose.poses.refinement import confirmed_share, refine
 
 FSC_RULE = (
@@ -65,24 +63,19 @@ class RelionPoses:
 
 
 def predict(model: Autoencoder, particles: Particles, progress: Report) -> tuple[RelionPoses, RelionPoses | None]:
-    """Poses of all images: `direct`, the model's own, and the `best_path` of the run's loss (None for one path).
-
-    The best path is the moved copy of the image with the best reconstruction; its pose is moved back onto the image.
-    Moving image, CTF and pose together does not change the error, so all paths are compared on the image itself.
-    """
+    """Poses of all images: `direct`, the encoder's own, and the `best_path` of the run's loss (None for one path)."""
     device = next(model.parameters()).device
-    paths = torch.tensor(PATHS.get(model.config.model.loss, PATHS["l2"]), device=device)
-    find_poses, direct, best_path = pose_finder(model), [], []
+    finders = [finder for finder in (own_pose_finder(model), best_path_finder(model)) if finder is not None]
+    found: list[list[EncoderPoses]] = [[] for _ in finders]
     for start in range(0, len(particles.images), model.config.model.batch):
         batch = slice(start, start + model.config.model.batch)
         images = torch.from_numpy(np.array(particles.images[batch], np.float32)).to(device) * model.image_scale
         ctf_parameters = torch.from_numpy(np.array(particles.ctf[batch], np.float32)).to(device)
-        direct.append(find_poses(images, ctf_parameters))
-        if len(paths) > 1:
-            answers = [_move_back(g, *model.encoder(move_images(g, images))) for g in paths]
-            best_path.append(model.best_poses(answers, ctf_parameters, images))
+        for poses, finder in zip(found, finders, strict=True):
+            poses.append(finder(images, ctf_parameters))
         progress("the encoder's poses:", start + len(images), len(particles.images))
-    return _gather(direct, model.voxel_size), _gather(best_path, model.voxel_size) if best_path else None
+    direct, *best_path = (_gather(poses, model.voxel_size) for poses in found)
+    return direct, best_path[0] if best_path else None
 
 
 def map_of(transform: Callable[[Tensor], Tensor], model: Autoencoder, alignment: Alignment) -> np.ndarray:
@@ -153,10 +146,11 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     kinds = {"direct": direct, "best_path": best_path, "refined": None}
     transform = functools.partial(_decoder_values, model)
     if config.model.refine_passes:
-        rotations, shifts, volume = refine(model, particles, direct.rotations, direct.shifts, say, run / REFINEMENT)
+        start = best_path or direct
+        rotations, shifts, volume = refine(model, particles, start.rotations, start.shifts, say, run / REFINEMENT)
         kinds["refined"] = RelionPoses(rotations, shifts)
         transform = functools.partial(_grid_values, model, volume)
-    exported = kinds["refined"] or direct
+    exported = kinds["refined"] or best_path or direct
 
     scores: dict[str, Any] = {"training": None, "held_out": None}
     alignment, symmetry = IDENTITY, config.dataset.symmetry
@@ -226,11 +220,6 @@ def main() -> None:
         evaluate(arguments.run, arguments.dataset, arguments.label, device, say)
         for name in (*CHECKPOINTS, REFINEMENT):  # the results hold everything now
             (arguments.run / name).unlink(missing_ok=True)
-
-
-def _move_back(g: Tensor, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    """The pose of an image, from the pose of its copy moved by g (2, 2): φ_r(g)ᵀ R, gᵀ t, about the array's centre."""
-    return pose_action(g).T @ rotations, shifts @ g
 
 
 def _gather(batches: list[tuple[Tensor, Tensor]], voxel_size: float) -> RelionPoses:
