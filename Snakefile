@@ -1,13 +1,23 @@
 # From a structure to the paper's tables: structure → volume → particles → run → metrics → tables and figures.
 # config.yaml says what is made; a preset (workflow/presets) is laid over it with --configfile.
-from pathlib import Path
-
+import yaml
 from snakemake.utils import min_version
+
+from equipose.config.folder import WORKFLOW
+from equipose.config.settings import merge
 
 min_version("9.0")
 
 
-configfile: Path(workflow.basedir) / "config.yaml"
+configfile: WORKFLOW / "config.yaml"
+
+
+# Where this file is a `module` with a configuration of its own, Snakemake reads neither config.yaml nor its pathvars.
+config.update(merge(yaml.safe_load((WORKFLOW / "config.yaml").read_text()), config))
+
+
+pathvars:
+    results=config["pathvars"]["results"],
 
 
 report: "workflow/report/workflow.rst"

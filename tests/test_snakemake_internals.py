@@ -23,10 +23,10 @@ def test_what_is_replaced_is_there() -> None:
 
 
 def test_the_rules_lean_on_nothing_else() -> None:
-    """`basedir` and `configfiles` are what Snakemake's own documentation uses."""
+    """`configfiles` is what Snakemake's own documentation uses."""
     files = [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]
     used = {name for path in files for name in re.findall(r"(?<![\w./])workflow\.(\w+)", path.read_text())}
-    assert used == {"basedir", "configfiles"}
+    assert used == {"configfiles"}
 
 
 def test_existing_files_are_named_as_no_rule_names_them(tmp_path: Path, monkeypatch) -> None:

@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+from equipose.config.folder import WORKFLOW
 from equipose.config.settings import (
     asked_runs,
     model_label,
@@ -24,10 +26,9 @@ from equipose.workflow.resolve import run_config
 from equipose.workflow.snakemake_internals import that_exist
 
 STARTED = time.time()
-HERE = Path(workflow.basedir)
-EMBEDDED = HERE / "workflow/resources/structures"
-PAPER = HERE / "workflow/resources/paper"
-CLAIMS = HERE / "workflow/report/claims.yaml"
+EMBEDDED = WORKFLOW / "workflow/resources/structures"
+PAPER = WORKFLOW / "workflow/resources/paper"
+CLAIMS = WORKFLOW / "workflow/report/claims.yaml"
 MAIN = snakemake_internals.is_main_process(workflow)  # a job on a cluster trusts the process that sent it
 
 
@@ -41,7 +42,7 @@ if MAIN:
             paper=PAPER,
             encoders=targets.registered_names("equipose.model.encoders", "ENCODERS"),
             losses=targets.registered_names("equipose.model.losses", "LOSSES"),
-            rules=targets.rule_names([HERE / "Snakefile", *(HERE / "workflow/rules").glob("*.smk")]),
+            rules=targets.rule_names([WORKFLOW / "Snakefile", *(WORKFLOW / "workflow/rules").glob("*.smk")]),
         )
     except ConfigError as error:
         sys.exit(f"error in the configuration: {error}")
@@ -146,9 +147,9 @@ def of_halves(pattern: str) -> Callable[..., list[str]]:
 
 def rerun_command() -> str:
     """The command that makes all that this configuration asks for."""
-    default = HERE / "config.yaml"
+    default = WORKFLOW / "config.yaml"
     presets = [Path(path) for path in workflow.configfiles if not default.samefile(path)]
-    return targets.rerun_command(presets, workflow=HERE)
+    return targets.rerun_command(presets, workflow=WORKFLOW)
 
 
 def job(rule: str, key: str) -> int:

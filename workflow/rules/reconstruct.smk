@@ -62,8 +62,8 @@ rule reconstruction_report:
     input:
         rules.join_halves.output,
         volume="<results>/maps/{reconstruction}/volume.mrc",
-        template=here(HERE / "workflow/report/reconstruction.html.jinja"),
-        base=here(HERE / "workflow/report/base.html.jinja"),
+        template=here(WORKFLOW / "workflow/report/reconstruction.html.jinja"),
+        base=here(WORKFLOW / "workflow/report/base.html.jinja"),
     output:
         "<results>/maps/{reconstruction}/report.html",
     log:

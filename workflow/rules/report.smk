@@ -59,8 +59,8 @@ rule report:
         found=that_exist(RESULTS, "runs/*/*/seed*/metrics.json", "figures/*/*.png"),
         claims="<results>/claims.csv",
         config="<results>/tables/config.json",
-        template=here(HERE / "workflow/report/report.html.jinja"),
-        base=here(HERE / "workflow/report/base.html.jinja"),
+        template=here(WORKFLOW / "workflow/report/report.html.jinja"),
+        base=here(WORKFLOW / "workflow/report/base.html.jinja"),
     output:
         "<results>/report.html",
     log:
@@ -72,7 +72,7 @@ rule report:
     params:
         results=RESULTS,
         experiments=config["run"],
-        paper=here(HERE / "config.yaml"),
+        paper=here(WORKFLOW / "config.yaml"),
         paper_tables=here(PAPER),
         notes=json.dumps({experiment: stand_ins(experiment) for experiment in config["run"]}),
         command=rerun_command(),
