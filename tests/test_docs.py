@@ -1,6 +1,7 @@
 """README and docs name only what there is: commands and their options, targets of make, presets, links."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -58,3 +59,7 @@ def test_every_preset_and_profile_that_is_named_is_there(page: Path) -> None:
 def test_every_link_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([\w:-]*[./][\w./:-]*)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_every_command_is_run_by_make_test_install_or_has_a_reason_why_not() -> None:
+    assert not runpy.run_path(str(ROOT / "tests/install/test_pages.py"))["left_out"]()

@@ -1,3 +1,3 @@
 """equipose: equivariant amortized inference of poses for cryo-EM."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

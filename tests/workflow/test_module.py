@@ -1,4 +1,4 @@
-"""The workflow as a module of another one, as snakedeploy writes it, with no more in its configuration than is changed."""
+"""The workflow as a module of another one, as snakedeploy writes it; its configuration has only what is changed."""
 
 from pathlib import Path
 

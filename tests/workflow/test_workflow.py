@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 
+from equipose import __version__
 from equipose.study.status import status
 from equipose.workflow.snakemake_internals import drop_stale_locks
 
@@ -83,6 +84,12 @@ def edited(path: Path, text: str) -> Iterator[None]:
 def test_the_default_target_is_the_paper(clean: Path) -> None:
     jobs = planned(clean, targets=())
     assert (jobs["train"], jobs["simulate"], jobs["table"]) == (178, 9, 2)
+
+
+def test_the_picture_in_the_docs_shows_the_rules_of_the_demo(clean: Path) -> None:
+    demo = snakemake(clean, "demo", "report", "--rulegraph", "--configfile", "workflow/presets/demo.yaml").stdout
+    shown = re.findall(r"<text [^>]*>(\w+)</text>", (ROOT / "docs/rules.svg").read_text())
+    assert sorted(shown) == sorted(re.findall(r'label = "(\w+)"', demo))
 
 
 def test_a_mistake_is_one_line_and_nothing_starts(clean: Path, tmp_path: Path) -> None:
@@ -208,7 +215,7 @@ def test_a_comment_a_message_a_rules_text_and_a_version_change_nothing(finished:
     with (
         edited(source / "model/losses.py", "# edited\n"),
         replaced(source / "training/train.py", "the loss is not finite at step", "the loss was not finite at step"),
-        replaced(source / "__init__.py", "0.1.0", "9.9.9"),
+        replaced(source / "__init__.py", __version__, "9.9.9"),
         replaced(rules / "train.smk", "python -u -m equipose.training.train", "python -u -m  equipose.training.train"),
         replaced(rules / "common.smk", "error: killed", "error: ended"),
     ):
@@ -265,6 +272,16 @@ def test_the_report_holds_every_table_and_figure_and_publish_keeps_the_small_one
     assert {"claims.csv", "provenance.json", "time.csv", "tables", "figures"} <= {p.name for p in published.iterdir()}
     again = snakemake(finished[0], "publish", "--cores", "1", *overlays, "--quiet", "host", "rules")
     assert "Nothing to be done" in again.stdout
+
+
+def test_snakemake_s_own_report_holds_tables_and_figures_without_the_net(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    page = tmp_path / "snakemake.html"
+    made = snakemake(finished[0], *TARGETS, "--report", str(page), "--configfile", SMOKE)
+    assert made.returncode == 0, made.stdout
+    for name in ("smoke.csv", "smoke_noise_exact.csv", "examples.png", "mirror_smoke_noiseless.png"):
+        assert name in page.read_text()
 
 
 def test_moved_results_become_tables_without_particles_and_without_training(
