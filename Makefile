@@ -76,7 +76,7 @@ test-install: .venv-install/installed
 # mkdocs wants its site outside of the documents' folder, which here is the whole repository.
 docs: .venv-docs/installed
 	site=$$(mktemp -d) && NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --config-file docs/mkdocs.yml --site-dir $$site && \
-		mkdir -p build && rm -rf build/docs && mv $$site build/docs
+		chmod 755 $$site && mkdir -p build && rm -rf build/docs && mv $$site build/docs
 	@echo "Open build/docs/index.html in a browser."
 
 plan: .venv/installed

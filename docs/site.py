@@ -1,14 +1,19 @@
-"""What mkdocs lacks for our site: a page of each room's modules, and formulas as MathML, which needs no script."""
+"""What mkdocs lacks for our site.
+
+A page of each room's modules; formulas as MathML, which needs no script; a check that pages find what they load.
+"""
 
 import html
 import re
 from pathlib import Path
 
 from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 ROOMS = re.compile(r"^  (\w+)/? {2,}(.+)$", re.MULTILINE)
+LOADED = re.compile(r'<(?:script|link|img)\b[^>]*?\b(?:src|href)="(?!https?:|data:)([^"#?]+)')
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -33,6 +38,14 @@ def on_files(files: Files, config) -> Files:
 
 def on_page_content(content: str, **_) -> str:
     return FORMULA.sub(lambda found: _formula(found[2], found[1]), content)
+
+
+def on_post_build(config) -> None:
+    site = Path(config.site_dir)
+    for page in site.rglob("*.html"):
+        missing = [name for name in LOADED.findall(page.read_text()) if not (page.parent / name).exists()]
+        if missing and page.name != "404.html":  # its paths are those of a site at the top of a server
+            raise PluginError(f"{page.relative_to(site)} loads what the site does not have: {', '.join(missing)}")
 
 
 def _formula(latex: str, tag: str) -> str:
