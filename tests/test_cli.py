@@ -187,6 +187,18 @@ def test_what_the_preparation_refuses_is_refused_before_anything_is_written(
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not (tmp_path / "abinitio").exists()
+    code = equipose(monkeypatch, "validate", tmp_path / "particles.star")  # which takes no contrast
+    assert (code, capsys.readouterr().err) == ((0, "") if "seen" in message else (2, said))
+
+
+def test_validate_refuses_the_optics_that_reconstruct_refuses(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path
+) -> None:
+    for file in ("particles.star", "particles.mrcs"):
+        (tmp_path / file).write_bytes((simulated_dataset.folder / file).read_bytes())
+    _set_optics(tmp_path / "particles.star", rlnBeamTiltX=["nan"], rlnBeamTiltY=[0.0])
+    assert equipose(monkeypatch, "validate", tmp_path / "particles.star") == 2
+    assert "rlnBeamTiltX of optics group 1 is nan" in capsys.readouterr().err
 
 
 def test_info_gives_the_range_of_the_optics_of_hundreds_of_groups(

@@ -168,3 +168,31 @@ def test_texts_as_python_objects_and_micrographs_are_refused_with_the_remedy(tmp
         read_cryosparc(tmp_path / "objects.cs")
     with pytest.raises(ConfigError, match="lists micrographs: extract particles first"):
         read_cryosparc(cs(tmp_path / "exposures.cs", {"micrograph_blob/path": b"a.mrc"} | CTF))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"movie_blob/path": b"a.tif"} | CTF, "lists movies: extract particles first"),
+        ({"map/path": b"a.mrc"}, "lists volumes: name the .cs file of the particles of that job"),
+        ({"mask/path": b"a.mrc"}, "lists masks: name the .cs"),
+        (PLACE, "lists picks without images: extract particles first"),
+        (BLOB, r"lacks the field ctf/accel_kv.*\(class averages have no CTF: name the particles of that job\)"),
+    ],
+)
+def test_files_of_other_things_than_particles_are_named(tmp_path: Path, fields: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_cryosparc(cs(tmp_path / "a.cs", fields))
+
+
+def test_places_whose_images_are_in_a_pass_through_file_are_no_picks(tmp_path: Path) -> None:
+    cs(tmp_path / "J3_passthrough_particles.cs", BLOB | CTF)
+    with pytest.raises(ConfigError, match="give the job's pass-through file too, such as .*J3_passthrough"):
+        read_cryosparc(cs(tmp_path / "a.cs", PLACE))
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"", "it is empty"), (b"data_\n", "begins as no file of cryoSPARC")])
+def test_a_file_of_that_name_alone_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.cs").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_tables(tmp_path / "a.cs")

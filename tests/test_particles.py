@@ -24,6 +24,7 @@ from equipose.io.half_sets import half_of
 from equipose.io.maps import read_map
 from equipose.io.particle_tables import (
     CTF_LABELS,
+    check_inside,
     chosen_rows,
     find_datadir,
     image_names,
@@ -595,6 +596,11 @@ OTHERS = {
     "TIFF": (b"II*\0", "tif2mrc"),
     "complex": (struct.pack("<4i", 8, 8, 5, 4), "Fourier transforms"),
     "four bits": (struct.pack("<4i", 8, 8, 5, 101), "four bits"),
+    "SPIDER": (np.array([1, 32, 0, 0, 1, *[0] * 6, 32, 8, *[0] * 8, 1024, 128], ">f4").tobytes(), "is SPIDER's: write"),
+    "IMAGIC": (bytes(56) + b"REAL", "is IMAGIC's: write it as .mrcs"),
+    "an unfinished stack": (struct.pack("<4i", 8, 8, 0, 2), "has no images: its header says 0 of 8 × 8 pixels"),
+    "a pickle of Python 3.7": (b"\x80\x03cnumpy", "is a Python pickle"),
+    "a PNG": (b"\x89PNG\r\n", "name a stack of MRC's format"),
     "a short file": (b"abc", "has 3 bytes, less than a header"),
 }
 
@@ -717,6 +723,21 @@ def test_the_project_that_a_job_is_in_is_found(tmp_path: Path, star: Callable, m
         ("a.mrcs", "", "is an image stack"),
         ("a.star", "<!DOCTYPE html><html>", "is a web page"),
         ("a.star", "data_images\nloop_\n_rlnMicrographName\n_rlnCoordinateX\na 1\n", "coordinates without images"),
+        ("a.txt", "a.mrcs\nb.mrcs\n", "is a list of stacks, as cryoDRGN takes them"),
+        ("a.sqlite", "SQLite format 3\0", "export particles for RELION"),
+        ("a.star", "data_\nloop_\n_rlnImageName\n_rlnCtfImage\na.mrc b.mrc\n", "lists subtomograms"),
+        ("a.star", "data_particles\nloop_\n_rlnImageName\n_rlnOpticsGroup\n1@a.mrcs 1\n", "has no table data_optics"),
+        (
+            "a.star",
+            "data_optics\nloop_\n_rlnOpticsGroup\n\ndata_particles\nloop_\n_rlnImageName\n1@a.mrcs\n",
+            "lists no optics group: table data_optics is empty",
+        ),
+        (
+            "a.star",
+            "data_\nloop_\n_rlnImageName\n_rlnVoltage\n_rlnSphericalAberration\n_rlnAmplitudeContrast\n"
+            "_rlnMagnification\n_rlnDetectorPixelSize\n1@a.mrcs 300 2.7 0.1 0 5\n",
+            "rlnMagnification is above 0 in no row",
+        ),
     ],
 )
 def test_files_of_other_kinds_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -863,3 +884,87 @@ def test_images_of_another_size_than_the_asked_one_are_brought_to_it(star: Calla
     """The other half-set may have smaller images."""
     particles = read_particles(star(), size=(BOX - 2, PIXEL))
     assert particles.images.shape == (COUNT, BOX - 2, BOX - 2) and particles.voxel_size == PIXEL
+
+
+@pytest.mark.parametrize("told", [Told(), Told(pixel_size=3.0)])
+def test_origins_in_pixels_are_taken_in_angstrom_also_in_a_file_of_relion_3_1(
+    star: Callable, tables: tuple, told: Told
+) -> None:
+    """cryoDRGN writes them so. With another pixel size they are as many pixels."""
+    pixels = {"rlnOriginX": [1.0, 2.0, 0.0, -1.0, 0.5], "rlnOriginY": 3.0}
+    path = star(rlnOriginXAngst=None, rlnOriginYAngst=None, **pixels)
+    shifts = read_particles(path, told=told).shifts
+    np.testing.assert_allclose(shifts[:, 0], (told.pixel_size or PIXEL) * np.array([-1.0, -2.0, 0.0, 1.0, -0.5]))
+    np.testing.assert_allclose(shifts[:, 1], (told.pixel_size or PIXEL) * -3.0)
+    old_star(path, tables)
+    old = read_particles(path, told=told).shifts
+    np.testing.assert_allclose(old[1], (told.pixel_size or PIXEL) / PIXEL * np.array([-1.5, 2.0]))
+
+
+def test_origins_in_angstrom_count_where_there_are_both(star: Callable) -> None:
+    np.testing.assert_allclose(read_particles(star(rlnOriginX=9.0, rlnOriginY=9.0)).shifts[1], [-1.5, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("optics", "columns", "message"),
+    [
+        (
+            {},
+            {"rlnDefocusU": [1e4, 1.5, 1e4, 1e4, 1e4], "rlnDefocusV": [1e4, 1.4, 1e4, 1e4, 1e4]},
+            "particle 2 has a def",
+        ),
+        ({}, {"rlnDefocusV": [1e4, 1e4, 0.0, 1e4, 1e4], "rlnDefocusU": 1e4}, r"particle 3 has two .*\(10000 and 0\)"),
+        ({}, {"rlnDefocusU": 0.0, "rlnDefocusV": 0.0}, "all defoci are 0: if images have no CTF, say --no-ctf"),
+        ({}, {"rlnPhaseShift": [1.2, 1.3, 1.4, 1.5, 1.6]}, "rlnPhaseShift is 1.6 at most, in degrees"),
+    ],
+)
+def test_numbers_that_may_be_in_another_unit_are_named(
+    star: Callable, optics: dict, columns: dict, message: str
+) -> None:
+    with pytest.warns(FileWarning, match=message):
+        read_particles(star(optics, **columns), poses=False)
+
+
+def test_sound_numbers_are_not_warned_of(star: Callable, recwarn) -> None:
+    read_particles(star(rlnPhaseShift=[60.0, 61, 62, 63, 64]), told=Told(no_ctf=True))
+    read_particles(star(rlnPhaseShift=[60.0, 61, 62, 63, 64], rlnDefocusU=[0.0, 1e4, 1e4, 1e4, 1e4], rlnDefocusV=None))
+    assert not [str(warning.message) for warning in recwarn if warning.category is FileWarning]
+
+
+def test_angles_that_seem_to_be_radians_are_named_where_poses_count(
+    tmp_path: Path, tables: tuple, images: np.ndarray
+) -> None:
+    write_stack(tmp_path / "stack.mrcs", images)
+    many = pd.concat([tables[1]] * 4, ignore_index=True).assign(rlnAngleRot=3.1, rlnAngleTilt=1.5, rlnAnglePsi=-3.1)
+    write_star(tmp_path / "a.star", tables[0], many)
+    with pytest.warns(FileWarning, match="these may be in radians"):
+        read_particles(tmp_path / "a.star")
+
+
+@pytest.mark.parametrize(
+    ("optics", "columns", "message"),
+    [
+        ({"rlnImagePixelSize": [4e-10] * 2}, {}, r"the pixel size is 4e-10 Å: .*\(0.05 to 1000\)"),
+        ({"rlnImagePixelSize": [4e4] * 2}, {}, "the pixel size is 40000 Å"),
+        ({}, {"rlnCtfScalefactor": [1.0, 0.0, 1.0, 1.0, -1.0]}, r"particle 2 has rlnCtfScalefactor 0.*2 of 5 .*: 2, 5"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(star: Callable, optics: dict, columns: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_particles(star(optics, **columns))
+
+
+def test_pixels_whose_squares_single_precision_cannot_hold_are_refused(
+    tmp_path: Path, star: Callable, images: np.ndarray
+) -> None:
+    images[3, 0, 0] = -1e20
+    write_stack(tmp_path / "stack.mrcs", images)
+    with pytest.raises(ConfigError, match=r"000004@stack.mrcs of particle 4 has values beyond 1e\+15"):
+        read_particles(star())
+
+
+def test_a_name_with_dots_is_refused_with_what_can_be_done(tmp_path: Path, star: Callable) -> None:
+    with pytest.raises(ConfigError, match=r"in \.\./b/stack.mrcs, outside .*: write the names without \.\., from a"):
+        check_inside(path := star(rlnImageName="1@../b/stack.mrcs"), None, read_tables(path)[1])
+    with pytest.raises(ConfigError, match="--datadir; / for absolute names"):
+        check_inside(path := star(rlnImageName="1@/b/stack.mrcs"), None, read_tables(path)[1])

@@ -28,7 +28,15 @@ from typing import TYPE_CHECKING, Any
 
 from equipose import __version__
 from equipose.config.folder import WORKFLOW, preset
-from equipose.config.settings import TRAINING_BOXES, Selection, Told, merge, model_config, preparation_config
+from equipose.config.settings import (
+    TRAINING_BOXES,
+    PreparationConfig,
+    Selection,
+    Told,
+    merge,
+    model_config,
+    preparation_config,
+)
 from equipose.errors import ConfigError
 from equipose.io.files import cache_folder, check_can_be_made, whole_file, whole_folder, write_text
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable
@@ -81,10 +89,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     particles = read_particles(star, arguments.datadir, tables, poses=False)
     warn_of_repeats(star, *tables)
     size = particles.images.shape[-1]
-    box = arguments.box or max((box for box in TRAINING_BOXES if box <= min(size, LARGEST_BOX)), default=0)
-    if not 0 < box <= size:
-        needed = arguments.box or min(TRAINING_BOXES)
-        raise ConfigError(f"{star}: images of {size} pixels are too small; {needed} are needed")
+    box = _training_box(star, arguments.box, size)
     width = size * particles.voxel_size
     if arguments.mask_radius and arguments.mask_radius > width / 2:
         raise ConfigError(
@@ -142,12 +147,17 @@ def reconstruct(arguments: argparse.Namespace) -> None:
 
 def validate(arguments: argparse.Namespace) -> None:
     """Read all particles once and check them, as a reconstruction does."""
+    import numpy as np
+
+    from equipose.data.prepare import check
     from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import read_particles
 
     star, tables, _ = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
     warn_of_repeats(star, *tables)
+    box = _training_box(star, None, particles.images.shape[-1])
+    check(_as_asked(star, box, "bright"), particles, np.arange(len(particles.images)))
     print(f"{star}: {len(particles.images)} particles of {particles.images.shape[-1]} pixels are sound")
 
 
@@ -283,23 +293,37 @@ def _source_of_halves(particles: Particles) -> str:
 
 def _protein(particles: Particles, star: Path) -> str:
     import numpy as np
-    import yaml
 
     from equipose.data.prepare import contrast
 
-    settings = yaml.safe_load((WORKFLOW / "config.yaml").read_text())
     box = max((box for box in TRAINING_BOXES if box <= particles.images.shape[-1]), default=None)
     if box is None:
         return "images are too small to tell"
-    asked = merge(settings, {"datasets": {"asked": {"star": str(star), "box": box, "contrast": "detect"}}})
     voxel_size = particles.voxel_size * particles.images.shape[-1] / box
     try:
         sign, certainty = contrast(
-            particles, np.arange(len(particles.images)), preparation_config(asked, "asked"), voxel_size
+            particles, np.arange(len(particles.images)), _as_asked(star, box, "detect"), voxel_size
         )
     except ConfigError:
         return "too few or too noisy to tell bright from dark: reconstruct wants --contrast"
     return f"{'bright' if sign > 0 else 'dark'} ({certainty:.0f} standard errors)"
+
+
+def _training_box(star: Path, asked: int | None, size: int) -> int:
+    """The box in pixels to which images of `size` pixels are cropped: the one that is asked for, or the default."""
+    box = asked or max((box for box in TRAINING_BOXES if box <= min(size, LARGEST_BOX)), default=min(TRAINING_BOXES))
+    if box > size:
+        raise ConfigError(f"{star}: images of {size} pixels are too small; {box} are needed: extract with a larger box")
+    return box
+
+
+def _as_asked(star: Path, box: int, contrast: str) -> PreparationConfig:
+    """The default settings of a preparation, for a star file, a box in pixels and a contrast."""
+    import yaml
+
+    settings = yaml.safe_load((WORKFLOW / "config.yaml").read_text())
+    asked = {"datasets": {"asked": {"star": str(star), "box": box, "contrast": contrast}}}
+    return preparation_config(merge(settings, asked), "asked")
 
 
 def _values(column: np.ndarray, unit: str) -> str:

@@ -260,7 +260,7 @@ def contrast(
     values = torch.cat(seen)
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("inf")
     certainty = abs(float(values.mean())) / max(error, 1e-12)
-    if certainty < CERTAIN:
+    if not certainty >= CERTAIN:
         raise ConfigError(
             f"{config.star}: whether protein is bright or dark cannot be seen ({certainty:.1f} standard errors from"
             " neither): say contrast (--contrast): bright, as RELION's and cryoSPARC's inverted particles are, or dark"

@@ -44,6 +44,15 @@ COLUMNS = {
 }
 """Fields of a .cs file: RELION's name, and RELION's unit in theirs."""
 
+OTHER_LISTS = {
+    "micrograph_blob/path": "micrographs: extract particles first, and name their .cs file",
+    "movie_blob/path": "movies: extract particles first, and name their .cs file",
+    "map/path": "volumes: name the .cs file of the particles of that job",
+    "mask/path": "masks: name the .cs file of the particles of that job",
+    "location/micrograph_path": "picks without images: extract particles first, and name their .cs file",
+}
+"""What a .cs file lists that has one of these fields, but no particles; the first field counts."""
+
 NEEDED = {
     STACK,
     INDEX,
@@ -68,10 +77,12 @@ def read_cryosparc(path: Path, passthrough: Sequence[Path] = ()) -> pd.DataFrame
     """Stacks, CTFs, micrographs, and poses and halves where there are any. Raises ConfigError, naming the field."""
     records = read_records(path, passthrough)
     names = set(records)
-    if "micrograph_blob/path" in names and STACK not in names:
-        raise ConfigError(f"{path} lists micrographs: extract particles first, and name their .cs file")
+    beside = sorted(other for other in path.parent.glob("*passthrough*.cs") if other not in (path, *passthrough))
+    for field, what in OTHER_LISTS.items():
+        if field in names and STACK not in names and not beside:
+            raise ConfigError(f"{path} lists {what}")
     if missing := NEEDED - names:
-        raise ConfigError(f"{path} lacks the field {', '.join(sorted(missing))}: {_remedy(path, passthrough)}")
+        raise ConfigError(f"{path} lacks the field {', '.join(sorted(missing))}: {_remedy(beside, names)}")
     index, stacks = _field(path, records, INDEX, "iu"), _texts(path, records, STACK)
     table: dict[str, object] = {
         "rlnImageName": [f"{number + 1:06d}@{stack}" for number, stack in zip(index.tolist(), stacks, strict=True)]
@@ -215,16 +226,21 @@ def _check_length(path: Path, size: int) -> None:
             f"{path} is a compressed .cs file: write it as a plain one, in Python with cryosparc-tools:"
             f" Dataset.load('{path.name}').save('plain.cs', format=1)"
         )
+    if not start.startswith(NUMPY):
+        what = "it is empty" if not start else "it begins as no file of cryoSPARC does"
+        raise ConfigError(f"{path} is not a cryoSPARC .cs file: {what}: copy or export it again")
     if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > size:  # else at most 64 KiB
         raise ValueError("its header is longer than the file")
 
 
-def _remedy(path: Path, passthrough: Sequence[Path]) -> str:
-    """What to do about missing fields: a pass-through file beside `path` may have them."""
-    beside = sorted(other for other in path.parent.glob("*passthrough*.cs") if other not in (path, *passthrough))
+def _remedy(beside: Sequence[Path], names: set[str]) -> str:
+    """What to do about missing fields: a pass-through file in the same folder may have them."""
     if beside:
         return f"give the job's pass-through file too, such as {beside[0]}"
-    return "give the job's pass-through file too, after it, or export particles with their blobs and CTFs"
+    averages = STACK in names and not any(name.startswith("ctf/") for name in names)
+    return "give the job's pass-through file too, after it, or export particles with their blobs and CTFs" + (
+        " (class averages have no CTF: name the particles of that job)" if averages else ""
+    )
 
 
 def _texts(path: Path, records: dict[str, np.ndarray], name: str) -> list[str]:

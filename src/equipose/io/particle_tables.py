@@ -239,6 +239,10 @@ def _kind_of_file(star: Path) -> str:
             raise ConfigError(f"star file {star} {what}")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise ConfigError(f"star file {star} is a web page: download the file itself, not the page that shows it")
+    if start.partition(b"\n")[0].strip().endswith((b".mrc", b".mrcs")):
+        raise ConfigError(
+            f"{star} is a list of stacks, as cryoDRGN takes them: give the star or .cs file that names their images"
+        )
     if star.suffix == ".csg" or b"metafile:" in start:
         files = re.findall(r"metafile:\s*['\"]?>?([^'\"\s]+)", star.read_text(errors="replace"))
         named = f", {', '.join(dict.fromkeys(files))}" if files else ""
@@ -255,7 +259,7 @@ def _star_tables(star: Path, as_written: bool, told: Told) -> Tables:
         raise ConfigError(
             f"star file {star} is cisTEM's: export the particles for RELION there (Assets, Refinement Packages, Export)"
         )
-    if any(re.match("rlnTomo(Name|Particle|Sub|Visible)", label) for label in labels):
+    if any(re.match("rln(Tomo(Name|Particle|Sub|Visible)|CtfImage)", label) for label in labels):
         raise ConfigError(
             f"star file {star} lists subtomograms (tomography): equipose takes single particles, images of one"
             " projection each"
@@ -281,12 +285,23 @@ def _star_tables(star: Path, as_written: bool, told: Told) -> Tables:
     if "rlnOpticsGroup" not in particles and len(optics) == 1 and "rlnOpticsGroup" in optics:
         warn(f"star file {star}: data_particles lacks rlnOpticsGroup: all particles are in the only group")
         particles = particles.assign(rlnOpticsGroup=optics["rlnOpticsGroup"].iloc[0])
-    return _with_pixel_size(star, optics), particles
+    optics = _with_pixel_size(star, optics)
+    if (
+        "rlnOriginX" in particles  # in pixels, as cryoDRGN writes them
+        and set(ORIGINS).isdisjoint(particles)
+        and {PIXEL, "rlnOpticsGroup"} <= set(optics)
+        and "rlnOpticsGroup" in particles
+    ):
+        sizes = dict(zip(loose(optics["rlnOpticsGroup"]), loose(optics[PIXEL]), strict=True))
+        pixel = pd.Series(loose(particles["rlnOpticsGroup"])).map(sizes).to_numpy(float)
+        particles = _with_origins(particles, told.pixel_size or pixel)
+    return optics, particles
 
 
 def _filled(star: Path, name: str, table: pd.DataFrame) -> pd.DataFrame:
     if table.empty:
-        raise ConfigError(f"star file {star} lists no particles: table data_{name} is empty")
+        what = "no optics group" if name == "optics" else "no particles"
+        raise ConfigError(f"star file {star} lists {what}: table data_{name} is empty: export the particles again")
     return table
 
 
@@ -302,6 +317,11 @@ def _with_pixel_size(star: Path, optics: pd.DataFrame) -> pd.DataFrame:
 def _with_optics(star: Path, table: pd.DataFrame, told: Told) -> Tables:
     """The two tables of RELION 3.1 from the single one of 3.0: a group for each set of equal optics, origins in Å."""
     if not told.no_ctf:
+        if "rlnOpticsGroup" in table and not set(OPTICS[:3]) & set(table):
+            raise ConfigError(
+                f"star file {star} has no table data_optics, which describes its optics groups: copy that table"
+                " from the star file that this one was made from"
+            )
         need(star, "particles", table, OPTICS[:3])
     optics = pd.DataFrame({label: loose(table[label]) for label in OPTICS[:3] if label in table})
     optics[PIXEL] = np.round(_old_pixel_size(star, table, told), 6)
@@ -321,12 +341,14 @@ def _with_optics(star: Path, table: pd.DataFrame, told: Told) -> Tables:
     groups.insert(1, "rlnOpticsGroupName", [f"opticsGroup{group}" for group in own])
     particles = table.drop(columns=[label for label in (*OF_A_GROUP, *OLD_PIXEL) if label in table])
     particles = particles.assign(rlnOpticsGroup=own.to_numpy()[number])
-    for old, new in zip(("rlnOriginX", "rlnOriginY"), ORIGINS, strict=True):
-        if old in particles:
-            origin = loose(particles.pop(old)) * optics[PIXEL].to_numpy()
-            if new not in particles:
-                particles[new] = origin
-    return groups, particles
+    return groups, _with_origins(particles, told.pixel_size or optics[PIXEL].to_numpy())
+
+
+def _with_origins(particles: pd.DataFrame, pixel: float | np.ndarray) -> pd.DataFrame:
+    """The particles with origins in Å in place of those in pixels; `pixel` is their size in Å."""
+    old = {label: new for label, new in zip(("rlnOriginX", "rlnOriginY"), ORIGINS, strict=True) if label in particles}
+    made = {new: loose(particles[label]) * pixel for label, new in old.items() if new not in particles}
+    return particles.drop(columns=list(old)).assign(**made)
 
 
 def _old_pixel_size(star: Path, table: pd.DataFrame, told: Told) -> np.ndarray:
@@ -342,6 +364,8 @@ def _old_pixel_size(star: Path, table: pd.DataFrame, told: Told) -> np.ndarray:
             f" the column {', '.join(missing)}): add it, or say --pixel-size"
         )
     micrometres, magnification = (loose(table[label]) for label in OLD_PIXEL[:2])
+    if not (magnification > 0).any():
+        raise ConfigError(f"star file {star}: {OLD_PIXEL[1]} is above 0 in no row: correct it, or say --pixel-size")
     return 1e4 * micrometres / np.where(magnification > 0, magnification, np.nan)
 
 
@@ -399,9 +423,14 @@ def check_inside(star: Path, datadir: Path | None, particle_table: pd.DataFrame)
     for code, stack in enumerate(stacks):
         if os.path.commonpath([folder, os.path.abspath(os.path.join(folder, stack))]) != folder:
             row = int(np.argmax(number == code))
+            remedy = (
+                "name stacks from a folder that holds them all (--datadir; / for absolute names)"
+                if os.path.isabs(stack)
+                else "write the names without .., from a folder that holds all stacks, and give this with --datadir"
+            )
             raise ConfigError(
                 f"star file {star}: the image of particle {particle_table.index[row] + 1} is in {stack}, outside of the"
-                f" folder {folder}: name stacks from a folder that holds them all (--datadir; / for absolute names)"
+                f" folder {folder}: {remedy}"
             )
 
 

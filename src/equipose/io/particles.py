@@ -31,6 +31,7 @@ from equipose.io.particle_tables import (
     NAMED,
     OPTICS,
     ORIGINS,
+    PHASE_SHIFT,
     PIXEL,
     SIZE,
     TILT,
@@ -52,6 +53,21 @@ from equipose.io.stacks import Images, Stack, open_stack, stack_path, warn_of_pi
 
 LEAST_DEFOCUS = 100.0
 """Å; a typical defocus below this is one in micrometres."""
+
+IN_MICROMETRES = 10.0
+"""Å; a single defocus below this one, and not 0, may be in micrometres."""
+
+ASTIGMATIC = 0.5
+"""Part of the larger defocus by which the two defoci of an image differ at most, if they are right."""
+
+SEVERAL = 20
+"""Poses whose angles would not all be small by chance."""
+
+PIXELS = (0.05, 1000.0)
+"""Å; a pixel size outside of these limits is in another unit."""
+
+LARGEST_PIXEL = 1e15
+"""Absolute value of a pixel. The square of a larger one is beyond single precision."""
 
 OPTICS_LIMITS = {
     "rlnVoltage": (10, 1000, "kV"),
@@ -163,8 +179,12 @@ def read_particles(
 
     rotations = shifts = None
     if poses and all(label in particle_table for label in ANGLES):
-        angles = [numbers(star, particle_table[label]) for label in ANGLES]
-        rotations = from_relion_angles(np.stack(angles, axis=1))
+        angles = np.stack([numbers(star, particle_table[label]) for label in ANGLES], axis=1)
+        if len(angles) >= SEVERAL and 0 < np.abs(angles).max() <= 2 * np.pi:
+            warn(
+                f"star file {star}: all angles of poses are below 2 π: RELION's are in degrees, these may be in radians"
+            )
+        rotations = from_relion_angles(angles)
     if poses and all(label in particle_table for label in ORIGINS):
         shifts = -np.stack([numbers(star, particle_table[label]) for label in ORIGINS], axis=1)
 
@@ -203,7 +223,43 @@ def _read_ctf(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFra
     ctf = np.stack(list(columns.values()), axis=1).astype(np.float32)
     _check_optics(star, ctf, particle_table)
     _check_defocus(star, ctf, particle_table)
+    _warn_of_units(star, ctf, particle_table)
+    _check_scale(star, envelope["rlnCtfScalefactor"], particle_table)
     return ctf
+
+
+def _check_scale(star: Path, scale: np.ndarray, table: pd.DataFrame) -> None:
+    """Raises ConfigError where a scale factor (n,) leaves no CTF."""
+    if (bad := scale <= 0).any():
+        first = int(np.argmax(bad))
+        raise ConfigError(
+            f"star file {star}: particle {table.index[first] + 1} has rlnCtfScalefactor {scale[first]:g}, by which its"
+            " CTF is multiplied: correct it, or remove the column" + rows_like_this(table, bad)
+        )
+
+
+def _warn_of_units(star: Path, ctf: np.ndarray, table: pd.DataFrame) -> None:
+    """Warn of CTF parameters (n, 7) that are possible, but more likely in another unit, or missing."""
+    high, low = ctf[:, :2].max(axis=1), ctf[:, :2].min(axis=1)
+    small, apart = (high > 0) & (high < IN_MICROMETRES), high - low > ASTIGMATIC * high
+    for bad, what in (
+        (small, "a defocus that may be in micrometres: RELION's is in Å"),
+        (apart & ~small, "two defoci that differ by more than half"),
+    ):
+        if bad.any():
+            first = int(np.argmax(bad))
+            warn(
+                f"star file {star}: particle {table.index[first] + 1} has {what} ({ctf[first, 0]:g} and"
+                f" {ctf[first, 1]:g}): correct it, or leave it out with --select{rows_like_this(table, bad)}"
+            )
+    if not high.any() and not (ctf[:, CTF_LABELS.index("rlnAmplitudeContrast")] == 1).all():
+        warn(f"star file {star}: all defoci are 0: if images have no CTF, say --no-ctf")
+    shift = np.abs(ctf[:, CTF_LABELS.index(PHASE_SHIFT)]).max()
+    if 0.01 < shift <= np.pi:
+        warn(
+            f"star file {star}: {PHASE_SHIFT} is {shift:.3g} at most, in degrees: if these are radians, multiply them"
+            " by 57.2958"
+        )
 
 
 def _warn_of_columns(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> None:
@@ -265,10 +321,12 @@ def sizes_of(star: Path, datadir: Path, optics_table: pd.DataFrame, particle_tab
 def _pixel_sizes(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> np.ndarray:
     """Å, (n,)"""
     pixel = of_groups(star, PIXEL, optics_table, particle_table)
-    bad = ~(pixel > 0)
+    low, high = PIXELS
+    bad = ~((pixel >= low) & (pixel <= high))
     if bad.any():
         raise ConfigError(
-            f"star file {star}: the pixel size is {pixel[bad][0]:g} Å: correct {PIXEL}, or say --pixel-size"
+            f"star file {star}: the pixel size is {pixel[bad][0]:g} Å: correct {PIXEL}, or say --pixel-size ({low:g} to"
+            f" {high:g})"
         )
     return pixel
 
@@ -411,6 +469,7 @@ def _check_images(star: Path, images: Images, names: pd.Series) -> None:
         low[start : start + chunk], high[start : start + chunk] = part.min(axis=(1, 2)), part.max(axis=(1, 2))
     for fault, found in (
         (~np.isfinite(high) | ~np.isfinite(low), "has values that are not finite (NaN)"),
+        (np.maximum(high, -low) > LARGEST_PIXEL, f"has values beyond {LARGEST_PIXEL:g}"),
         (low == high, "is constant"),
     ):
         if fault.any():

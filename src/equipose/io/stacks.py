@@ -33,13 +33,17 @@ OTHER_FORMATS = {
     b"BZh": "is compressed by bzip2: unpack it first (bunzip2)",
     b"\xfd7zXZ": "is compressed by xz: unpack it first (unxz)",
     b"\x28\xb5\x2f\xfd": "is compressed by zstd: unpack it first (unzstd)",
-    b"PK\x03\x04": "is a zip archive: unpack it first (unzip)",
+    b"PK\x03\x04": "is a zip archive: unpack it first (unzip); for NumPy's .npz, name the star or .cs file instead",
     b"\x89HDF": "is an HDF5 file (EMAN2, Imaris): write it as .mrcs (e2proc2d.py in.hdf out.mrcs)",
     b"II*\0": "is a TIFF file: write it as .mrcs (IMOD: tif2mrc)",
     b"MM\0*": "is a TIFF file: write it as .mrcs (IMOD: tif2mrc)",
     b"II+\0": "is a TIFF or EER movie, and no stack of particles: extract particles first",
     b"\x93NUMPY": "is a NumPy array or a cryoSPARC .cs file, and no MRC stack: name the stack",
-    b"\x80\x04\x95": "is a Python pickle, such as cryoDRGN's poses or CTFs: name the star or .cs file of the particles",
+    **dict.fromkeys(
+        (b"\x80\x02c", b"\x80\x03c", b"\x80\x04\x95", b"\x80\x05\x95"),
+        "is a Python pickle, such as cryoDRGN's poses or CTFs: name the star or .cs file of the particles",
+    ),
+    b"SQLite format 3": "is a database, such as Scipion's: export particles for RELION, and name their star file",
     b"version https://git-lfs": "is a pointer of Git LFS, and not the file itself: get it with `git lfs pull`",
 }
 """First bytes of files that users give in place of MRC stacks, and the remedy for each."""
@@ -185,12 +189,17 @@ def open_stack(path: Path) -> Stack:
             start, found = file.read(HEADER.itemsize), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise ConfigError(f"image stack {path} cannot be read ({error.strerror})") from error
-    header = None if start.startswith(tuple(OTHER_FORMATS)) else read_header(start)
+    header = None if start.startswith(tuple(OTHER_FORMATS)) or _of_spider_or_imagic(start) else read_header(start)
     if header is None:
         raise ConfigError(f"image stack {path} {_what_else(start)}")
     kind, offset, shape = data_of(header)
     needed = offset + math.prod(shape) * kind.itemsize
-    if min(shape) < 1 or offset < HEADER.itemsize or found < needed:
+    if min(shape) < 1:
+        raise ConfigError(
+            f"image stack {path} has no images: its header says {shape[0]} of {shape[1]} × {shape[2]} pixels. The"
+            " program that wrote it did not finish, or it is no stack: make it again"
+        )
+    if offset < HEADER.itemsize or found < needed:
         raise ConfigError(
             f"image stack {path} is cut short: its header says {shape[0]} images of {shape[1]} × {shape[2]}, {needed}"
             f" bytes, and it has {found}. Copy or make it again"
@@ -231,18 +240,35 @@ def read_header(start: bytes) -> np.void | None:
     return None
 
 
+def _of_spider_or_imagic(start: bytes) -> str:
+    """What a message says of a stack of SPIDER or IMAGIC, whose headers begin like no other; empty for other files."""
+    if start[56:60] in (b"REAL", b"INTG", b"PACK", b"COMP"):
+        return "is IMAGIC's: write it as .mrcs (EMAN2: e2proc2d.py in.hed out.mrcs)"
+    for order in "<>":
+        words = np.frombuffer(start[:92].ljust(92, b"\0"), f"{order}f4").astype(float)
+        width, records, header, row = words[11], words[12], words[21], words[22]
+        if words[4] == 1 and row == 4 * width > 0 and header == records * row:
+            return "is SPIDER's: write it as .mrcs (EMAN2: e2proc2d.py in.spi out.mrcs)"
+    return ""
+
+
 def _what_else(start: bytes) -> str:
     """The kind of a file with these first bytes that is no MRC file of images, and the remedy."""
     for magic, what in OTHER_FORMATS.items():
         if start.startswith(magic):
             return what
+    if what := _of_spider_or_imagic(start):
+        return what
     modes = ", ".join(map(str, KINDS))
     if len(start) < HEADER.itemsize:
-        return f"is not an MRC file of images in a mode of {modes}: it has {len(start)} bytes, less than a header"
+        return (
+            f"is not an MRC file of images in a mode of {modes}: it has {len(start)} bytes, less than a header. Copy or"
+            " make it again"
+        )
     for order in "<>":
         mode, width = (int(np.frombuffer(start, HEADER.newbyteorder(order))[0][name]) for name in ("mode", "nx"))
         if mode in (3, 4) and 0 < width < WIDEST:
             return COMPLEX.format(mode=mode)
         if mode == 101 and 0 < width < WIDEST:
             return "has pixels of four bits (mode 101): write it in another mode (IMOD: newstack -mode 2)"
-    return f"is not an MRC file of images in a mode of {modes}"
+    return f"is not an MRC file of images in a mode of {modes}: name a stack of MRC's format (.mrcs)"
