@@ -42,7 +42,7 @@ def halves(volume: torch.Tensor, mates: np.ndarray) -> tuple[list[Half], list[Re
         moved = shift_phase(torch.from_numpy(shifts).float(), disc)
         slices = grid_slices(from_real_map(volume, BOX // 2), BOX // 2, torch.from_numpy(true).float(), disc)
         images = from_half_disc(slices * moved, disc).numpy()
-        images = images + images.std() * rng.normal(size=images.shape)
+        images = images + 0.3 * images.std() * rng.normal(size=images.shape)
         ctf = np.tile(np.array([0, 0, 0, 300, 0, 0, 90], np.float32), (IMAGES, 1))  # of the phase plate alone: 1
         said = []
         for run in (0, 1):
@@ -64,7 +64,7 @@ def test_poses_of_any_mates_agree_modulo_the_group_that_the_maps_share() -> None
     found = compare(*halves(blobs("C3", np.eye(3), np.zeros(3)), C3))
     assert found.symmetry == "C3" and not found.nearly and min(found.agree) > 0.98
     assert found.correlations is not None and found.correlations["C3"] > 0.97 > 0.8 > found.correlations["C2"]
-    assert found.alike is not None and found.alike > 0.9 and in_one_frame(found)
+    assert found.alike is not None and found.alike > 0.75 and in_one_frame(found)
 
 
 def test_where_images_tell_the_mates_apart_there_is_no_group_however_alike_the_map_looks() -> None:
@@ -75,7 +75,7 @@ def test_where_images_tell_the_mates_apart_there_is_no_group_however_alike_the_m
 
 def test_a_molecule_that_is_nearly_symmetric_is_compared_modulo_that_group_and_said_to_be_so() -> None:
     whole, part = blobs("C3", np.eye(3), np.zeros(3)), blobs("C1", np.eye(3), np.zeros(3))
-    found = compare(*halves(whole - 0.35 * part, C3[[0, 0, 0, 1, 2]]))
+    found = compare(*halves(whole - 0.8 * part, C3[[0, 0, 0, 0, 0, 0, 1, 2]]))
     assert found.symmetry == "C3" and found.nearly and min(found.agree) > 0.98
     assert in_one_frame(found), "of three ways to lay one half on the other, one is right"
 
