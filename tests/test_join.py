@@ -11,23 +11,19 @@ import pandas as pd
 import pytest
 import torch
 from conftest import GAUGE, OFFSET, VOXEL, in_other_frame
-from scipy.spatial.transform import Rotation
-from test_symmetry_axes import blobs
 
 from equipose.config.settings import PreparationConfig
 from equipose.core.fourier_grid import grid_volume
 from equipose.core.fsc import fourier_shell_correlation
 from equipose.core.noise import filtered, shells
-from equipose.core.point_groups import group
 from equipose.core.pose_metrics import Alignment, paper_scores
 from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
-from equipose.core.symmetry_axes import find_axes
 from equipose.io.half_sets import SUBSET, half_of
 from equipose.io.maps import read_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, chosen_rows, read_tables, write_star
 from equipose.io.particles import read_particles
 from equipose.reconstruction import join
-from equipose.reconstruction.halves import Half, back_project, bring_together, read_half
+from equipose.reconstruction.halves import Half, ask_each_other, back_project, bring_together, read_half
 from equipose.reconstruction.handback import SCORE, write_poses
 from equipose.reconstruction.names import AGREES
 from equipose.reconstruction.particle_scores import correlations
@@ -116,7 +112,8 @@ def test_halves_whose_poses_are_split_over_both_hands_do_not_agree(halves: Path,
         rotations = np.where(flipped, other_hand(poses.rotations), poses.rotations)
         own[half - 1] = dataclasses.replace(poses, rotations=rotations)
     with asking():
-        _, _, degrees = bring_together(own, [halves / "run1", halves / "run2"], np.eye(3)[None])
+        asked = ask_each_other(own, [halves / "run1", halves / "run2"])
+        _, _, degrees = bring_together(own, asked, np.eye(3)[None])
     agree = [np.mean(apart < AGREES) for apart in degrees]
     assert all(agree[half - 1] < 0.6 for half in split)
     found = {"halves_agree": agree, "halves_compared": [len(apart) for apart in degrees]}
@@ -182,25 +179,3 @@ def _columns(star: str) -> dict[str, list[str]]:
     labels = [line.split()[0][1:] for line in lines if line.startswith("_")]
     rows = [line.split() for line in lines if line.strip() and not line.startswith(("_", "data_", "loop_"))]
     return dict(zip(labels, map(list, zip(*rows, strict=True)), strict=True))
-
-
-def test_halves_whose_maps_both_have_a_point_group_are_compared_modulo_it(halves: Path, monkeypatch) -> None:
-    """The halves were made as C1. The group is in the first half's frame, about the voxel to which halves are moved."""
-    own = [read_half(halves / f"run{half}", halves / f"half{half}") for half in (1, 2)]
-    turns = [Rotation.random(random_state=seed).as_matrix() for seed in (3, 4)]
-    symmetric = [blobs("C3", turn, np.array([0.5, 0.2, -0.3])) for turn in turns]
-    monkeypatch.setattr("equipose.core.symmetry_axes.CYCLIC", range(2, 4))
-
-    def found(maps: list) -> tuple:
-        each = iter(maps)
-        monkeypatch.setattr(join, "_molecule", lambda half: next(each))
-        return join._with_symmetry(own)
-
-    moved, symmetry, same, numbers = found(symmetric)
-    assert symmetry == "C3" and numbers["C3"] > 0.95 and numbers["C2"] < 0.7
-    wanted = turns[0] @ group("C3") @ turns[0].T
-    assert np.einsum("aij,bij->ab", same, wanted).max(1).min() > 1 + 2 * np.cos(np.radians(2))
-    centre = find_axes(symmetric[0], "C3", 10).centre
-    expected = own[0].shifts + own[0].particles.voxel_size * own[0].rotations[:, :2] @ centre
-    np.testing.assert_allclose(moved[0].shifts, expected)
-    assert found([symmetric[0], blobs("C2", turns[1], np.zeros(3))])[1] == "C1", "of one half only"

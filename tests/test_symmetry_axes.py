@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from equipose.core.fourier_grid import real_map
 from equipose.core.point_groups import group
-from equipose.core.symmetry_axes import SYMMETRIC, detect, detected, find_axes, symmetrised
+from equipose.core.symmetry_axes import SYMMETRIC, centre_of, detect, detected, find_axes, symmetrised
 
 BOX = 32
 
@@ -37,6 +37,28 @@ def test_a_group_that_a_map_does_not_have_correlates_little():
     volume = blobs("C3", np.eye(3), np.zeros(3))
     assert find_axes(volume, "C4", 10).correlation < 0.5
     assert find_axes(volume, "D3", 10).correlation < 0.7
+
+
+def test_noise_does_not_hide_a_group_from_two_half_maps_and_a_part_off_still_breaks_it():
+    """Alone, a noisy map correlates too little with its mates, and no more than one with a ninth of a third missing."""
+    whole, part = blobs("C3", np.eye(3), np.zeros(3)), blobs("C1", np.eye(3), np.zeros(3))
+    noise = [0.06 * torch.randn(BOX, BOX, BOX, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    first, second = whole + noise[0], whole + noise[1]
+    alone, together = find_axes(first, "C3", 10), find_axes(first, "C3", 10, second)
+    assert alone.correlation < 0.9 and not alone.found
+    assert together.correlation > SYMMETRIC and together.found
+    broken = find_axes(first - 0.4 * part, "C3", 10, second - 0.4 * part)
+    assert not broken.found and broken.nearly
+
+
+def test_a_centre_that_is_off_is_found():
+    """The centre of mass is, where a map has a spot that its mates lack."""
+    volume = blobs("C3", np.eye(3), np.array([0.4, -0.3, 0.0]))
+    lopsided = volume.clone()
+    lopsided[BOX // 2 + 4, BOX // 2, BOX // 2 + 5] += 0.03 * float(volume.sum())
+    frame = find_axes(lopsided, "C3", 8)
+    assert np.linalg.norm(centre_of(lopsided)[:2] - [0.4, -0.3]) > 0.12, "or nothing is tested"
+    assert np.linalg.norm(frame.centre[:2] - [0.4, -0.3]) < 0.08
 
 
 def test_a_blob_that_looks_alike_from_all_sides_has_no_group(monkeypatch):

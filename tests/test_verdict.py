@@ -43,8 +43,20 @@ def test_maps_that_do_not_correlate_have_not_converged_whatever_the_poses_say() 
 def test_it_says_that_views_are_uneven_where_there_is_a_map() -> None:
     uneven = {"sampling_compensation": 0.31}
     assert "uneven: their sampling compensation factor is 0.31" in verdict(summary(1.0, 1.0) | uneven).says
+    along = {"directional_fsc": {"worst_angstrom": 31.2, "best_angstrom": 14.0}}
+    assert "Along the worst direction the half-maps agree to 31.2 Å, along the best to 14 Å." in (
+        verdict(summary(1.0, 1.0) | uneven | along).says
+    )
     assert "uneven" not in verdict(summary(1.0, 1.0) | {"sampling_compensation": 0.95}).says
     assert "uneven" not in verdict(summary(0.1, 0.1) | uneven).says, "of wrong poses, views say nothing"
+
+
+def test_a_molecule_that_is_only_nearly_symmetric_is_never_more_than_partly_converged() -> None:
+    nearly = {"nearly_symmetric": True, "agree_modulo": "C2", "symmetry_correlation": {"C2": 0.91}}
+    found = verdict(summary(0.99, 0.99) | nearly)
+    assert found.state == "partly converged" and "modulo C2, which this molecule has only nearly (0.91" in found.says
+    assert verdict(summary(0.3, 0.3) | nearly).state == "not converged"
+    assert verdict(summary(0.99, 0.99) | nearly | {"nearly_symmetric": False}).state == "converged"
 
 
 def test_it_says_how_sure_it_is_and_of_what() -> None:
@@ -58,6 +70,7 @@ def measured(first: float, second: float, resolution: float | None = 11.2) -> di
     """What join.py measures: white noise gave 11.2 Å and 0.2 and 0.7 % of the poses."""
     local = {"quartile1": 10.0, "median": 11.0, "quartile3": 12.0}
     more = {"local_resolution_angstrom": local, "resolved_to_the_last_shell": False}
+    more |= {"directional_fsc": {"worst_angstrom": 14.0, "best_angstrom": 10.0}}
     found = summary(first, second, resolution=resolution)
     found["resolution_angstrom"]["unmasked"] = 12.0
     return found | more
@@ -67,7 +80,7 @@ def test_two_runs_that_disagree_claim_no_resolution_and_the_curves_crossings_sta
     found = with_verdict(measured(0.002, 0.007))
     assert found["verdict"]["state"] == "not_converged" and next(iter(found)) == "verdict"
     assert found["resolution_angstrom"] == {"corrected": None, "unmasked": None}
-    assert found["local_resolution_angstrom"] is None
+    assert found["local_resolution_angstrom"] is None and found["directional_fsc"]["worst_angstrom"] is None
     assert found["fsc_crosses_at_angstrom"] == {"corrected": 11.2, "unmasked": 12.0}
     said = headline(found)
     assert said.startswith("Not converged. Two runs that share no image agree on only 0 % of the poses. Do not use")

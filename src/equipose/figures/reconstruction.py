@@ -41,6 +41,26 @@ def draw_fsc(axes: Axes, folder: Path) -> None:
     axes.legend(loc="center left")
 
 
+def draw_directional_fsc(axes: Axes, folder: Path) -> None:
+    """The FSC in the cones along which the half-maps agree most and least, beside that of all directions."""
+    curves = pd.read_csv(folder / "fsc.csv")
+    known = json.loads((folder / "reconstruction.json").read_text())["directional_fsc"]
+    inside = curves["shell"] > 0
+    frequency = curves["frequency_per_angstrom"][inside]
+    worst, best = (curves[f"{name}_direction"][inside] for name in ("worst", "best"))
+    axes.fill_between(frequency, worst, best, color=PALETTE[0], alpha=0.15, lw=0)
+    for name, curve, colour in (("best", best, PALETTE[0]), ("worst", worst, PALETTE[1])):
+        angstrom, along = known[f"{name}_angstrom"], ", ".join(f"{each:.2f}" for each in known[f"{name}_along"])
+        label = f"{name}: {'none' if angstrom is None else f'{angstrom:.3g} Å'}, along ({along})"
+        axes.plot(frequency, curve, color=colour, lw=1.2, label=label)
+    axes.plot(frequency, curves["masked"][inside], color="0.3", lw=0.9, ls="--", label="all directions")
+    axes.axhline(THRESHOLD, **GUIDE)
+    axes.set_xlabel("Spatial frequency (1/Å)")
+    axes.set_ylabel("FSC in a cone of 20°")
+    axes.set_ylim(-0.1, 1.02)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
+
+
 def directions_seen(folder: Path) -> np.ndarray:
     """Viewing directions (n, 3) of all particles."""
     particles = read_tables(folder / "poses.star")[1]

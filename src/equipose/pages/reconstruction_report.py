@@ -14,7 +14,7 @@ import matplotlib.pyplot as pyplot
 from matplotlib.figure import Figure
 
 from equipose.core.surface import molecule_fraction
-from equipose.figures.reconstruction import directions_seen, draw_fsc
+from equipose.figures.reconstruction import directions_seen, draw_directional_fsc, draw_fsc
 from equipose.figures.reconstruction_quality import (
     draw_agreement,
     draw_scores,
@@ -57,6 +57,7 @@ def build(folder: Path, results: Path, template: Path, title: str) -> str:
 
 def pictures(folder: Path) -> dict[str, str]:
     """The page's pictures as data URIs."""
+    summary = json.loads((folder / "reconstruction.json").read_text())
     with paper_style():
         figures = {
             "fsc": single(draw_fsc, folder),
@@ -66,6 +67,8 @@ def pictures(folder: Path) -> dict[str, str]:
             "scores": single(draw_scores, folder),
             "examples": plot_examples(folder),
         }
+        if "directional_fsc" in summary:  # folders of before lack it
+            figures["directional_fsc"] = single(draw_directional_fsc, folder)
         return {name: _picture(figure) for name, figure in figures.items()}
 
 

@@ -55,9 +55,8 @@ class Half:
         return dataclasses.replace(self, particles=particles, rotations=self.rotations[rows], shifts=self.shifts[rows])
 
     def centred(self, centre: np.ndarray) -> "Half":
-        """The same particles, their poses those of the map moved so that `centre` (3,), in voxels, comes to L/2."""
-        shifts = self.shifts + self.particles.voxel_size * self.rotations[:, :2] @ centre
-        return dataclasses.replace(self, shifts=shifts)
+        """The same particles, their poses those of the map moved so that `centre` (3,), in Å, comes to voxel L/2."""
+        return dataclasses.replace(self, shifts=centred(RelionPoses(self.rotations, self.shifts), centre).shifts)
 
     def moved(self, alignment: Alignment) -> "Half":
         """The same particles, with their poses in another frame."""
@@ -88,23 +87,31 @@ def read_half(run: Path, dataset: Path) -> Half:
     return Half(particles, posed.rotations, posed.shifts, symmetry, factors and tuple(factors))
 
 
+def centred(poses: RelionPoses, centre: np.ndarray) -> RelionPoses:
+    """The poses in a map moved so that `centre` (3,), Å from voxel L/2, comes to L/2."""
+    return dataclasses.replace(poses, shifts=poses.shifts + poses.rotations[:, :2] @ centre)
+
+
+def ask_each_other(halves: list[Half], runs: list[Path]) -> list[RelionPoses]:
+    """For each half-set, the poses that the run of the other one, which never saw them, finds for its first images."""
+    return [_asked(runs[1], halves[1], halves[0]), _asked(runs[0], halves[0], halves[1])]
+
+
 def bring_together(
-    halves: list[Half], runs: list[Path], same: np.ndarray
+    halves: list[Half], asked: list[RelionPoses], same: np.ndarray
 ) -> tuple[list[Half], Alignment, list[np.ndarray]]:
     """Both half-sets in the frame of the first, the alignment that moved the second, and how well the two runs agree.
 
-    Poses are compared modulo the rotations `same` (g, 3, 3), in the first half-set's frame, about voxel L/2.
-
-    Each run finds poses for the images of the other half-set, which it never saw. The first half-set's images give the
-    rotation, hand and translation between the runs. The third result is, for each half-set, the angle (n,) in degrees
-    between the two runs' poses of an image after this alignment.
+    Poses are compared modulo the rotations `same` (g, 3, 3), in the first half-set's frame, about voxel L/2. `asked`
+    are the poses of `ask_each_other`. Those of the first half-set's images give the rotation, hand and translation
+    between the runs. The third result is, for each half-set, the angle (n,) in degrees between the two runs' poses of
+    an image after this alignment.
     """
     first, second = halves
-    theirs = _asked(runs[1], second, first)
-    few = slice(len(theirs.rotations))
+    theirs, few = asked[0], slice(len(asked[0].rotations))
     alignment = align(theirs.rotations, first.rotations[few], theirs.shifts, first.shifts[few], same)
     moved = second.moved(alignment)
-    answers = alignment.rotations(theirs.rotations), _asked(runs[0], first, moved).rotations
+    answers = alignment.rotations(theirs.rotations), asked[1].rotations
     apart = [
         degrees_from_squared_frobenius(squared_distances(answer, half.rotations[: len(answer)], same))
         for answer, half in zip(answers, (first, moved), strict=True)

@@ -22,26 +22,24 @@ import torch
 
 from equipose.config.settings import PreparationConfig
 from equipose.core import fsc
-from equipose.core.fourier_grid import grid_map, together
+from equipose.core.directional_fsc import extremes
+from equipose.core.fourier_grid import grid_map
+from equipose.core.fourier_grid import together as added
 from equipose.core.local_resolution import local_resolution
 from equipose.core.mask import masked_volume, solvent_mask
-from equipose.core.point_groups import group
-from equipose.core.symmetry_axes import detect, detected, find_axes
 from equipose.core.view_sampling import compensation_factor
 from equipose.errors import ConfigError
 from equipose.io.files import whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
 from equipose.io.maps import write_map
 from equipose.io.progress import run_main
-from equipose.reconstruction.halves import Half, back_project, bring_together, read_half
+from equipose.reconstruction.common_symmetry import compare
+from equipose.reconstruction.halves import ask_each_other, back_project, read_half
 from equipose.reconstruction.handback import write_poses
 from equipose.reconstruction.independent_shifts import independent_sums
 from equipose.reconstruction.names import AGREES, THRESHOLD
 from equipose.reconstruction.particle_scores import correlations, examples
 from equipose.reconstruction.verdict import headline, with_verdict
-
-DETECTED_BY = 0.8
-"""Part of the shells in which a point group is sought."""
 
 
 def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Callable[[str], None]) -> None:
@@ -56,9 +54,13 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         )
     star = Path(configs[0].star)
     own = [read_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
-    own, symmetry, same, correlations_with_mates = _with_symmetry(own)
-    say(f"point group {symmetry}" + "".join(f", {name} {each:.2f}" for name, each in correlations_with_mates.items()))
-    halves, alignment, degrees = bring_together(own, runs, same)
+    together = compare(own, ask_each_other(own, runs))
+    halves, degrees = together.halves, together.degrees
+    found_groups = (together.correlations or {}).items()
+    say(
+        f"poses are compared modulo {together.symmetry}{', which the map has only nearly' * together.nearly}"
+        + "".join(f", {name} {each:.2f}" for name, each in found_groups)
+    )
     for number, apart in enumerate(degrees, start=1):
         say(
             f"half {number}: both runs give {100 * np.mean(apart < AGREES):.0f} % of {len(apart)} images the same pose"
@@ -67,12 +69,13 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     found = [back_project(half) for half in halves]
     sums = independent_sums(halves, found, configs[0].shift_std)
     box, voxel_size = halves[0].box, halves[0].particles.voxel_size
-    volume, first, second = (grid_map(grid).numpy() for grid in (together(*found), *sums))
+    volume, first, second = (grid_map(grid).numpy() for grid in (added(*found), *sums))
     molecule = solvent_mask(torch.from_numpy(volume))
     mask = molecule.numpy()
     curves = fsc.corrected_fsc(first, second, mask)
     resolution = {name: fsc.exact_resolution(curve, THRESHOLD, voxel_size).first for name, curve in curves.items()}
     resolved = resolution["corrected"] or box * voxel_size
+    directions = extremes(first * mask, second * mask, THRESHOLD, voxel_size)
     off_centre = fsc.off_centre(first, second, mask, int(box * voxel_size / resolved))
     local = local_resolution(first, second, voxel_size, resolved)
 
@@ -87,7 +90,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         write_map(output / f"{name}.mrc", data, voxel_size)
     shell = np.arange(box // 2)
     frequency = {"shell": shell, "frequency_per_angstrom": shell / (box * voxel_size)}
-    write_text(output / "fsc.csv", pd.DataFrame(frequency | curves).to_csv(index=False))
+    along = {"worst_direction": directions.worst, "best_direction": directions.best}
+    write_text(output / "fsc.csv", pd.DataFrame(frequency | curves | along).to_csv(index=False))
     agreement = [pd.DataFrame({"half": half, "degrees": apart}) for half, apart in enumerate(degrees, start=1)]
     write_text(output / "agreement.csv", pd.concat(agreement).to_csv(index=False))
     with whole_file(output / "examples.npz") as path, open(path, "wb") as file:
@@ -102,21 +106,29 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "box": box,
         "voxel_size": voxel_size,
         "resolution_angstrom": resolution,
+        "directional_fsc": {
+            "worst_angstrom": directions.worst_angstrom,
+            "worst_along": directions.worst_along.tolist(),
+            "best_angstrom": directions.best_angstrom,
+            "best_along": directions.best_along.tolist(),
+        },
         "fsc_off_centre": off_centre,
         "resolved_to_the_last_shell": bool((curves["corrected"][1:] >= THRESHOLD).all()),
         "local_resolution_angstrom": _quartiles(local[mask > 0.5]),
         "fsc": "gold standard: two runs, searches included, on two halves; masked, corrected by random phases",
         "halves_compared": [len(apart) for apart in degrees],
-        "halves_agree": [float(np.mean(apart < AGREES)) for apart in degrees],
+        "halves_agree": together.agree,
         "halves_median_degrees": [float(np.median(apart)) for apart in degrees],
         "agree_within_degrees": AGREES,
         "confirmed": _confirmed(runs),
-        "second_half_was_in_hand": alignment.hand,
+        "second_half_was_in_hand": together.alignment.hand,
         "hand": "undetermined",
         "symmetry": own[0].symmetry,
-        "agree_modulo": symmetry,
-        "symmetry_correlation": correlations_with_mates,
-        "sampling_compensation": compensation_factor(np.concatenate(rotations), same),
+        "agree_modulo": together.symmetry,
+        "nearly_symmetric": together.nearly,
+        "symmetry_correlation": together.correlations or {},
+        "half_maps_alike": together.alike,
+        "sampling_compensation": compensation_factor(np.concatenate(rotations), together.same),
         "correlation": _quartiles(np.concatenate(scores)),
         "runs": [str(run.resolve()) for run in runs],
         "datasets": [str(dataset.resolve()) for dataset in datasets],
@@ -133,31 +145,6 @@ def _confirmed(runs: list[Path]) -> list[float] | None:
     if not all(path.is_file() for path in metrics):
         return None
     return [json.loads(path.read_text())["confirmed_share"] for path in metrics]
-
-
-def _with_symmetry(halves: list[Half]) -> tuple[list[Half], str, np.ndarray, dict[str, float]]:
-    """The halves, their point group, its rotations (g, 3, 3) in the first half's frame, and candidates' correlations.
-
-    The group is the one in the settings. If that is C1, it is the largest group of both half-maps; each half-set is
-    then moved so that its axes go through voxel L/2.
-    """
-    asked = halves[0].symmetry
-    if asked != "C1":
-        return halves, asked, group(asked), {}
-    volumes = [_molecule(half) for half in halves]
-    shells = DETECTED_BY * halves[0].box / 2
-    frames = detect(volumes[0], shells)
-    found, numbers = detected(frames), {name: frame.correlation for name, frame in frames.items()}
-    if found == "C1" or not (other := find_axes(volumes[1], found, shells)).found:
-        return halves, "C1", group("C1"), numbers
-    frame = frames[found]
-    centred = [half.centred(each.centre) for half, each in zip(halves, (frame, other), strict=True)]
-    return centred, found, frame.rotation @ group(found) @ frame.rotation.T, numbers
-
-
-def _molecule(half: Half) -> torch.Tensor:
-    volume = grid_map(back_project(half))
-    return volume * solvent_mask(volume)
 
 
 def _quartiles(values: np.ndarray) -> dict[str, Any]:

@@ -8,3 +8,11 @@ at SNR 0.06 of 64 px, the strongest noise tried, 97 % of the images of one half-
 
 THRESHOLD = 0.143
 """Threshold of the FSC of two half-maps (Rosenthal and Henderson 2003)."""
+
+CONVERGED, PARTLY = 0.9, 0.7
+"""The least share of images with the same pose for a reconstruction to count as converged, and as partly converged.
+
+On simulated particles at SNR 0.06 of 64 px, right poses gave 0.97 and more in both half-sets. When the poses of one
+half-set were put into either hand by chance, that half-set had 0.50, and the other half-set 0.47 and 0.80. When the
+poses of both half-sets were, it was 0.01. Little was seen in between.
+"""

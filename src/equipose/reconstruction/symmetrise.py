@@ -36,7 +36,9 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
     maps = {name: read_map(folder / f"{name}.mrc") for name in MAPS if (folder / f"{name}.mrc").is_file()}
     volume, voxel_size = maps["volume"]
     mask = maps["mask"][0] if "mask" in maps else 1.0
-    frame = find_axes(torch.from_numpy(volume * mask), symmetry, 0.8 * len(volume) / 2)
+    halves = [torch.from_numpy(maps[name][0] * mask) for name in ("half1", "half2") if name in maps]
+    first, other = halves if len(halves) == 2 else (torch.from_numpy(volume * mask), None)
+    frame = find_axes(first, symmetry, 0.8 * len(volume) / 2, other)
     if frame.correlation < SYMMETRIC:
         raise ConfigError(
             f"{folder / 'volume.mrc'} does not have the symmetry {symmetry}: its best axes correlate by"

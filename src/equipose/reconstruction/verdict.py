@@ -12,15 +12,7 @@ from typing import Any, Literal
 
 import scipy.stats
 
-from equipose.reconstruction.names import THRESHOLD
-
-CONVERGED, PARTLY = 0.9, 0.7
-"""The least share of images with the same pose for a reconstruction to count as converged, and as partly converged.
-
-On simulated particles at SNR 0.06 of 64 px, right poses gave 0.97 and more in both half-sets. When the poses of one
-half-set were put into either hand by chance, that half-set had 0.50, and the other half-set 0.47 and 0.80. When the
-poses of both half-sets were, it was 0.01. Little was seen in between.
-"""
+from equipose.reconstruction.names import CONVERGED, PARTLY, THRESHOLD
 
 CONFIRMED = 0.9
 """Least share of its own poses that a run must confirm to count as right if the two runs do not agree."""
@@ -66,9 +58,18 @@ def verdict(summary: dict[str, Any]) -> Verdict:
     resolved = crosses and summary.get("fsc_off_centre", 1.0) >= THRESHOLD  # folders of before lack it
     state: State
     percent = f"{100 * min(summary['halves_agree']):.0f} %"
-    if worst.low >= CONVERGED and resolved:
+    if worst.low >= CONVERGED and resolved and not summary.get("nearly_symmetric"):
         state = "converged"
         says = f"Two runs that share no image agree on {percent} of the poses, and their maps correlate."
+    elif worst.low >= PARTLY and resolved and summary.get("nearly_symmetric"):
+        state = "partly converged"
+        says = (
+            f"Two runs that share no image agree on {percent} of the poses modulo {summary['agree_modulo']}, which this"
+            f" molecule has only nearly ({summary['symmetry_correlation'][summary['agree_modulo']]:.2f}; 1 is"
+            " symmetric), and on fewer without it. The map's shape is right at this resolution. Of the nearly alike"
+            " poses of an image, the right one may be missed: what breaks the symmetry is blurred. More particles or a"
+            " finer box (--box) may tell."
+        )
     elif worst.low >= PARTLY and resolved:
         state = "partly converged"
         says = (
@@ -85,11 +86,8 @@ def verdict(summary: dict[str, Any]) -> Verdict:
             f"{_which_failed(summary.get('confirmed'))} Search from more starts (--starts), say which symmetry the"
             " particle has (--symmetry), or give cleaner or more particles."
         )
-    if state != "not converged" and (even := summary.get("sampling_compensation", 1.0)) < EVEN:
-        says += (
-            f" The views are uneven: their sampling compensation factor is {even:.2f}, and even ones have 1. Along"
-            " directions that few images show, the map is worse than its resolution says; a tilted stage adds views."
-        )
+    if state != "not converged" and summary.get("sampling_compensation", 1.0) < EVEN:
+        says += _uneven(summary)
     below = "" if worst.low >= CONVERGED else f"; a converged one has at least {CONVERGED:.0%}"
     certainty = (
         f"The weaker of the two checks below lies between {worst.low:.1%} and {worst.high:.1%} ({SURE:.0%} interval,"
@@ -118,6 +116,9 @@ def with_verdict(measured: dict[str, Any]) -> dict[str, Any]:
     if judged.state == "not converged":
         summary |= {"resolution_angstrom": dict.fromkeys(measured["resolution_angstrom"])}
         summary |= {"resolved_to_the_last_shell": False, "local_resolution_angstrom": None}
+        if "directional_fsc" in summary:
+            claimed = {"worst_angstrom": None, "best_angstrom": None}
+            summary |= {"directional_fsc": measured["directional_fsc"] | claimed}
     return summary
 
 
@@ -128,6 +129,22 @@ def headline(summary: dict[str, Any]) -> str:
         f" FSC = {THRESHOLD} at {found:.3g} Å (gold standard, masked)." if found else " No resolution is claimed."
     )
     return f"{state.capitalize()}. {summary['verdict']['text']}{resolution}"
+
+
+def _uneven(summary: dict[str, Any]) -> str:
+    """Sentences on uneven views: how uneven, what that does to the map, and what helps."""
+    says = (
+        f" The views are uneven: their sampling compensation factor is {summary['sampling_compensation']:.2f}, and even"
+        " ones have 1."
+    )
+    known = summary.get("directional_fsc", {"worst_angstrom": None, "best_angstrom": None})
+    worst, best = (known[f"{name}_angstrom"] for name in ("worst", "best"))
+    if worst and best:
+        says += f" Along the worst direction the half-maps agree to {worst:.3g} Å, along the best to {best:.3g} Å."
+    return says + (
+        " Along the directions from which most images look, the map is smeared: what seems long there may not be, and"
+        " the one resolution above does not hold. Images of a tilted stage add the views that are missing."
+    )
 
 
 def _which_failed(confirmed: list[float] | None) -> str:

@@ -17,7 +17,7 @@ from equipose.core.pose_metrics import HANDS, subset_sizes
 from equipose.errors import ConfigError
 from equipose.io.files import read_json, write_text
 from equipose.io.progress import run_main
-from equipose.reconstruction.verdict import CONVERGED
+from equipose.reconstruction.names import CONVERGED
 from equipose.study.command_line import preset_command_line
 from equipose.study.mixture import MIXED_SHARE, read_mixture
 from equipose.study.runs import MODEL, load_run, load_settings, model_scores
