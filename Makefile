@@ -17,10 +17,10 @@ CONFIG ?=
 CASES ?= 2000
 GPUS ?=
 BIN := .venv/bin
-OUTSIDE := --ignore tests/interop --ignore tests/faults --ignore tests/slurm --ignore tests/gpu --ignore tests/install
+OUTSIDE := --ignore tests/browser --ignore tests/interop --ignore tests/faults --ignore tests/slurm --ignore tests/gpu --ignore tests/install
 WORKERS := --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: demo ablation test lint unit-test workflow-test test-interop test-faults test-slurm test-gpu test-install docs fuzz mutation plan bench format clean
+.PHONY: demo ablation test lint unit-test workflow-test test-interop test-browser test-faults test-slurm test-gpu test-install docs fuzz mutation plan bench format clean
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores all --quiet host rules --configfile workflow/presets/demo.yaml
@@ -51,6 +51,9 @@ test-interop: .venv/installed .venv-interop/installed
 	@command -v relion_reconstruct > /dev/null || \
 		{ echo "error: RELION is not installed; on Debian and Ubuntu: apt install relion" >&2; exit 1; }
 	$(BIN)/pytest tests/interop
+
+test-browser: .venv/installed .venv-browser/installed
+	.venv-browser/bin/pytest --confcutdir tests/browser tests/browser
 
 fuzz: .venv/installed
 	FUZZ_CASES=$(CASES) $(BIN)/pytest tests/test_fuzz.py
@@ -91,7 +94,7 @@ format: .venv/installed
 	$(BIN)/snakefmt Snakefile workflow
 
 clean:
-	rm -rf .venv .venv-interop .venv-install .venv-docs build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-browser .venv-interop .venv-install .venv-docs build .pytest_cache .ruff_cache .mypy_cache
 
 .venv/installed: pyproject.toml constraints.txt requirements-nodeps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
@@ -106,6 +109,11 @@ clean:
 .venv-interop/installed:
 	$(PYTHON) -m venv .venv-interop
 	.venv-interop/bin/pip install --quiet $(PIP_OPTIONS) torch==2.13.0 cryodrgn==4.3.1 cryosparc-tools==5.0.3
+	touch $@
+
+.venv-browser/installed:
+	$(PYTHON) -m venv .venv-browser
+	.venv-browser/bin/pip install --quiet playwright==1.65.2 pytest==9.2.0
 	touch $@
 
 .venv-install/installed:

@@ -8,6 +8,7 @@
     equipose symmetrise DIR C4                         poses and maps on RELION's axes of a point group
     equipose status results/paper                      which runs are done, running, stuck, failed; time left, metrics
     equipose status DIR                                the stage of a reconstruction, and its two runs
+    equipose watch DIR                                 the same as a live page in a browser, with maps and curves
     equipose run table1 --cores 8                      the paper, or a part of it, in this folder
 
 RELION's star files name images from the project's folder: run there, or give `--datadir`.
@@ -16,13 +17,16 @@ RELION's star files name images from the project's folder: run there, or give `-
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 import shutil
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +43,8 @@ from equipose.config.settings import (
 )
 from equipose.errors import ConfigError
 from equipose.io.files import cache_folder, check_can_be_made, whole_file, whole_folder, write_text
-from equipose.io.processes import exit_after, exit_on_signals, run_stoppable
-from equipose.io.progress import number, run_main
+from equipose.io.processes import exit_after, exit_on_signals, run_stoppable, stop_on_signals
+from equipose.io.progress import number, run_main, say
 from equipose.study.status import SETTINGS, WORK
 from equipose.workflow.command import add_run_options, where
 from equipose.workflow.command import run as run_workflow
@@ -48,6 +52,7 @@ from equipose.workflow.command import run as run_workflow
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from werkzeug.serving import BaseWSGIServer
 
     from equipose.io.particles import Particles
 
@@ -69,6 +74,9 @@ MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "local_resolution.mr
 EITHER_HAND = ("fsc.csv", "agreement.csv", "examples.npz", "reconstruction.json")
 """Files of a reconstruction: those that depend on the hand, and those that are the same in both hands."""
 
+PORT = 8765
+"""Of the live page."""
+
 REPORT = WORKFLOW / "workflow/report/reconstruction.html.jinja"
 
 
@@ -81,7 +89,6 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import read_particles
     from equipose.poses.search_stages import search_length
-    from equipose.reconstruction.next_steps import write_next_steps
 
     _check(check_can_be_made, arguments.out.absolute(), "--out")
     (star, tables, half_of_row), out = _star(arguments), arguments.out.resolve()
@@ -133,16 +140,56 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     command += ["--directory", str(out), "--cores", str(arguments.cores or "all")]
     command += ["--quiet", "host", "rules", "--configfile", *presets]
     caches = cache_folder(out / WORK / ".cache")  # of Snakemake and Matplotlib
-    code, stopped_by = run_stoppable(command, os.environ | {"XDG_CACHE_HOME": str(caches)})
+    with _live_page(out, arguments.serve):
+        code, stopped_by = run_stoppable(command, os.environ | {"XDG_CACHE_HOME": str(caches)})
+        if not stopped_by and not code:
+            _hand_out(out)
+        if not stopped_by and arguments.serve is not None:
+            say(f"exit code {code}; the page stays until Ctrl-C")
+            with stop_on_signals() as signalled:
+                while not signalled():
+                    time.sleep(0.2)
     if stopped_by:
         exit_after(stopped_by, "; the same command continues")
     if code:
         sys.exit(code)
+
+
+def _hand_out(out: Path) -> None:
+    """Copy the results of a reconstruction's workflow to its folder `out`, and write what comes next."""
+    from equipose.reconstruction.next_steps import write_next_steps
+
     for path in sorted((out / WORK / "maps/particles").iterdir()):
         with whole_file(out / path.name) as partial:
             shutil.copy2(path, partial)
     write_next_steps(out, out)
     print(f"{out}: poses.star, volume.mrc, half1.mrc, half2.mrc; open {out / 'report.html'} in a browser")
+
+
+@contextmanager
+def _live_page(folder: Path, port: int | None) -> Iterator[None]:
+    """The live page of a folder, served while the block runs; none without a port."""
+    if port is None:
+        yield
+        return
+    server = _server(folder, port)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+
+
+def _server(folder: Path, port: int) -> BaseWSGIServer:
+    """A server of the live page of a folder, ready to serve; its address is said."""
+    from equipose.pages import live
+    from equipose.pages.server import application, listen
+
+    ours = live.watched(folder)
+    page, state = functools.partial(live.page, ours), functools.partial(live.state, ours)
+    server = listen(application(page, state, functools.partial(live.report, ours)), port)
+    say(f"{folder}: open http://{server.host}:{server.port} in a browser of this machine")
+    return server
 
 
 def validate(arguments: argparse.Namespace) -> None:
@@ -194,7 +241,6 @@ def info(arguments: argparse.Namespace) -> None:
 
 def pose(arguments: argparse.Namespace) -> None:
     """Poses for particles that a finished reconstruction has not seen; the same command continues after a stop."""
-    from equipose.io.progress import say
     from equipose.reconstruction import pose_more
     from equipose.reconstruction.finished import read_finished
     from equipose.reconstruction.watching import watch
@@ -272,6 +318,13 @@ def status(arguments: argparse.Namespace) -> None:
     from equipose.study.status import status as status_of
 
     print(status_of(arguments.results, arguments.silent_minutes, time.time()))
+
+
+def watch(arguments: argparse.Namespace) -> None:
+    """Show a reconstruction, a workflow's runs or posed particles as a live page in a browser, until Ctrl-C."""
+    if not arguments.folder.is_dir():
+        raise ConfigError(f"{arguments.folder} is no folder: name a reconstruction's, or a workflow's results")
+    _server(arguments.folder.resolve(), arguments.port).serve_forever()
 
 
 def mirrored(volume: np.ndarray) -> np.ndarray:
@@ -399,6 +452,13 @@ def _told(arguments: argparse.Namespace) -> Told:
     return Told(arguments.pixel_size, arguments.phase_flipped, arguments.no_ctf, passthrough)
 
 
+def port(text: str) -> int:
+    """For argparse: a port that a user may serve at."""
+    if text.isdecimal() and 1024 <= int(text) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is no whole number from 1024 to 65535")
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="equipose", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     top.add_argument("--version", action="version", version=f"equipose {__version__}")
@@ -471,6 +531,14 @@ def parser() -> argparse.ArgumentParser:
                 help="standard deviation of the particles' shifts in Å; default: 3%% of the box, 10 at least",
             )
             reader.add_argument("--cores", type=number(int, 1), help="CPU cores; default: all")
+            reader.add_argument(
+                "--serve",
+                type=port,
+                nargs="?",
+                const=PORT,
+                metavar="PORT",
+                help="show a live page in a browser, also after the end, until Ctrl-C",
+            )
     posed = command(pose, "abinitio more.star --out more", "abinitio --watch Extract/live --out more")
     posed.add_argument("folder", type=Path, help="folder of a reconstruction, also a flipped or symmetrised one")
     posed.add_argument("star", type=Path, nargs="+", help="star file, or .cs files of one job; with --watch, a folder")
@@ -501,6 +569,9 @@ def parser() -> argparse.ArgumentParser:
         default=30.0,
         help="minutes without news after which a run counts as stuck",
     )
+    seen = command(watch, "abinitio", "results/paper --port 9000")
+    seen.add_argument("folder", type=Path, help="of a reconstruction, of a workflow's results, or of posed particles")
+    seen.add_argument("--port", type=port, default=PORT, help="or the next free one; default: %(default)d")
     add_run_options(command(run_workflow, "table1 --cores 8", "smoke --preset smoke --cores 2 -n"))
     command(where, "")
     return top

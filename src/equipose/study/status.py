@@ -56,14 +56,13 @@ def status(folder: Path, silent_minutes: float, now: float) -> str:
 
     `folder` is a preset's results folder, a reconstruction's folder, or the folder in which its workflow runs.
     """
-    top = _reconstruction(folder)
+    top = reconstruction_in(folder)
     results = top / WORK if top else folder
-    folders = sorted(path.parent for path in results.glob("runs/*/*/seed*/config.json"))
-    if not folders and not top:
+    runs = runs_in(results, silent_minutes, now)
+    if not runs and not top:
         raise ConfigError(
             f"{folder} has no runs: name a preset's results folder, such as results/paper, or a reconstruction's"
         )
-    runs = [run_status(results, folder, silent_minutes, now) for folder in folders]
     groups = {state: [run for run in runs if run.state == state] for state in STATES}
     lines = [f"{top}: reconstruction, {stage(results)}"] if top else []
     if runs:
@@ -73,18 +72,33 @@ def status(folder: Path, silent_minutes: float, now: float) -> str:
         if group and state != "waiting":
             lines += ["", f"{state}: {STATES[state]}".rstrip(": ")]
             lines += [_line(run) for run in group]
-    for log in sorted((results / "logs").rglob("*.log")):
-        if ERROR.search(text := log.read_text(errors="replace")):
-            lines += ["", f"{log} ends with", *(f"  {line}" for line in text.splitlines()[-LAST_LINES:])]
+    for log, last in last_words(results).items():
+        lines += ["", f"{log} ends with", *(f"  {line}" for line in last)]
     return "\n".join(lines)
+
+
+def runs_in(results: Path, silent_minutes: float, now: float) -> list[RunStatus]:
+    """The state of every run in a results folder."""
+    folders = sorted(path.parent for path in results.glob("runs/*/*/seed*/config.json"))
+    return [run_status(results, folder, silent_minutes, now) for folder in folders]
+
+
+def last_words(results: Path) -> dict[Path, list[str]]:
+    """The logs of a results folder that tell of an error, with their last lines."""
+    texts = {log: log.read_text(errors="replace") for log in sorted((results / "logs").rglob("*.log"))}
+    return {log: text.splitlines()[-LAST_LINES:] for log, text in texts.items() if ERROR.search(text)}
 
 
 def stage(work: Path) -> str:
     """The stage that a reconstruction has reached, by the files in the folder where its workflow runs."""
-    for number, (name, (pattern, files)) in enumerate(STAGES.items(), start=1):
-        if len(list(work.glob(pattern))) < files:
-            return f"stage {number} of {len(STAGES)}: {name}"
-    return "done"
+    ended = stages_ended(work)
+    return "done" if ended == len(STAGES) else f"stage {ended + 1} of {len(STAGES)}: {list(STAGES)[ended]}"
+
+
+def stages_ended(work: Path) -> int:
+    """The number of stages that have ended, one after the other."""
+    left = (number for number, (glob, files) in enumerate(STAGES.values()) if len(list(work.glob(glob))) < files)
+    return next(left, len(STAGES))
 
 
 def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -> RunStatus:
@@ -119,7 +133,7 @@ def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -
     return RunStatus(str(name), state, shown.splitlines(), silent, left)
 
 
-def _reconstruction(folder: Path) -> Path | None:
+def reconstruction_in(folder: Path) -> Path | None:
     """The reconstruction's folder, if `folder` is one or is the workflow's folder in one."""
     folder = folder.resolve()
     tops = [folder, *([folder.parent] if folder.name == WORK else [])]

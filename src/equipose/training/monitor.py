@@ -82,8 +82,22 @@ def keep_snapshots(model: Autoencoder, progress: Progress, row: dict[str, Any]) 
 
 def progress_line(config: RunConfig, progress: Progress) -> str:
     """A line about one evaluation, for people: steps done, time left, errors."""
-    row, budget = progress.history[-1], config.budget
-    rate = progress.seconds / max(progress.step, 1)
+    row = progress.history[-1]
+    parts = [_so_far(config, progress, row["loss"])]
+    if "mse" in row:
+        parts += [f"MSE {row['mse']:.4f}", f"MedSE {row['medse']:.4f} ({row['hand']} hand)"]
+    if "held_out_mse" in row:
+        parts.append(f"held out {row['held_out_mse']:.4f}")
+    return " · ".join(parts)
+
+
+def news_line(config: RunConfig, progress: Progress) -> str:
+    """A line between two evaluations: steps done, time left, loss since the last evaluation."""
+    return _so_far(config, progress, progress.loss_sum / progress.loss_count)
+
+
+def _so_far(config: RunConfig, progress: Progress, loss: float) -> str:
+    budget, rate = config.budget, progress.seconds / max(progress.step, 1)
     if budget.steps is not None:
         done, left = f"step {progress.step}/{budget.steps}", (budget.steps - progress.step) * rate
     else:
@@ -92,9 +106,5 @@ def progress_line(config: RunConfig, progress: Progress) -> str:
         done += f" ({stage(progress.step, spent_part(config, progress), config.model.search)[0]})"
     parts = [f"[{config.dataset.name} {config.model.name} seed {config.seed}] {done}, {progress.seconds:.0f} s"]
     if progress.step:
-        parts += [f"{left / 60:.1f} min left", f"{1000 * rate:.0f} ms a step", f"loss {row['loss']:.4f}"]
-    if "mse" in row:
-        parts += [f"MSE {row['mse']:.4f}", f"MedSE {row['medse']:.4f} ({row['hand']} hand)"]
-    if "held_out_mse" in row:
-        parts.append(f"held out {row['held_out_mse']:.4f}")
+        parts += [f"{left / 60:.1f} min left", f"{1000 * rate:.0f} ms a step", f"loss {loss:.4f}"]
     return " · ".join(parts)

@@ -41,8 +41,13 @@ from equipose.model.optimizers import descend, make_optimizers, set_rates, train
 from equipose.poses.search_stages import Fetch, found_map, initial_step, search_length, stage, start_search
 from equipose.training.checkpoint import checkpoint, recorded_precision, restore
 from equipose.training.forecast import forecast
-from equipose.training.monitor import record_scores
+from equipose.training.monitor import news_line, record_scores
 from equipose.training.run_progress import Progress, budget_spent, spent_part
+
+NEWS_SECONDS, CHECKPOINT_COST = 20.0, 0.02
+"""Seconds without an evaluation after which a run writes a line and a checkpoint, of which the live page shows the map;
+later, if checkpoints would take more than this part of the time.
+"""
 
 
 def train_step(model: Autoencoder, optimizers: list[Optimizer], images: Tensor, ctf_parameters: Tensor) -> Tensor:
@@ -114,6 +119,7 @@ def train(
     if progress.step == 0:
         with mode(averaged, training=False):
             record_scores(averaged, progress, particles, fetch, evaluated, say)
+    news_after = NEWS_SECONDS
     while not budget_spent(config, progress):
         started = time.perf_counter()
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # the same sum, wherever it is interrupted
@@ -126,7 +132,7 @@ def train(
             progress.loss_count += 1
             elapsed = time.perf_counter() - started
             due = progress.step % config.evaluation.every == 0
-            if due or stop_requested() or budget_spent(config, progress, elapsed):
+            if due or stop_requested() or budget_spent(config, progress, elapsed) or elapsed > news_after:
                 break
         progress.loss_sum += loss_sum.item()  # waits for the device, so the clock below is honest
         progress.seconds += time.perf_counter() - started
@@ -138,7 +144,11 @@ def train(
         if due or budget_spent(config, progress):
             with mode(averaged, training=False):
                 record_scores(averaged, progress, particles, fetch, evaluated, say)
+        else:
+            say(news_line(config, progress))
+        started = time.perf_counter()
         checkpoint(output, model, averaged, optimizers, progress)
+        news_after = max(NEWS_SECONDS, (time.perf_counter() - started) / CHECKPOINT_COST)
         if stop_requested():
             raise Interrupted
 
