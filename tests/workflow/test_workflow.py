@@ -92,6 +92,13 @@ def test_the_picture_in_the_docs_shows_the_rules_of_the_demo(clean: Path) -> Non
     assert sorted(shown) == sorted(re.findall(r'label = "(\w+)"', demo))
 
 
+def test_a_home_that_cannot_be_written_is_no_hindrance(clean: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert planned(clean, "--configfile", SMOKE)["train"] > 0
+
+
 def test_a_mistake_is_one_line_and_nothing_starts(clean: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("simulation: { snrr: 1.0 }")
     result = snakemake(clean, "--cores", "1", "--configfile", str(tmp_path / "mine.yaml"))

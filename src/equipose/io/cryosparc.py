@@ -223,8 +223,8 @@ def _check_length(path: Path, size: int) -> None:
         start = file.read(12)
     if start.startswith(COMPRESSED):
         raise ConfigError(
-            f"{path} is a compressed .cs file: write it as a plain one, in Python with cryosparc-tools:"
-            f" Dataset.load('{path.name}').save('plain.cs', format=1)"
+            f"{path} is a compressed .cs file: write it as a plain one, in Python with cryosparc-tools: from"
+            f" cryosparc.dataset import Dataset; Dataset.load('{path.name}').save('plain.cs', format=1)"
         )
     if not start.startswith(NUMPY):
         what = "it is empty" if not start else "it begins as no file of cryoSPARC does"
