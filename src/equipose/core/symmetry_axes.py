@@ -68,6 +68,9 @@ fifth of a voxel costs a symmetric map a tenth of its correlation by the tenth s
 RISE = 1e-4
 """Least rise of the correlation for which a frame is moved."""
 
+UNLIKE = 0.4
+"""Least correlation of two half-maps that is divided by: maps that share less are not one molecule's."""
+
 AGREED = 0.5
 """FSC of two half-maps down to which shells are compared."""
 
@@ -153,6 +156,7 @@ def find_axes(volume: Tensor, symmetry: str, shells: float, other: Tensor | None
         float(compared.correlation(best[None], turns, POINTS, step[None])[0])
         for turns in (group(symmetry)[1:], ANY_TURNS, ALONE)
     )
+    alone = max(alone, UNLIKE)
     return Frame(best, middle + step, min(1.0, mates / alone), others / alone)
 
 
@@ -231,8 +235,10 @@ def whitened(volume: Tensor) -> Tensor:
 
 
 def _frames(directions: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """For each of the directions (n, 3), a rotation that turns `axis` (3,) to it: (n, 3, 3)."""
-    return np.stack([Rotation.align_vectors(direction[None], axis[None])[0].as_matrix() for direction in directions])
+    """For each of the directions (n, 3), a rotation that turns `axis` (3,), a unit vector, to it: (n, 3, 3)."""
+    across, along = np.cross(axis, directions), directions @ axis
+    sines = np.linalg.norm(across, axis=1)
+    return Rotation.from_rotvec(across * (np.arctan2(sines, along) / np.maximum(sines, 1e-12))[:, None]).as_matrix()
 
 
 def _climb(compared: _Compared, frame: np.ndarray, rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
