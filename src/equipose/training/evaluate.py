@@ -49,6 +49,7 @@ from equipose.model.losses import PATHS
 from equipose.model.rotation_tensors import pose_action
 from equipose.poses.pose_choice import pose_finder
 from equipose.poses.refinement import confirmed_share, refine
+from equipose.training.run_progress import networks_trained
 
 FSC_RULE = (
     "volume aligned by the poses' rotation, hand and translation; unmasked; frequencies rounded to whole shells 1 to"
@@ -83,6 +84,12 @@ def predict(model: Autoencoder, particles: Particles, progress: Report) -> tuple
             best_path.append(model.best_poses(answers, ctf_parameters, images))
         progress("the encoder's poses:", start + len(images), len(particles.images))
     return _gather(direct, model.voxel_size), _gather(best_path, model.voxel_size) if best_path else None
+
+
+def unknown_poses(particles: Particles) -> RelionPoses:
+    """Where networks were not trained: the same pose for all images. A search finds them their own."""
+    count = len(particles.images)
+    return RelionPoses(np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 2)))
 
 
 def map_of(transform: Callable[[Tensor], Tensor], model: Autoencoder, alignment: Alignment) -> np.ndarray:
@@ -144,7 +151,8 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     config = RunConfig.load(run / "config.json")
     model = load_model(run / "model.pt").to(device)
     particles = read_particles(dataset / "particles.star")
-    direct, best_path = predict(model, particles, reporter(say))
+    trained = networks_trained(run, config) or not config.model.refine_passes
+    direct, best_path = predict(model, particles, reporter(say)) if trained else (unknown_poses(particles), None)
     if not (np.isfinite(direct.rotations).all() and np.isfinite(direct.shifts).all()):
         raise ConfigError(
             f"{run / 'model.pt'} predicts NaN poses: training diverged; lower training.optimizer.learning_rate."
@@ -153,7 +161,8 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     kinds = {"direct": direct, "best_path": best_path, "refined": None}
     transform = functools.partial(_decoder_values, model)
     if config.model.refine_passes:
-        rotations, shifts, volume = refine(model, particles, direct.rotations, direct.shifts, say, run / REFINEMENT)
+        start = direct.rotations, direct.shifts
+        rotations, shifts, volume = refine(model, particles, *start, say, run / REFINEMENT, trained)
         kinds["refined"] = RelionPoses(rotations, shifts)
         transform = functools.partial(_grid_values, model, volume)
     exported = kinds["refined"] or direct
