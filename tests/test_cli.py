@@ -399,6 +399,50 @@ def test_a_folder_without_poses_has_no_other_hand(monkeypatch, capsys, joined: P
     assert not (tmp_path / "ours_flipped").exists()
 
 
+FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an angle that is no number": (
+        lambda d: _set(d / "poses.star", rlnAngleTilt="lost"),
+        "rlnAngleTilt of row 1 is lost",
+    ),
+    "poses.cs of other particles": (
+        lambda d: _fewer(d / "poses.star"),
+        r"poses.cs has other particles than poses.star \(",
+    ),
+    "poses.cs in another order": (lambda d: _fewer(d / "poses.star", -1), "or others in their order: move it away"),
+    "poses.cs and no half-sets": (
+        lambda d: _drop(d / "poses.star", "rlnRandomSubset"),
+        "lacks the column rlnRandomSubset",
+    ),
+    "a map of another size": (
+        lambda d: write_map(d / "mask.mrc", np.ones((8, 8, 8)), 4.0),
+        "mask.mrc has 8 × 8 × 8 vox",
+    ),
+    "a volume that is no cube": (
+        lambda d: write_map(d / "volume.mrc", np.ones((8, 16, 16)), 4.0),
+        "8 × 16 × 16 voxels",
+    ),
+    "a broken summary": (lambda d: (d / "reconstruction.json").write_text("{"), "reconstruction.json cannot be read"),
+    "another summary": (lambda d: (d / "reconstruction.json").write_text("{}"), "is not that of a reconstruction"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_folder_that_was_changed_is_one_message_and_nothing_is_written(
+    monkeypatch, capsys, joined: Path, tmp_path: Path, name: str
+) -> None:
+    change, message = FOREIGN[name]
+    folder = shutil.copytree(joined, tmp_path / "changed")
+    change(folder)
+    assert equipose(monkeypatch, "flip-hand", folder) == 2
+    assert re.search(message, said := capsys.readouterr().err) and said.count("\n") == 1, said
+    assert not (tmp_path / "changed_flipped").exists()
+
+
+def _fewer(star: Path, step: int = 2) -> None:
+    optics, table = read_tables(star)
+    write_star(star, optics, table.iloc[::step])
+
+
 def test_a_flip_that_is_interrupted_leaves_nothing_and_one_that_is_done_is_not_overwritten(
     monkeypatch, capsys, joined: Path, tmp_path: Path
 ) -> None:

@@ -265,11 +265,12 @@ def pose(arguments: argparse.Namespace) -> None:
 def flip_hand(arguments: argparse.Namespace) -> None:
     """Mirror the maps along z, and change the poses so that every projection stays the same."""
     from equipose.figures.reconstruction import plot_reconstruction
-    from equipose.io.maps import read_map, write_map
+    from equipose.io.maps import read_cube, write_map
     from equipose.io.particle_tables import ANGLES, read_tables
     from equipose.pages.reconstruction_report import build
     from equipose.reconstruction.handback import in_other_hand
     from equipose.reconstruction.next_steps import NEXT, write_next_steps
+    from equipose.reconstruction.verdict import read_summary
 
     folder = arguments.folder.resolve()
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
@@ -281,10 +282,13 @@ def flip_hand(arguments: argparse.Namespace) -> None:
     _check(check_can_be_made, out, "--out")
     if out.exists():
         raise ConfigError(f"{out} exists already: remove it, or name another folder with --out")
+    if (folder / "reconstruction.json").is_file():
+        read_summary(folder)
+    box = len(read_cube(folder / "volume.mrc")[0])
     with whole_folder(out) as partial:
         for name in MAPS:
             if (folder / name).is_file():
-                volume, voxel_size = read_map(folder / name)
+                volume, voxel_size = read_cube(folder / name, box)
                 write_map(partial / name, mirrored(volume), voxel_size)
         for name in EITHER_HAND:
             if (folder / name).is_file():

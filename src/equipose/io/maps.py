@@ -60,6 +60,17 @@ def read_map(path: Path) -> tuple[np.ndarray, float]:
     return np.ascontiguousarray(volume.transpose(order)), float(sizes[0])
 
 
+def read_cube(path: Path, box: int | None = None) -> tuple[np.ndarray, float]:
+    """`read_map` of a cube, with sides of `box` voxels if these are given. Raises ConfigError for another shape."""
+    volume, voxel_size = read_map(path)
+    if len({*volume.shape, box or len(volume)}) > 1:
+        shape = " × ".join(map(str, volume.shape))
+        raise ConfigError(
+            f"map {path} has {shape} voxels: a reconstruction's maps are cubes of one size: name its folder"
+        )
+    return volume, voxel_size
+
+
 def write_map(path: Path, volume: np.ndarray, voxel_size: float) -> None:
     """Write a volume (z, y, x) as .mrc with its voxel size in Å and origin 0, whole or not at all."""
     with whole_file(path) as partial, mrcfile.new(partial, overwrite=True) as mrc:

@@ -26,7 +26,7 @@ from equipose.io.particle_tables import ANGLES, ORIGINS, per_particle, read_tabl
 from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.reconstruction.halves import Half, as_seen, read_half
 from equipose.reconstruction.handback import SCORE
-from equipose.reconstruction.verdict import crossings, verdict
+from equipose.reconstruction.verdict import crossings, read_summary, verdict
 from equipose.training.run_progress import networks_trained
 
 NEEDED = ("poses.star", "half1.mrc", "half2.mrc", "mask.mrc", "reconstruction.json")
@@ -80,7 +80,7 @@ def read_finished(folder: Path, work: Path, anyway: bool) -> Finished:
     """
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
         raise ConfigError(f"{folder} lacks {', '.join(missing)}: name the folder of a finished reconstruction")
-    summary = json.loads((folder / "reconstruction.json").read_text())
+    summary = read_summary(folder)
     judged = verdict(summary)
     if judged.state == "not converged" and not anyway:
         raise ConfigError(

@@ -13,7 +13,8 @@ import pandas as pd
 from equipose.config.settings import PreparationConfig, Told
 from equipose.core.rotations import from_relion_angles, other_hand, to_relion_angles
 from equipose.data.aberrations import read_aberrations
-from equipose.io.cryosparc import read_records, write_cryosparc
+from equipose.errors import ConfigError
+from equipose.io.cryosparc import INDEX, UID, read_records, write_cryosparc
 from equipose.io.cryosparc_records import records_of
 from equipose.io.half_sets import SUBSET, repeats
 from equipose.io.particle_tables import (
@@ -26,6 +27,7 @@ from equipose.io.particle_tables import (
     groups_in_use,
     image_names,
     is_cryosparc,
+    need,
     numbers,
     read_tables,
     without_poses,
@@ -143,13 +145,23 @@ def with_poses(
 
 
 def in_other_hand(poses: Path, output: Path) -> None:
-    """Write poses.star in the other hand into the folder `output`, and poses.cs, too, if one lies beside `poses`."""
+    """Write poses.star in the other hand into the folder `output`, and poses.cs, too, if one lies beside `poses`.
+
+    Raises ConfigError where an angle is no number, and where poses.cs has other particles than poses.star.
+    """
     optics, table = read_tables(poses, as_written=True)
-    angles = table[list(ANGLES)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    angles = np.stack([numbers(poses, table[label]) for label in ANGLES], axis=1)
     rotations = other_hand(from_relion_angles(angles))
     turned = dict(zip(ANGLES, to_relion_angles(rotations).T, strict=True))
     write_star(output / "poses.star", optics, without_poses(table, but=(*ANGLES, *ORIGINS)).assign(**turned))
-    if poses.with_suffix(".cs").is_file():
-        shifts = -table[list(ORIGINS)].apply(pd.to_numeric).to_numpy(float)
-        records, subset = read_records(poses.with_suffix(".cs")), pd.to_numeric(table[SUBSET]).to_numpy(np.int64)
+    if (beside := poses.with_suffix(".cs")).is_file():
+        need(poses, "particles", table, (*ORIGINS, SUBSET))
+        shifts = -np.stack([numbers(poses, table[label]) for label in ORIGINS], axis=1)
+        records, subset = read_records(beside), numbers(poses, table[SUBSET]).astype(np.int64)
+        place = image_names(poses, table["rlnImageName"]).place
+        if not np.array_equal(place, records.get(INDEX, np.empty(0))):
+            raise ConfigError(
+                f"{beside} has other particles than {poses.name} ({len(records[UID])} and {len(table)}), or others in"
+                f" their order: move it away, and {poses.name} is flipped alone"
+            )
         write_cryosparc(output / "poses.cs", records, np.arange(len(table)), rotations, shifts, subset)

@@ -1,6 +1,5 @@
 """Move a reconstruction made as C1 to RELION's axes of a point group, and make it symmetric."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from equipose.core.rotations import from_relion_angles, to_relion_angles
 from equipose.core.symmetry_axes import SYMMETRIC, Frame, find_axes, symmetrised
 from equipose.errors import ConfigError
 from equipose.io.files import whole_folder, write_json, write_text
-from equipose.io.maps import read_map, write_map
-from equipose.io.particle_tables import ANGLES, ORIGINS, per_particle, read_tables, write_star
+from equipose.io.maps import read_cube, write_map
+from equipose.io.particle_tables import ANGLES, ORIGINS, need, per_particle, read_tables, write_star
 from equipose.reconstruction.names import THRESHOLD
+from equipose.reconstruction.verdict import read_summary
 
 MAPS = ("volume", "half1", "half2", "mask", "local_resolution")
 
@@ -33,7 +33,11 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
         raise ConfigError(f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction")
     if out.exists():
         raise ConfigError(f"{out} exists already: remove it, or name another folder with --out")
-    maps = {name: read_map(folder / f"{name}.mrc") for name in MAPS if (folder / f"{name}.mrc").is_file()}
+    poses = folder / "poses.star"
+    optics, table = read_tables(poses, as_written=True)
+    need(poses, "particles", table, (*ANGLES, *ORIGINS))
+    box = len(read_cube(folder / "volume.mrc")[0])
+    maps = {name: read_cube(folder / f"{name}.mrc", box) for name in MAPS if (folder / f"{name}.mrc").is_file()}
     volume, voxel_size = maps["volume"]
     mask = maps["mask"][0] if "mask" in maps else 1.0
     halves = [torch.from_numpy(maps[name][0] * mask) for name in ("half1", "half2") if name in maps]
@@ -48,8 +52,6 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
         name: real_map(symmetrised(torch.from_numpy(data), symmetry, frame), len(data) // 2).numpy()
         for name, (data, _) in maps.items()
     }
-    poses = folder / "poses.star"
-    optics, table = read_tables(poses, as_written=True)
     angles = np.stack([per_particle(poses, label, optics, table) for label in ANGLES], axis=1)
     origins = np.stack([per_particle(poses, label, optics, table) for label in ORIGINS], axis=1)
     rotations = from_relion_angles(angles)
@@ -68,7 +70,7 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
             write_text(partial / "fsc.csv", pd.DataFrame(frequency | curves).to_csv(index=False))
             if (folder / "reconstruction.json").is_file():
                 found = {name: fsc.exact_resolution(each, THRESHOLD, voxel_size).first for name, each in curves.items()}
-                summary = json.loads((folder / "reconstruction.json").read_text())
+                summary = read_summary(folder)
                 changed = {"symmetry": symmetry, "resolution_angstrom": found}
                 write_json(partial / "reconstruction.json", summary | changed)
     return frame

@@ -7,11 +7,14 @@ settled in something else (a volume split over both hands, say), the poses diffe
 tells which of them failed: for molecules unlike each other, right half-sets had 0.98 or more, wrong ones 0.26 to 0.77.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import scipy.stats
 
+from equipose.errors import ConfigError
 from equipose.reconstruction.names import CONVERGED, PARTLY, THRESHOLD
 
 CONFIRMED = 0.9
@@ -44,6 +47,18 @@ class Verdict:
     says: str
     certainty: str
     shares: list[Share]
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """reconstruction.json of a reconstruction's folder. Raises ConfigError if it is broken, or of something else."""
+    path = folder / "reconstruction.json"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): run the same `equipose reconstruct` again") from error
+    if not isinstance(found, dict) or not {"agree_within_degrees", "halves_compared", "halves_agree"} <= found.keys():
+        raise ConfigError(f"{path} is not that of a reconstruction: run the same `equipose reconstruct` again")
+    return found
 
 
 def verdict(summary: dict[str, Any]) -> Verdict:

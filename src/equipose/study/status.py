@@ -85,7 +85,8 @@ def runs_in(results: Path, silent_minutes: float, now: float) -> list[RunStatus]
 
 def last_words(results: Path) -> dict[Path, list[str]]:
     """The logs of a results folder that tell of an error, with their last lines."""
-    texts = {log: log.read_text(errors="replace") for log in sorted((results / "logs").rglob("*.log"))}
+    logs = [log for log in sorted((results / "logs").rglob("*.log")) if log.is_file()]
+    texts = {log: log.read_text(errors="replace") for log in logs}
     return {log: text.splitlines()[-LAST_LINES:] for log, text in texts.items() if ERROR.search(text)}
 
 
