@@ -231,8 +231,10 @@ def whitened(volume: Tensor) -> Tensor:
 
 
 def _frames(directions: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """For each of the directions (n, 3), a rotation that turns `axis` (3,) to it: (n, 3, 3)."""
-    return np.stack([Rotation.align_vectors(direction[None], axis[None])[0].as_matrix() for direction in directions])
+    """For each of the directions (n, 3), a rotation that turns `axis` (3,), a unit vector, to it: (n, 3, 3)."""
+    across, along = np.cross(axis, directions), directions @ axis
+    sines = np.linalg.norm(across, axis=1)
+    return Rotation.from_rotvec(across * (np.arctan2(sines, along) / np.maximum(sines, 1e-12))[:, None]).as_matrix()
 
 
 def _climb(compared: _Compared, frame: np.ndarray, rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

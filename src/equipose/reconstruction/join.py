@@ -56,11 +56,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     own = [read_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
     together = compare(own, ask_each_other(own, runs))
     halves, degrees = together.halves, together.degrees
-    found_groups = (together.correlations or {}).items()
-    say(
-        f"poses are compared modulo {together.symmetry}{', which the map has only nearly' * together.nearly}"
-        + "".join(f", {name} {each:.2f}" for name, each in found_groups)
-    )
+    numbers = "".join(f", {name} {each:.2f}" for name, each in (together.correlations or {}).items())
+    say(f"point group {'nearly ' * together.nearly}{together.symmetry}{numbers}")
     for number, apart in enumerate(degrees, start=1):
         say(
             f"half {number}: both runs give {100 * np.mean(apart < AGREES):.0f} % of {len(apart)} images the same pose"
