@@ -47,6 +47,7 @@ def test_noise_does_not_hide_a_group_from_two_half_maps_and_a_part_off_still_bre
     alone, together = find_axes(first, "C3", 10), find_axes(first, "C3", 10, second)
     assert alone.correlation < 0.9 and not alone.found
     assert together.correlation > SYMMETRIC and together.found
+    assert not find_axes(noise[0], "C3", 10, noise[1]).nearly, "of maps that share nothing"
     broken = find_axes(first - 0.4 * part, "C3", 10, second - 0.4 * part)
     assert not broken.found and broken.nearly
 

@@ -68,6 +68,9 @@ fifth of a voxel costs a symmetric map a tenth of its correlation by the tenth s
 RISE = 1e-4
 """Least rise of the correlation for which a frame is moved."""
 
+UNLIKE = 0.4
+"""Least correlation of two half-maps that is divided by: maps that share less are not one molecule's."""
+
 AGREED = 0.5
 """FSC of two half-maps down to which shells are compared."""
 
@@ -153,6 +156,7 @@ def find_axes(volume: Tensor, symmetry: str, shells: float, other: Tensor | None
         float(compared.correlation(best[None], turns, POINTS, step[None])[0])
         for turns in (group(symmetry)[1:], ANY_TURNS, ALONE)
     )
+    alone = max(alone, UNLIKE)
     return Frame(best, middle + step, min(1.0, mates / alone), others / alone)
 
 
