@@ -26,7 +26,20 @@ def test_it_loads_nothing_from_elsewhere_and_every_picture_is_there(page: str) -
     found: list[str] = []
     Addresses().feed(page)
     assert all(address.startswith(("data:", "#")) for address in found)
-    assert page.count("data:image/png") == 6 and page.count("<canvas") == 3
+    assert page.count("data:image/png") == 7 and page.count("<canvas") == 3
+
+
+def test_the_directions_in_which_the_half_maps_agree_least_and_most_are_shown(joined: Path, page: str) -> None:
+    known = json.loads((joined / "reconstruction.json").read_text())["directional_fsc"]
+    assert known["worst_angstrom"] >= known["best_angstrom"] and "cones of 20°" in page
+
+
+def test_a_folder_of_before_directions_were_measured_has_a_page_too(joined: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(joined, tmp_path / "older")
+    summary = json.loads((folder / "reconstruction.json").read_text())
+    del summary["directional_fsc"]
+    (folder / "reconstruction.json").write_text(json.dumps(summary))
+    assert "cones of 20°" not in build(folder, folder, TEMPLATE, "particles")
 
 
 def test_it_says_in_words_whether_it_converged_and_that_the_hand_is_unknown(page: str) -> None:
