@@ -28,9 +28,10 @@ from equipose.io.stacks import open_stack
 from equipose.model.autoencoder import Autoencoder, save_model
 from equipose.poses.search_stages import search_length
 from equipose.reconstruction import pose_more
-from equipose.reconstruction.finished import Finished, _is_trained, read_finished
+from equipose.reconstruction.finished import Finished, read_finished
 from equipose.reconstruction.handback import SCORE
 from equipose.training.evaluate import RelionPoses
+from equipose.training.run_progress import networks_trained
 
 NEW = 40
 PREPARED = {
@@ -196,7 +197,7 @@ def test_networks_that_were_not_trained_are_not_asked(
     model, last = Autoencoder(searched, 0.7), search_length(config.model.search)
     for steps, trained in ((last, False), (last + 1, True)):
         (tmp_path / "history.csv").write_text(f"step,seconds\n{steps},1\n")
-        assert _is_trained(model, tmp_path) is trained
+        assert networks_trained(tmp_path, model.config) is trained
     halves = tuple(dataclasses.replace(half, trained=False) for half in finished.halves)
     untrained = dataclasses.replace(finished, halves=halves)
     with pytest.raises(ConfigError, match="leave out --encoder-only"):

@@ -87,11 +87,13 @@ def refine(
     shifts: np.ndarray,
     say: Callable[[str], None],
     kept: Path,
+    trained: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, Tensor]:
     """Poses of all particles after at most `refine_passes`, and the volume at the points of a grid of radius L/2.
 
     The first pass starts from `rotations` (n, 3, 3) and `shifts` (n, 2), Å of the content from pixel L/2; the returned
-    poses are of the same kind. The state after a pass is kept in a file, and the same call continues from it.
+    poses are of the same kind. The state after a pass is kept in a file, and the same call continues from it. Where
+    the networks were not `trained`, the decoder's volume is not asked.
     """
     device, radius = model.frequencies.device, model.box // 2
     generator, passes = torch.Generator(device).manual_seed(model.config.seed), model.config.model.refine_passes
@@ -105,7 +107,7 @@ def refine(
         generator.set_state(known["generator"].cpu())
         say(f"refinement: continuing after pass {first} ({kept})")
     else:
-        volume = _first_volume(model, particles, turned, moved)
+        volume = _first_volume(model, particles, turned, moved, trained)
     for refine_pass in range(first, first if settled else passes):
         started, following = time.perf_counter(), empty_grid(radius, device)
         part = min(1.0, refine_pass / min(passes - 1, RISING)) if passes > 1 else 1.0
@@ -181,14 +183,14 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
     return float((apart < CONSISTENT).mean())
 
 
-def _first_volume(model: Autoencoder, particles: Particles, rotations: Tensor, shifts: Tensor) -> Tensor:
+def _first_volume(model: Autoencoder, particles: Particles, rotations: Tensor, shifts: Tensor, trained: bool) -> Tensor:
     """The volume (m³, 2) for the first pass: the decoder's, or the search's if that explains images better.
 
     The search's is better if the encoder could not learn the poses or was not trained. The first images are compared
     with both volumes, at the better of their given poses and of the poses that a search finds.
     """
     radius, device = model.box // 2, rotations.device
-    volumes = [sampled(model.decoder, radius, device)]
+    volumes = [sampled(model.decoder, radius, device)] if trained or model.found is None else []
     if model.found is not None:
         volumes.append(from_real_map(model.found.to(device), radius))
     rows, errors = torch.arange(min(BATCH, len(rotations)), device=device), []

@@ -15,6 +15,8 @@ Shifts are in pixels about the transform's origin L/2.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -31,8 +33,23 @@ SPIRAL = (2**0.5, 1.533751168755204288)
 NO_BELIEF = 1e-12
 """Weights of poses below this become 0: multiplying denormal numbers takes ten times as long."""
 
-AT_ONCE = 2**23
+AT_ONCE = 2**20
 """Number of poses, over all images, that are compared at once: a larger number does not fit into the cache."""
+
+
+@contextmanager
+def quick_products() -> Iterator[None]:
+    """Within, a processor's products of matrices are oneDNN's, in bfloat16 where the processor has it for this.
+
+    Sums are in float32. For AMD processors PyTorch's own choice, MKL, has code of half the speed: 97 for 226 GFLOP/s on
+    an EPYC with AVX-512, with the same errors of 6e-6.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def random_rotations(count: int, generator: torch.Generator) -> Tensor:
@@ -124,27 +141,32 @@ def search_step(
     slices = grid_slices(masked_volume(grid), grid.radius, rotations, disc)
     white = whitened(disc, spectrum)
     prior = shift_weight(deviation) * shifts.square().sum(-1) / 2
-    flat, squares = _flat(slices), slices.abs().square()
-    signal = torch.zeros_like(flat)
-    power = torch.zeros_like(signal[:, ::2])
+    tempered = _flat(slices * white.weights) / temperature
+    squares = slices.abs().square() / (2 * temperature)
+    phases = shift_phase(-shifts, disc)
+    signal = torch.zeros_like(tempered)
+    power = torch.zeros_like(squares)
     missed, weighed = torch.zeros_like(power[0]), torch.zeros_like(temperature)
     images = max(1, AT_ONCE // (len(shifts) * len(slices)))
     for target_part, transfer_part in zip(target.split(images), transfer.split(images), strict=True):
-        overlap = overlaps(flat, target_part, transfer_part, white, shifts)
-        overlap -= ((transfer_part**2 * white.weights) @ squares.T)[:, None] / 2
-        overlap -= prior[:, None]
-        best = overlap.flatten(1).argmax(1)
-        belief = torch.softmax(overlap.flatten(1).div_(temperature), dim=1)
+        centred = _flat((target_part * transfer_part)[:, None] * phases)  # (b, s, 2n)
+        of_powers = transfer_part**2
+        with quick_products():
+            likelihood = centred @ tempered.T  # (b, s, o), logarithms
+            likelihood -= ((of_powers * white.weights) @ squares.T)[:, None]
+        likelihood -= (prior / temperature)[:, None]
+        best = likelihood.flatten(1).argmax(1)
+        belief = torch.softmax(likelihood.flatten(1), dim=1)
         torch.threshold_(belief, NO_BELIEF, 0.0)
-        weighed -= belief.square().sum(1).log().sum()
+        weighed -= 2 * belief.norm(dim=1).log().sum()
 
-        chosen = transfer_part * shift_phase(shifts[best // len(slices)], disc) * slices[best % len(slices)]
+        chosen = transfer_part * phases[best // len(slices)].conj() * slices[best % len(slices)]
         missed += (target_part - chosen).abs().square().sum(0)
 
-        belief = belief.view_as(overlap)  # (b, s, o)
-        centred = (target_part * transfer_part)[:, None] * shift_phase(-shifts, disc)
-        signal += belief.flatten(0, 1).T @ _flat(centred).flatten(0, 1)  # (o, 2n)
-        power += belief.sum(1).T @ transfer_part**2
+        belief = belief.view_as(likelihood)
+        with quick_products():
+            signal += belief.flatten(0, 1).T @ centred.flatten(0, 1)  # (o, 2n)
+            power += belief.sum(1).T @ of_powers
 
     temperature.mul_((hypotheses / (weighed / len(target)).exp()).sqrt().clamp(0.5, 2)).clamp_(min=1)
     residual = missed / len(target)
@@ -191,7 +213,8 @@ def match(
     images = max(1, AT_ONCE // (len(shifts) * len(slices)))
     for target_part, transfer_part in zip(target.split(images), transfer.split(images), strict=True):
         overlap = overlaps(flat, target_part, transfer_part, disc, shifts) - beyond
-        power = (transfer_part**2 * disc.weights) @ squares.T
+        with quick_products():
+            power = (transfer_part**2 * disc.weights) @ squares.T
         nearest = overlap.amax(dim=1).float()  # (b, o): at each orientation's best shift
         total = (target_part.abs() ** 2 * disc.weights).sum(-1, keepdim=True)
         error, best = (total + power - 2 * nearest).topk(kept, dim=1, largest=False)
@@ -204,7 +227,8 @@ def match(
 def overlaps(flat: Tensor, target: Tensor, transfer: Tensor, disc: HalfDisc, shifts: Tensor) -> Tensor:
     """Re⟨CTF T* Î, P⟩ (b, s, o), one real matrix product for all shifts and slices P, `flat` (o, 2n), in their type."""
     moved = (target * transfer * disc.weights)[:, None] * shift_phase(-shifts, disc)  # (b, s, n)
-    return _flat(moved).to(flat) @ flat.T
+    with quick_products():
+        return _flat(moved).to(flat) @ flat.T
 
 
 def refine_poses(

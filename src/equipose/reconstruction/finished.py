@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -25,10 +24,10 @@ from equipose.io.half_sets import SUBSET
 from equipose.io.maps import read_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, per_particle, read_tables
 from equipose.model.autoencoder import Autoencoder, load_model
-from equipose.poses.search_stages import search_length
 from equipose.reconstruction.halves import Half, as_seen, read_half
 from equipose.reconstruction.handback import SCORE
 from equipose.reconstruction.verdict import crossings, verdict
+from equipose.training.run_progress import networks_trained
 
 NEEDED = ("poses.star", "half1.mrc", "half2.mrc", "mask.mrc", "reconstruction.json")
 
@@ -99,7 +98,7 @@ def read_finished(folder: Path, work: Path, anyway: bool) -> Finished:
         model = load_model(run / "model.pt")
         own = real_map(as_seen(model, half.moved(frame)), half.box // 2)
         prepared = json.loads((dataset / "preparation.json").read_text())
-        found.append(FinishedHalf(model, _is_trained(model, run), prepared, frame, own, maps[2 - number]))
+        found.append(FinishedHalf(model, networks_trained(run, model.config), prepared, frame, own, maps[2 - number]))
     first, second = found
     box, voxel_size = halves[0].box, halves[0].particles.voxel_size
     shells = box * voxel_size / (crossings(summary)["corrected"] or box * voxel_size) + 1
@@ -125,13 +124,6 @@ def _runs(folder: Path, work: Path, summary: dict[str, Any]) -> tuple[list[Path]
             " or symmetrise made of it while it lies where it did"
         )
     return places, [Path(dataset) for dataset in datasets]
-
-
-def _is_trained(model: Autoencoder, run: Path) -> bool:
-    """Whether the run went on after its search."""
-    if model.config.model.init != "search" or not (run / "history.csv").is_file():
-        return True
-    return int(pd.read_csv(run / "history.csv")["step"].iloc[-1]) > search_length(model.config.model.search)
 
 
 def _poses(star: Path) -> tuple[Any, tuple[np.ndarray, np.ndarray]]:

@@ -23,7 +23,8 @@ from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import reporter
 from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.poses.refinement import poses_against
-from equipose.training.evaluate import RelionPoses, predict
+from equipose.training.evaluate import RelionPoses, predict, unknown_poses
+from equipose.training.run_progress import networks_trained
 
 BATCH = 500
 """Images read at once."""
@@ -135,7 +136,8 @@ def _asked(run: Path, own: Half, other: Half) -> RelionPoses:
     against the map of its own half-set. It uses nothing of the other half-set's run.
     """
     model, asked = load_model(run / "model.pt"), other.some(slice(COMPARED)).particles
-    answers, _ = predict(model, asked, reporter())
+    known = networks_trained(run, model.config)
+    answers = predict(model, asked, reporter())[0] if known else unknown_poses(asked)
     return RelionPoses(*poses_against(model, as_seen(model, own), asked, answers.rotations, answers.shifts))
 
 

@@ -47,6 +47,7 @@ from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.model.devices import claim_device
 from equipose.poses.pose_choice import EncoderPoses, best_path_finder, own_pose_finder
 from equipose.poses.refinement import confirmed_share, refine
+from equipose.training.run_progress import networks_trained
 
 FSC_RULE = (
     "volume aligned by the poses' rotation, hand and translation; unmasked; frequencies rounded to whole shells 1 to"
@@ -76,6 +77,12 @@ def predict(model: Autoencoder, particles: Particles, progress: Report) -> tuple
         progress("the encoder's poses:", start + len(images), len(particles.images))
     direct, *best_path = (_gather(poses, model.voxel_size) for poses in found)
     return direct, best_path[0] if best_path else None
+
+
+def unknown_poses(particles: Particles) -> RelionPoses:
+    """Where networks were not trained: the same pose for all images. A search finds them their own."""
+    count = len(particles.images)
+    return RelionPoses(np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 2)))
 
 
 def map_of(transform: Callable[[Tensor], Tensor], model: Autoencoder, alignment: Alignment) -> np.ndarray:
@@ -137,7 +144,8 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     config = RunConfig.load(run / "config.json")
     model = load_model(run / "model.pt").to(device)
     particles = read_particles(dataset / "particles.star")
-    direct, best_path = predict(model, particles, reporter(say))
+    trained = networks_trained(run, config) or not config.model.refine_passes
+    direct, best_path = predict(model, particles, reporter(say)) if trained else (unknown_poses(particles), None)
     if not (np.isfinite(direct.rotations).all() and np.isfinite(direct.shifts).all()):
         raise ConfigError(
             f"{run / 'model.pt'} predicts NaN poses: training diverged; lower training.optimizer.learning_rate."
@@ -147,7 +155,8 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     transform = functools.partial(_decoder_values, model)
     if config.model.refine_passes:
         start = best_path or direct
-        rotations, shifts, volume = refine(model, particles, start.rotations, start.shifts, say, run / REFINEMENT)
+        where = run / REFINEMENT
+        rotations, shifts, volume = refine(model, particles, start.rotations, start.shifts, say, where, trained)
         kinds["refined"] = RelionPoses(rotations, shifts)
         transform = functools.partial(_grid_values, model, volume)
     exported = kinds["refined"] or best_path or direct

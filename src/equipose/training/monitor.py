@@ -13,7 +13,7 @@ from equipose.core.pose_metrics import hand_shares, paper_scores
 from equipose.io.particles import Particles
 from equipose.model.autoencoder import Autoencoder, decoder_volume
 from equipose.poses.pose_choice import pose_finder
-from equipose.poses.search_stages import Fetch, stage
+from equipose.poses.search_stages import Fetch, search_length, stage
 from equipose.training.run_progress import Progress, spent_part
 
 
@@ -40,7 +40,10 @@ def record_scores(
 
     The model is in evaluation mode.
     """
-    rotations, _ = predict_poses(model, fetch, evaluated[0])
+    if particles.rotations is None and knows_nothing(model.config, progress):
+        rotations = np.full((len(evaluated[0]), 3, 3), np.nan)
+    else:
+        rotations, _ = predict_poses(model, fetch, evaluated[0])
     row = {
         "step": progress.step,
         "seconds": round(progress.seconds, 3),
@@ -61,6 +64,11 @@ def record_scores(
     progress.poses.append(rotations.astype(np.float32))
     progress.loss_sum, progress.loss_count = 0.0, 0
     say(progress_line(model.config, progress))
+
+
+def knows_nothing(config: RunConfig, progress: Progress) -> bool:
+    """Whether no step has trained the networks yet."""
+    return progress.search is not None and progress.step <= search_length(config.model.search)
 
 
 def keep_snapshots(model: Autoencoder, progress: Progress, row: dict[str, Any]) -> None:

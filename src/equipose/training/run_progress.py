@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
 from equipose.config.settings import RunConfig
@@ -41,6 +43,13 @@ def needs_no_networks(config: RunConfig, progress: Progress) -> bool:
     if search.fit != "unless_agreed" or progress.search is None or progress.step < search_length(search):
         return False
     return agreed(progress.search)
+
+
+def networks_trained(run: Path, config: RunConfig) -> bool:
+    """Whether the run in this folder went on after its search."""
+    if config.model.init != "search" or not (run / "history.csv").is_file():
+        return True
+    return int(pd.read_csv(run / "history.csv")["step"].iloc[-1]) > search_length(config.model.search)
 
 
 def stayed_converged(config: RunConfig, progress: Progress) -> bool:
