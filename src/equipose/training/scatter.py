@@ -1,7 +1,7 @@
 """A pass of refinement in several jobs, whose back-projections are summed: for more particles than a machine refines.
 
     python -m equipose.training.scatter part --run RUN --dataset DIR --folder DIR --refine-pass P --job J --jobs N
-    python -m equipose.training.scatter gather --run RUN --dataset DIR --folder DIR --refine-pass P --jobs N
+    python -m equipose.training.scatter gather --run RUN --folder DIR --refine-pass P --jobs N
 
 A job has a fixed slice of the particles, and keeps their poses in a file of its own: passP.jobJ.pt, with its sums.
 `gather` adds the sums of all jobs to passP.pt. A part of a pass reads that file of the pass before, and its own poses.
@@ -90,16 +90,17 @@ def gather(run: Path, folder: Path, refine_pass: int, jobs: int) -> None:
         state |= {"signal": sums.signal, "power": sums.power}
         say(f"pass {refine_pass + 1}: {elsewhere} of {count} poses changed, the map correlates by {alike:.4f}")
         if settled or refine_pass + 1 == passes:
-            found = [_load(_of_job(folder, refine_pass, job)) for job in range(jobs)]
+            every = [_load(_of_job(folder, refine_pass, job)) for job in range(jobs)]
             names = {"rotations": "turned", "shifts": "moved", "start": "begun"}
-            joined = {name: torch.cat([each[key] for each in found]) for name, key in names.items()}
+            joined = {name: torch.cat([each[key] for each in every]) for name, key in names.items()}
             _save(state | joined, run / REFINEMENT)
     _save(state, _gathered(folder, refine_pass))
 
 
 def _start(model: Autoencoder, particles: Particles, trained: bool) -> tuple[Tensor, Tensor]:
     """The poses from which the first pass starts, as for `refine_part`."""
-    known = predict(model, particles, reporter(say))[0] if trained else unknown_poses(particles)
+    direct, best_path = predict(model, particles, reporter(say)) if trained else (unknown_poses(particles), None)
+    known = best_path or direct
     return on_device(model, known.rotations, known.shifts)
 
 
@@ -129,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m equipose.training.scatter", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["part", "gather"])
     parser.add_argument("--run", type=Path, required=True, help="run folder, with model.pt and history.csv")
-    parser.add_argument("--dataset", type=Path, required=True, help="dataset folder, with particles.star")
+    parser.add_argument("--dataset", type=Path, help="of a part: dataset folder, with particles.star")
     parser.add_argument("--folder", type=Path, required=True, help="of the passes' files")
     parser.add_argument("--refine-pass", type=number(int, 0), required=True, help="from 0")
     parser.add_argument("--job", type=number(int, 0), default=0, help="from 0")
