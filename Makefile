@@ -20,7 +20,7 @@ BIN := .venv/bin
 OUTSIDE := --ignore tests/browser --ignore tests/interop --ignore tests/faults --ignore tests/slurm --ignore tests/gpu --ignore tests/install
 WORKERS := --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: demo ablation test lint unit-test workflow-test test-interop test-browser test-faults test-slurm test-gpu test-install docs fuzz mutation plan bench format clean
+.PHONY: demo ablation test lint unit-test workflow-test test-interop test-browser test-faults test-slurm test-gpu test-install docs fuzz mutation plan bench bench-peers bench-scale format clean
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores all --quiet host rules --configfile workflow/presets/demo.yaml
@@ -88,6 +88,14 @@ plan: .venv/installed
 bench: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench.py $(BENCH)
 
+# RELION is Debian's; cryoDRGN and ASPIRE get environments of their own.
+bench-peers: .venv/installed build/peers/installed
+	$(BIN)/python tests/benchmarks/peers/race.py build/race $(BENCH)
+	$(BIN)/python tests/benchmarks/peers/race.py build/race --score
+
+bench-scale: .venv/installed
+	$(BIN)/python tests/benchmarks/scale.py build/scale $(BENCH)
+
 format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -104,6 +112,13 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[test,slurm]'
 	$(BIN)/pip install --quiet $(PIP_OPTIONS) --no-deps --requirement requirements-nodeps.txt
+	touch $@
+
+build/peers/installed:
+	$(PYTHON) -m venv build/peers/cryodrgn
+	$(PYTHON) -m venv build/peers/aspire
+	build/peers/cryodrgn/bin/pip install --quiet $(PIP_OPTIONS) cryodrgn==4.3.1
+	build/peers/aspire/bin/pip install --quiet $(PIP_OPTIONS) aspire==0.14.3
 	touch $@
 
 .venv-interop/installed:

@@ -31,6 +31,7 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/reconstruct.smk"
+include: "workflow/rules/scatter.smk"
 
 
 localrules:

@@ -17,7 +17,6 @@ from equipose.core.noise import filtered, shells
 from equipose.data import prepare as preparation
 from equipose.data.prepare import fourier_crop, prepare
 from equipose.errors import ConfigError
-from equipose.io import resumable_stack
 from equipose.io.half_sets import half_of
 from equipose.io.particle_tables import ANGLES, read_tables, write_star
 from equipose.io.particles import read_particles, summarise
@@ -166,7 +165,7 @@ def test_whitened_images_are_the_others_with_the_filter_that_is_written_down(set
 
 
 def test_an_interrupted_preparation_goes_on_to_the_same_files(settings, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(resumable_stack, "PART", 8)
+    monkeypatch.setattr(preparation, "CHUNK", 8)
     prepare(settings, tmp_path / "whole", quiet)
     done, made = preparation.prepared, []
 

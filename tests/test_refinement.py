@@ -38,7 +38,7 @@ def test_images_are_compared_with_the_map_of_all_others(monkeypatch, small_run, 
     )
     assert np.allclose(rotations, particles.rotations, atol=1e-6)
 
-    turned, moved = refinement._on_device(model, particles.rotations, particles.shifts)
+    turned, moved = refinement.on_device(model, particles.rotations, particles.shifts)
     every = torch.arange(len(turned))
     whole = grid_volume(refinement._back_projected(model, particles, every, turned, moved))
     assert torch.allclose(volume, whole, atol=1e-6 * float(whole.abs().max()))
@@ -129,14 +129,14 @@ def test_refinement_starts_from_the_map_that_explains_images_better(small_run, s
     """The search's map if the decoder is untrained; the decoder's if the search's map is noise, or there is none."""
     particles = read_particles(simulated_dataset.folder / "particles.star")
     model = Autoencoder(small_run("d4_l2", 32), 1.0)
-    turned, moved = refinement._on_device(model, particles.rotations, particles.shifts)
+    turned, moved = refinement.on_device(model, particles.rotations, particles.shifts)
     every = torch.arange(len(turned))
     right = real_map(grid_volume(refinement._back_projected(model, particles, every, turned, moved)), 16)
     untrained = sampled(model.decoder, 16, torch.device("cpu"))
     noise = 100 * torch.randn(right.shape, generator=torch.Generator().manual_seed(0)) * right.std()
     for found, expected in ((right, from_real_map(right, 16)), (noise, untrained), (None, untrained)):
         model.found = found
-        torch.testing.assert_close(refinement._first_volume(model, particles, turned, moved), expected)
+        torch.testing.assert_close(refinement.first_volume(model, particles, turned, moved, True), expected)
 
 
 def test_an_image_that_goes_to_a_mate_of_its_pose_has_settled(monkeypatch, small_run, simulated_dataset, tmp_path):

@@ -32,14 +32,13 @@ class Maker:
 
         shape = (COUNT, BOX, BOX)
         resumable_stack.write_stack(
-            self.path, shape, 2.5, settings, lambda place: self.images[place], double, self.said.append
+            self.path, shape, 2.5, settings, 3, lambda place: self.images[place], double, self.said.append
         )
         return self.path.read_bytes()
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
-    monkeypatch.setattr(resumable_stack, "PART", 3)
+def make(tmp_path: Path) -> Maker:
     return Maker(tmp_path)
 
 

@@ -11,6 +11,7 @@ continues (resumable_stack.py).
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,8 @@ from equipose.io.progress import run_main, say
 from equipose.io.resumable_stack import sha256, write_stack
 from equipose.io.stacks import resampled
 
-CHUNK = 256
-"""Number of images that are checked at once."""
+CHUNK, PIXELS = 256, 2**23
+"""Number of images, and of their pixels, that are read at once. Of 1,024 pixels a side, 256 images took 5 GB."""
 
 SAMPLE = 5000
 """Number of images from which the contrast is found."""
@@ -154,9 +155,9 @@ def prepare(config: PreparationConfig, output: Path, say: Callable[[str], None])
 def check(config: PreparationConfig, particles: Particles, rows: np.ndarray) -> None:
     """Raise ConfigError where `prepare` would, for some rows of particles that are read, as far as a sample tells."""
     how, _ = preparation_of(config, particles, rows)
-    part = rows[np.linspace(0, len(rows) - 1, min(CHUNK, len(rows))).astype(int)]
-    images = prepared(_images(particles, part, how), particles.ctf[part], how.applied[part], how)
-    _refuse_masked(config, particles, part, images)
+    for part in _blocks(particles, rows, CHUNK):
+        images = prepared(_images(particles, part, how), particles.ctf[part], how.applied[part], how)
+        _refuse_masked(config, particles, part, images)
 
 
 def preparation_of(
@@ -251,8 +252,7 @@ def contrast(
     disc = half_disc(config.box, CONTRAST_SHELLS)
     disc.weights[disc.k.norm(dim=-1) < 0.5] = 0  # the mean is no contrast
     seen = []
-    sample = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
-    for part in np.array_split(sample, max(1, len(sample) // CHUNK)):
+    for part in _blocks(particles, rows, SAMPLE):
         images = torch.from_numpy(fourier_crop(np.asarray(particles.images[part], np.float32), config.box))
         transfer = ctf(torch.from_numpy(particles.ctf[part]), disc.k, config.box * voxel_size)
         coefficients = to_half_disc(images / images.std(dim=(1, 2), keepdim=True).clamp_min(1e-12), disc)
@@ -268,6 +268,16 @@ def contrast(
     return (1 if values.mean() > 0 else -1), certainty
 
 
+def _blocks(particles: Particles, rows: np.ndarray, most: int) -> list[np.ndarray]:
+    """At most so many of the `rows`, evenly chosen, in blocks that are read at once."""
+    chosen = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+    return np.array_split(chosen, math.ceil(len(chosen) / _at_once(particles)))
+
+
+def _at_once(particles: Particles) -> int:
+    return max(1, min(CHUNK, PIXELS // particles.images.shape[-1] ** 2))
+
+
 def looks_flipped(particles: Particles, rows: np.ndarray, voxel_size: float, box: int) -> bool:
     """Whether phases seem to be flipped: then the images in a shell do not change their sign with the CTF.
 
@@ -277,9 +287,8 @@ def looks_flipped(particles: Particles, rows: np.ndarray, voxel_size: float, box
     disc = half_disc(box, FLIP_SHELLS[1])
     shell = disc.shells
     with_sign, without = [], []
-    sample = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
     by_shell = torch.nn.functional.one_hot(shell).float() * disc.weights[:, None]
-    for part in np.array_split(sample, max(1, len(sample) // CHUNK)):
+    for part in _blocks(particles, rows, SAMPLE):
         images = torch.from_numpy(fourier_crop(np.asarray(particles.images[part], np.float32), box))
         transfer = ctf(torch.from_numpy(particles.ctf[part]), disc.k, box * voxel_size)
         coefficients = to_half_disc(images / images.std(dim=(1, 2), keepdim=True).clamp_min(1e-12), disc).real
@@ -337,10 +346,9 @@ def _applied(star: Path, particles: Particles) -> np.ndarray:
 
 def _whitening(particles: Particles, rows: np.ndarray, how: Preparation) -> np.ndarray:
     """The filter by shell that makes the background of a sample of the images white."""
-    sample = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
     window = scipy.ndimage.gaussian_filter(how.background.astype(float), SOFT, mode="wrap") * how.background
     unmasked, spectra = dataclasses.replace(how, mask=None), []
-    for part in np.array_split(sample, max(1, len(sample) // CHUNK)):
+    for part in _blocks(particles, rows, SAMPLE):
         images = prepared(_images(particles, part, how), particles.ctf[part], how.applied[part], unmasked)
         spectra.append(
             noise_power(images[np.isfinite(images).all(axis=(1, 2))], window)
@@ -382,7 +390,8 @@ def _write_stack(
         how.whitening,
         particles.ctf[rows],
     )
-    write_stack(path, (len(rows), config.box, config.box), how.voxel_size, settings, source, result, say)
+    shape = len(rows), config.box, config.box
+    write_stack(path, shape, how.voxel_size, settings, _at_once(particles), source, result, say)
 
 
 def _refuse_masked(config: PreparationConfig, particles: Particles, rows: np.ndarray, images: np.ndarray) -> None:

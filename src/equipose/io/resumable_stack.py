@@ -17,35 +17,33 @@ from equipose.errors import ConfigError
 from equipose.io.progress import reporter
 from equipose.io.stacks import HEADER
 
-PART = 256
-"""Images that are made at once."""
-
 
 def write_stack(
     path: Path,
     shape: tuple[int, int, int],
     voxel_size: float,
     settings: str,
+    part: int,
     source: Callable[[slice], np.ndarray],
     result: Callable[[np.ndarray, slice], np.ndarray],
     say: Callable[[str], None],
 ) -> None:
-    """Write images of `shape` (n, L, L), float32: for each slice, `source` reads the input and `result` computes them.
+    """Write images of `shape` (n, L, L), float32: `source` reads and `result` computes `part` of them at a time.
 
     `settings` is the SHA-256 of everything else that decides the images. If `result` raises ConfigError, no file stays.
     """
     partial, journal = path.with_name(f".partial-{path.name}"), path.with_name(f".partial-{path.stem}.sums")
     made = _read_journal(partial, journal, settings)
     if made:
-        say(f"continuing: {len(made)} parts of {PART} images were made before; they are checked, not made again")
+        say(f"continuing: {len(made)} parts of {part} images were made before; they are checked, not made again")
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         _start(partial, journal, shape, voxel_size, settings)
     stack = np.memmap(partial, np.float32, "r+", HEADER.itemsize, shape)
     report = reporter(say)
     with open(journal, "a") as lines:
-        for start in range(0, len(stack), PART):
-            place = slice(start, min(start + PART, len(stack)))
+        for start in range(0, len(stack), part):
+            place = slice(start, min(start + part, len(stack)))
             images = source(place)
             if made.get(start) != (sha256(images), sha256(stack[place])):
                 try:

@@ -31,6 +31,7 @@ from equipose.core.fourier_grid import (
     grid_volume,
     insert_images,
     sampled,
+    together,
     with_slopes,
     without,
 )
@@ -95,53 +96,100 @@ def refine(
     poses are of the same kind. The state after a pass is kept in a file, and the same call continues from it. Where
     the networks were not `trained`, the decoder's volume is not asked.
     """
-    device, radius = model.frequencies.device, model.box // 2
-    generator, passes = torch.Generator(device).manual_seed(model.config.seed), model.config.model.refine_passes
-    turned, moved = _on_device(model, rotations, shifts)
+    device, radius, passes = model.frequencies.device, model.box // 2, model.config.model.refine_passes
+    turned, moved = on_device(model, rotations, shifts)
     volume: Tensor | None = None
     grid: FourierGrid | None = None
     first, settled, start, alike = 0, False, turned.clone(), 0.0
     if known := _known(kept, start):
         first, settled, turned, moved = known["passes"], known["settled"], known["rotations"], known["shifts"]
         grid, alike = FourierGrid(radius, known["signal"], known["power"]), known.get("alike", 0.0)
-        generator.set_state(known["generator"].cpu())
         say(f"refinement: continuing after pass {first} ({kept})")
     else:
-        volume = _first_volume(model, particles, turned, moved, trained)
+        volume = first_volume(model, particles, turned, moved, trained)
     for refine_pass in range(first, first if settled else passes):
-        started, following = time.perf_counter(), empty_grid(radius, device)
-        part = min(1.0, refine_pass / min(passes - 1, RISING)) if passes > 1 else 1.0
-        resolution, elsewhere = FIRST_PASS + part * (1 - FIRST_PASS), 0
-        before = None if grid is None else grid_map(grid)
-        mask = None if before is None else solvent_mask(before)
+        started, following, elsewhere = time.perf_counter(), empty_grid(radius, device), 0
+        reference = volume if grid is None else (grid, solvent_mask(grid_map(grid)))
+        assert reference is not None  # the first volume, or that of `grid`
         for some in torch.arange(len(turned), device=device).chunk(PARTS):
-            if grid is not None:
-                volume = masked_volume(without(grid, _back_projected(model, particles, some, turned, moved)), mask)
-            assert volume is not None  # the first one, or that of `grid`
-            field = with_slopes(volume, radius)
-            for rows in some.split(BATCH):
-                batch = _read(model, particles, rows)
-                poses = _best_pose(model, field, resolution, batch, turned[rows], moved[rows], generator)
-                mates = turned[rows, None] @ model.group
-                elsewhere += int(((poses[0][:, None] - mates).square().sum((2, 3)).amin(1) > CONSISTENT).sum())
-                turned[rows], moved[rows] = poses
-                disc, target, transfer = _coefficients(batch, model.disc)
-                insert_images(following, *poses, disc, target, transfer, model.group)
-            done = int(some[-1]) + 1
+            changed, sums = refine_part(model, particles, some, turned, moved, reference, refine_pass)
+            following, elsewhere, done = together(following, sums), elsewhere + changed, int(some[-1]) + 1
             left = (time.perf_counter() - started) * (len(turned) / done - 1)
             say(f"refinement {refine_pass + 1}/{passes}: {done} images, {left:.0f} s left")
-        was, alike = alike, 0.0 if before is None or mask is None else _correlation(before, grid_map(following), mask)
+        alike, settled = judge_pass(refine_pass, passes, elsewhere / len(turned), grid, following, alike)
         say(f"refinement {refine_pass + 1}/{passes}: {elsewhere} poses changed, the map correlates by {alike:.4f}")
-        still = alike > STILL or (refine_pass > RISING and was >= alike > ALIKE)
-        grid, settled = following, part == 1 and (elsewhere < SETTLED * len(turned) or still)
-        known = {"passes": refine_pass + 1, "settled": settled, "generator": generator.get_state(), "start": start}
-        known |= {"rotations": turned, "shifts": moved, "signal": grid.signal, "power": grid.power, "alike": alike}
+        grid = following
+        known = {"passes": refine_pass + 1, "settled": settled, "start": start, "alike": alike}
+        known |= {"rotations": turned, "shifts": moved, "signal": grid.signal, "power": grid.power}
         with whole_file(kept) as partial:
             torch.save(known, partial)
         if settled:
             break
     assert grid is not None  # of the last pass
     return *_as_arrays(model, turned, moved), grid_volume(grid)
+
+
+def refine_part(
+    model: Autoencoder,
+    particles: Particles,
+    some: Tensor,
+    turned: Tensor,
+    moved: Tensor,
+    reference: Tensor | tuple[FourierGrid, Tensor],
+    refine_pass: int,
+    offset: int = 0,
+) -> tuple[int, FourierGrid]:
+    """A pass over the rows `some` of the particles: the number of poses that changed, and the sums of these rows.
+
+    Their poses in `turned` (n, 3, 3) and `moved` (n, 2), pixels, are replaced. `reference` is a volume (m³, 2), or the
+    sums of the pass before over all images, these among them, and the mask (L, L, L) of their map. The first of the
+    particles is row `offset` of all: the random turn of the orientations that are tried hangs on an image's place
+    alone, so that a part of a pass gives the same in a job of its own.
+    """
+    radius, device = model.box // 2, turned.device
+    resolution = FIRST_PASS + _risen(refine_pass, model.config.model.refine_passes) * (1 - FIRST_PASS)
+    if isinstance(reference, Tensor):
+        volume = reference
+    else:
+        grid, mask = reference
+        volume = masked_volume(without(grid, _back_projected(model, particles, some, turned, moved)), mask)
+    field, sums, elsewhere = with_slopes(volume, radius), empty_grid(radius, device), 0
+    for rows in some.split(BATCH):
+        seed = np.random.default_rng([model.config.seed, refine_pass, offset + int(rows[0])]).integers(2**62)
+        generator = torch.Generator(device).manual_seed(int(seed))
+        batch = _read(model, particles, rows)
+        poses = _best_pose(model, field, resolution, batch, turned[rows], moved[rows], generator)
+        mates = turned[rows, None] @ model.group
+        elsewhere += int(((poses[0][:, None] - mates).square().sum((2, 3)).amin(1) > CONSISTENT).sum())
+        turned[rows], moved[rows] = poses
+        disc, target, transfer = _coefficients(batch, model.disc)
+        insert_images(sums, *poses, disc, target, transfer, model.group)
+    return elsewhere, sums
+
+
+def judge_pass(
+    refine_pass: int,
+    passes: int,
+    changed: float,
+    before: FourierGrid | None,
+    following: FourierGrid,
+    was: float,
+) -> tuple[float, bool]:
+    """The correlation of a pass's map with the one before, and whether no other pass is to follow.
+
+    `changed` is the share of the poses that changed, and `was` the correlation after the pass before.
+    """
+    alike = 0.0
+    if before is not None:
+        volume = grid_map(before)
+        alike = _correlation(volume, grid_map(following), solvent_mask(volume))
+    still = alike > STILL or (refine_pass > RISING and was >= alike > ALIKE)
+    return alike, _risen(refine_pass, passes) == 1 and (changed < SETTLED or still)
+
+
+def _risen(refine_pass: int, passes: int) -> float:
+    """The part of the way from the first pass's shells to all of them."""
+    return min(1.0, refine_pass / min(passes - 1, RISING)) if passes > 1 else 1.0
 
 
 @torch.no_grad()
@@ -156,7 +204,7 @@ def poses_against(
     """
     generator = torch.Generator(volume.device).manual_seed(model.config.seed)
     field = with_slopes(volume, model.box // 2)
-    turned, moved = _on_device(model, rotations, shifts)
+    turned, moved = on_device(model, rotations, shifts)
     for rows in torch.arange(len(turned), device=volume.device).split(BATCH):
         batch = _read(model, particles, rows)
         turned[rows], moved[rows] = _best_pose(model, field, 1.0, batch, turned[rows], moved[rows], generator)
@@ -173,7 +221,7 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
     """
     judged = min(JUDGED, math.ceil(len(rotations) / 2))
     if model.config.model.refine_passes:
-        turned, moved = _on_device(model, rotations, shifts)
+        turned, moved = on_device(model, rotations, shifts)
         others = torch.arange(judged, len(turned), device=turned.device)
         volume = masked_volume(_back_projected(model, particles, others, turned, moved))
     else:
@@ -183,7 +231,7 @@ def confirmed_share(model: Autoencoder, particles: Particles, rotations: np.ndar
     return float((apart < CONSISTENT).mean())
 
 
-def _first_volume(model: Autoencoder, particles: Particles, rotations: Tensor, shifts: Tensor, trained: bool) -> Tensor:
+def first_volume(model: Autoencoder, particles: Particles, rotations: Tensor, shifts: Tensor, trained: bool) -> Tensor:
     """The volume (m³, 2) for the first pass: the decoder's, or the search's if that explains images better.
 
     The search's is better if the encoder could not learn the poses or was not trained. The first images are compared
@@ -239,7 +287,7 @@ def growing_radii(radii: list[float], last: float) -> list[float]:
     return radii
 
 
-def _on_device(model: Autoencoder, rotations: np.ndarray, shifts: np.ndarray) -> tuple[Tensor, Tensor]:
+def on_device(model: Autoencoder, rotations: np.ndarray, shifts: np.ndarray) -> tuple[Tensor, Tensor]:
     """Rotations (n, 3, 3), and shifts (n, 2) given in Å, in pixels."""
     device = model.frequencies.device
     turned = torch.tensor(rotations, dtype=torch.float32, device=device)

@@ -154,9 +154,9 @@ def evaluate(run: Path, dataset: Path, label: str, device: torch.device, say: Ca
     kinds = {"direct": direct, "best_path": best_path, "refined": None}
     transform = functools.partial(_decoder_values, model)
     if config.model.refine_passes:
-        first = best_path or direct
-        start = first.rotations, first.shifts
-        rotations, shifts, volume = refine(model, particles, *start, say, run / REFINEMENT, trained)
+        start = best_path or direct
+        where = run / REFINEMENT
+        rotations, shifts, volume = refine(model, particles, start.rotations, start.shifts, say, where, trained)
         kinds["refined"] = RelionPoses(rotations, shifts)
         transform = functools.partial(_grid_values, model, volume)
     exported = kinds["refined"] or best_path or direct

@@ -212,8 +212,8 @@ def _of_cryodrgn(_: Path, pickled: Path) -> Poses:
 
 
 def _of_aspire(_: Path, rows: Path) -> Poses:
-    """ASPIRE's rotations turn the volume as ours turned back do; its hand's flip is the same as ours."""
-    return np.load(rows), np.load(rows.with_suffix(".rotations.npy")).astype(float)
+    """ASPIRE's rotations are the transposes of ours: their gauge is on the left, and the hand's flip is the same."""
+    return np.load(rows), np.load(rows.with_suffix(".rotations.npy")).astype(float).swapaxes(1, 2)
 
 
 def _of_relion(data: Path, volume: Path) -> Poses:
