@@ -1,10 +1,12 @@
 """What mkdocs lacks for our site.
 
-A page of each room's modules; formulas as MathML, which needs no script; a check that pages find what they load.
+Pages of public names and of each room's modules; formulas as MathML, which needs no script; a check that pages find
+what they load.
 """
 
 import html
 import re
+import runpy
 from pathlib import Path
 
 from latex2mathml.converter import convert
@@ -12,6 +14,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+PUBLIC = runpy.run_path(str(ROOT / "src/equipose/__init__.py"))["PUBLIC"]
 ROOMS = re.compile(r"^  (\w+)/? {2,}(.+)$", re.MULTILINE)
 LOADED = re.compile(r'<(?:script|link|img)\b[^>]*?\b(?:src|href)="(?!https?:|data:)([^"#?]+)')
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
@@ -24,6 +27,8 @@ def rooms() -> dict[str, str]:
 
 
 def on_config(config):
+    names = [{name: f"docs/python/{name}.md"} for name in PUBLIC]
+    config.nav.append({"Python": [{"From Python": "docs/python.md"}, *names]})
     config.nav.append({"API": [{room: f"docs/api/{room}.md"} for room in rooms()]})
     return config
 
@@ -33,6 +38,9 @@ def on_files(files: Files, config) -> Files:
         modules = sorted((ROOT / "src/equipose" / room).glob("[!_]*.py"))
         text = f"# {room}\n\n{purpose}\n\n" + "\n\n".join(f"::: equipose.{room}.{path.stem}" for path in modules)
         files.append(File.generated(config, f"docs/api/{room}.md", content=text))
+    for name, source in PUBLIC.items():
+        text = f"# {name}\n\n`from equipose import {name}`\n\n::: equipose.{source}\n"
+        files.append(File.generated(config, f"docs/python/{name}.md", content=text))
     return files
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import BOX, VOXEL
 from test_cli import equipose
 
 from equipose.config.settings import PreparationConfig, RunConfig, Told, merge, simulation_config
+from equipose.core.fsc import fourier_shell_correlation
 from equipose.core.mask import solvent_mask
 from equipose.core.pose_metrics import squared_distances
 from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
@@ -29,6 +31,7 @@ from equipose.model.autoencoder import Autoencoder, save_model
 from equipose.poses.search_stages import search_length
 from equipose.reconstruction import pose_more
 from equipose.reconstruction.finished import Finished, read_finished
+from equipose.reconstruction.growing import GROWN, SUMS, grow, read_sums
 from equipose.reconstruction.handback import SCORE
 from equipose.training.evaluate import RelionPoses
 from equipose.training.run_progress import networks_trained
@@ -323,6 +326,25 @@ def test_a_folder_of_other_poses_is_not_overwritten(
         pose(finished, more / "more.star", out)
 
 
+def test_the_map_of_posed_files_has_each_file_once(finished: Finished, more: Path, tmp_path: Path) -> None:
+    def grown() -> tuple[float, list[str]]:
+        grids, names = read_sums(tmp_path / GROWN, BOX // 2)
+        return float(sum(grid.power.sum() for grid in grids)), names
+
+    pose_more.pose(finished, more / "more.star", None, Told(), tmp_path / "one", lambda _: None, with_sums=True)
+    kept = (tmp_path / "one" / SUMS).read_bytes()
+    grow(finished, tmp_path / "one")
+    power, names = grown()
+    assert names == ["one"] and power > 0 and not (tmp_path / "one" / SUMS).exists()
+    (tmp_path / "one" / SUMS).write_bytes(kept)  # as a kill before its removal leaves it
+    grow(finished, tmp_path / "one")
+    assert grown() == (power, ["one"])
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / SUMS).write_bytes(kept)
+    grow(finished, tmp_path / "two")
+    assert grown() == (pytest.approx(2 * power), ["one", "two"])
+
+
 def test_a_watched_folder_is_posed_file_by_file_and_after_a_kill_nothing_is_posed_again(
     abinitio: Path,
     more: Path,
@@ -342,5 +364,8 @@ def test_a_watched_folder_is_posed_file_by_file_and_after_a_kill_nothing_is_pose
     words = ("pose", abinitio, "--watch", tmp_path / "live", "--out", tmp_path / "out")
     assert equipose(monkeypatch, *words) == 143
     assert (tmp_path / "out/more/poses.star").stat().st_size == (posed / "poses.star").stat().st_size
+    volume, truth = (read_map(folder / "volume.mrc")[0] for folder in (tmp_path / "out", abinitio))
+    assert fourier_shell_correlation(volume, truth)[1:6].min() > 0.7
+    assert len(pd.read_csv(tmp_path / "out/fsc.csv")) == BOX // 2
     assert equipose(monkeypatch, "pose", abinitio, more / "more.star", "--watch", "--out", tmp_path / "out") == 2
     assert "more.star is no folder" in capsys.readouterr().err

@@ -40,6 +40,7 @@ from equipose.config.settings import (
     merge,
     model_config,
     preparation_config,
+    usual_shift,
 )
 from equipose.errors import ConfigError
 from equipose.io.files import cache_folder, check_can_be_made, whole_file, whole_folder, write_text
@@ -60,9 +61,6 @@ if TYPE_CHECKING:
 
 LARGEST_BOX = 32
 """Default of `--box` in pixels: a first map in minutes."""
-
-SHIFT, LEAST_SHIFT = 0.03, 10.0
-"""Default of `--shift-std`: this part of the box, or so many Å if that is more."""
 
 FEWEST, SEARCHED = 500, 3000
 """Particles of a half-set: the fewest that a search can start from, and the number whose poses it refines."""
@@ -117,7 +115,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
             "mask_radius": arguments.mask_radius,
             "whiten": arguments.whiten,
             "select": select,
-            "shift_std": max(LEAST_SHIFT, SHIFT * width) if arguments.shift_std is None else arguments.shift_std,
+            "shift_std": usual_shift(width) if arguments.shift_std is None else arguments.shift_std,
             "pixel_size": arguments.pixel_size,
             "phase_flipped": arguments.phase_flipped,
             "no_ctf": arguments.no_ctf,
@@ -243,6 +241,7 @@ def pose(arguments: argparse.Namespace) -> None:
     """Poses for particles that a finished reconstruction has not seen; the same command continues after a stop."""
     from equipose.reconstruction import pose_more
     from equipose.reconstruction.finished import read_finished
+    from equipose.reconstruction.growing import grow
     from equipose.reconstruction.watching import watch
 
     out, folder, (star, *passthrough) = arguments.out.absolute(), arguments.folder.resolve(), arguments.star
@@ -254,8 +253,11 @@ def pose(arguments: argparse.Namespace) -> None:
 
     def pose_one(star: Path, output: Path, passthrough: Sequence[Path] = ()) -> dict[str, Any]:
         told = Told(arguments.pixel_size, passthrough=tuple(str(path.resolve()) for path in passthrough))
-        how = {"encoder_only": arguments.encoder_only, "anyway": arguments.anyway}
-        return pose_more.pose(finished, star.resolve(), arguments.datadir, told, output, say, **how)
+        how = {"encoder_only": arguments.encoder_only, "anyway": arguments.anyway, "with_sums": arguments.watch}
+        summary = pose_more.pose(finished, star.resolve(), arguments.datadir, told, output, say, **how)
+        if arguments.watch:
+            grow(finished, output)
+        return summary
 
     if arguments.watch:
         watch(star, out, pose_one, say, time.sleep)

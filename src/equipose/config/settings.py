@@ -30,6 +30,9 @@ Box = Literal[32, 64, 128, 256]
 TRAINING_BOXES: tuple[int, ...] = get_args(Box)
 """Pixels; the encoders halve them evenly down to 4."""
 
+SHIFT, LEAST_SHIFT = 0.03, 10.0
+"""The usual standard deviation of particles' shifts: this part of the box, or so many Å if that is more."""
+
 Selection = tuple[tuple[str, float | None, float | None], ...]
 """Columns, with the lowest and the highest wanted value of each; None: no limit."""
 
@@ -638,6 +641,11 @@ def _resolve(kind: type[Named], settings: dict[str, Any], line: dict[str, Any], 
 def is_simulated(config: dict[str, Any], name: str) -> bool:
     """Whether the dataset `name` is simulated; otherwise its line names a star file."""
     return "star" not in config["datasets"][name]
+
+
+def usual_shift(width: float) -> float:
+    """Å, the standard deviation of shifts if a user does not say: a part of the image's `width` in Å, or more."""
+    return max(LEAST_SHIFT, SHIFT * width)
 
 
 def simulation_config(config: dict[str, Any], name: str) -> SimulationConfig:

@@ -154,6 +154,13 @@ def exact_scores(
 
     The MSE is the smallest that any rotation of this hand reaches (Procrustes); the median, the angle, the shifts
     and the volume use the robust rotation. The shift error is the root mean square length of t_aligned - t_true.
+
+    Examples:
+        >>> true = particles.rotations
+        >>> turned = true @ true[0].T
+        >>> scores, alignment = compare_poses(turned, true)
+        >>> scores.hand, scores.median_degrees < 1e-3
+        ('same', True)
     """
     alignment = align(predicted, true, shifts, true_shifts, group)
     medse = _distance(float(np.median(squared_distances(alignment.rotations(predicted), true, group))))

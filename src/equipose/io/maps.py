@@ -24,6 +24,11 @@ def read_map(path: Path) -> tuple[np.ndarray, float]:
     """A map (z, y, x), float32, and its voxel size in Å. Raises ConfigError if either is missing or senseless.
 
     No memory is taken for voxels that the header claims but the file lacks.
+
+    Examples:
+        >>> volume, voxel_size = read_map(folder / "volume.mrc")
+        >>> volume.shape, voxel_size
+        ((32, 32, 32), 17.0)
     """
     if not path.is_file():
         raise ConfigError(f"map {path} {'is a folder' if path.is_dir() else 'does not exist'}: correct the path")
@@ -72,7 +77,13 @@ def read_cube(path: Path, box: int | None = None) -> tuple[np.ndarray, float]:
 
 
 def write_map(path: Path, volume: np.ndarray, voxel_size: float) -> None:
-    """Write a volume (z, y, x) as .mrc with its voxel size in Å and origin 0, whole or not at all."""
+    """Write a volume (z, y, x) as .mrc with its voxel size in Å and origin 0, whole or not at all.
+
+    Examples:
+        >>> write_map(folder / "twice.mrc", 2 * volume, voxel_size)
+        >>> bool((read_map(folder / "twice.mrc")[0] == 2 * volume).all())
+        True
+    """
     with whole_file(path) as partial, mrcfile.new(partial, overwrite=True) as mrc:
         mrc.set_data(np.asarray(volume, dtype=np.float32))
         mrc.voxel_size = voxel_size

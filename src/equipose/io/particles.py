@@ -167,6 +167,11 @@ def read_particles(
     Raises ConfigError, naming the file, column or rows, for: a star file or stack that is missing or cut short, no
     optics table, a missing column, images that are not square, a box that is not the optics group's, and images that
     are not finite. Warns of pixel sizes that contradict the stacks' headers, and of columns that are not used.
+
+    Examples:
+        >>> particles = read_particles(folder / "particles.star")
+        >>> particles.images.shape, particles.voxel_size
+        ((100, 32, 32), 17.0)
     """
     optics_table, particle_table = tables or read_tables(star, told=told)
     if rows is not None:

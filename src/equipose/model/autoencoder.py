@@ -232,6 +232,11 @@ def load_model(path: Path) -> Autoencoder:
     """The trained model of a run, on the CPU and in evaluation mode, with the precision that it was trained in.
 
     Files of the first version do not record it: then it is the precision that this machine would choose.
+
+    Examples:
+        >>> model = load_model(folder / "model.pt")
+        >>> model.box, model.voxel_size
+        (32, 17.0)
     """
     content = torch.load(path, map_location="cpu", weights_only=True)
     config = RunConfig.from_json(content["config"], path)

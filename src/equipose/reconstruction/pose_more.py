@@ -15,7 +15,7 @@ Poses are found in parts of `PART` particles, each of which is kept in a file: t
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from equipose.io.progress import reporter
 from equipose.io.stacks import stack_path
 from equipose.poses.refinement import poses_against
 from equipose.reconstruction.finished import Finished, FinishedHalf
+from equipose.reconstruction.growing import SUMS, sums_of, write_sums
 from equipose.reconstruction.halves import Half
 from equipose.reconstruction.handback import write_posed
 from equipose.reconstruction.particle_scores import correlations
@@ -101,8 +102,11 @@ def pose(
     say: Say,
     encoder_only: bool = False,
     anyway: bool = False,
+    with_sums: bool = False,
 ) -> dict[str, Any]:
     """Write poses.star (and poses.cs for .cs files) and pose.json to the folder `output`; returns what pose.json holds.
+
+    `with_sums` also writes the sums of their map (growing.py).
 
     Of `told`, flipped phases and the lack of a CTF are as the reconstruction was told. A call that was interrupted
     continues, and one that was finished does nothing. Raises ConfigError if the particles are not like those of the
@@ -146,6 +150,9 @@ def pose(
             return read_json(output / SUMMARY)
         rotations, shifts, scores = zip(*_all_posed(finished, more, encoder_only, output, say), strict=True)
         summary = _summary(finished, more, np.concatenate(scores), judged, encoder_only)
+        if with_sums:
+            sums = [sums_of(finished, n, _halves(finished, more, n, rotations[n], shifts[n])) for n in range(2)]
+            write_sums(output / SUMS, sums, [output.name])
         write_json(output / SUMMARY, summary)
         write_posed(output, config, more.tables, more.rows, rotations, shifts, scores)
         shutil.rmtree(output / PARTIAL)
@@ -310,15 +317,29 @@ def _all_posed(finished: Finished, more: More, encoder_only: bool, output: Path,
     return found
 
 
+def _halves(finished: Finished, more: More, number: int, rotations: np.ndarray, shifts: np.ndarray) -> Iterator[Half]:
+    """The prepared particles of a half-set with their poses (n, 3, 3) and (n, 2), part after part."""
+    factors = finished.halves[number].prepared["whitening"]
+    for start in range(0, len(more.rows[number]), PART):
+        part = slice(start, start + PART)
+        particles = _prepared(finished.halves[number], more, number, more.rows[number][part])
+        yield Half(particles, rotations[part], shifts[part], "C1", factors and tuple(factors))
+
+
+def _prepared(half: FinishedHalf, more: More, number: int, rows: np.ndarray) -> Particles:
+    """Some of the particles, as the half-set's own were prepared."""
+    images = prepared_like(more.config, more.particles, rows, more.how[number], half.prepared)
+    voxel_size, ctf = half.prepared["voxel_size"], more.particles.ctf[rows]
+    return dataclasses.replace(more.particles, images=images, ctf=ctf, voxel_size=voxel_size)
+
+
 @torch.no_grad()
 def _asked(half: FinishedHalf, more: More, number: int, rows: np.ndarray) -> tuple[Particles, np.ndarray, np.ndarray]:
     """Prepared particles, and the encoder's poses of them: rotations (n, 3, 3) and shifts (n, 2) in Å, in the frame.
 
     An encoder that was not trained is not asked: all particles have one pose, and the search finds theirs.
     """
-    images = prepared_like(more.config, more.particles, rows, more.how[number], half.prepared)
-    voxel_size, ctf = half.prepared["voxel_size"], more.particles.ctf[rows]
-    part = dataclasses.replace(more.particles, images=images, ctf=ctf, voxel_size=voxel_size)
+    part = _prepared(half, more, number, rows)
     if not half.trained:
         return part, np.tile(np.eye(3), (len(rows), 1, 1)), np.zeros((len(rows), 2))
     answers, _ = predict(half.model, part, lambda *_: None)

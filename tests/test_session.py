@@ -1,0 +1,56 @@
+"""The public names: what they stand for, what importing them loads, and the example in the docstring of each."""
+
+import doctest
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import equipose
+from equipose.config.settings import merge
+from equipose.core.mask import solvent_mask
+from equipose.model.autoencoder import Autoencoder, save_model
+from equipose.reconstruction import session
+
+FIRST = ("simulate", "search", "encode", "refine")
+"""Their examples make what the other examples use."""
+
+
+def test_every_public_name_has_a_docstring_with_an_example() -> None:
+    for name in equipose.PUBLIC:
+        assert ">>> " in (getattr(equipose, name).__doc__ or ""), name
+    assert set(equipose.PUBLIC) <= set(dir(equipose))
+    with pytest.raises(AttributeError, match="nothing_of_ours"):
+        equipose.nothing_of_ours  # noqa: B018
+
+
+def test_importing_the_package_loads_nothing_numerical() -> None:
+    code = "import sys; from equipose import PUBLIC; print({'numpy', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_the_example_of_every_public_name_is_right(tmp_path: Path, small_run, monkeypatch) -> None:
+    few = {"batch": 10, "steps": 2, "orientations": [50, 60], "refine_orientations": 60, "refine_radii": [5]}
+    changed = {"training": {"search": few, "widths": [8, 16, 16], "decoder_width": 16, "head_widths": [16, 16]}}
+    changed |= {"models": {"d4_search": {"refine_passes": 1}}}
+    whole = session.settings()
+    monkeypatch.setattr(session, "settings", lambda: merge(whole, changed))
+    names = {name: getattr(equipose, name) for name in equipose.PUBLIC} | {"folder": tmp_path, "np": np}
+    config = small_run(box=32)
+    save_model(Autoencoder(config, 1.0), tmp_path / "model.pt")
+    runner, finder = doctest.DocTestRunner(), doctest.DocTestFinder(recurse=False)
+    for name in sorted(equipose.PUBLIC, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
+        example = inspect.unwrap(names[name])
+        for test in finder.find(example, name, globs=names):
+            runner.run(test, clear_globs=False)
+            names = names | test.globs
+        if name == "simulate":
+            names["volume"] = equipose.read_map(tmp_path / "volume.mrc")[0]
+            names["voxel_size"] = 17.0
+            names["mask"] = solvent_mask(torch.from_numpy(names["volume"])).numpy()
+    assert runner.summarize(verbose=False).failed == 0
+    assert runner.tries > 20
