@@ -41,7 +41,7 @@ NOT_HERE = {
     "source .*|python3 -m venv .*|pip install .*": "conftest.py makes the environment",
     "equipose reconstruct particles.star --out (abinitio|mine)": "as the first map, in more time",
     "equipose reconstruct shiny_2sets.star .*": "as above; for images of a microscope",
-    "snakemake --workflow-profile workflow/profiles/slurm .*": "needs a Slurm; tests/test_scatter.py adds the parts of a pass",
+    "snakemake --workflow-profile workflow/profiles/slurm .*": "needs a Slurm; tests/test_scatter.py adds a pass up",
     "equipose watch abinitio": "ends with Ctrl-C; tests/test_live.py and tests/browser do it",
     "equipose status results/paper": "hours; test_wheel.py asks for the status of results/smoke",
 }
