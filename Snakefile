@@ -41,6 +41,7 @@ localrules:
     tables,
     figures,
     reconstruct,
+    sort,
 
 
 onstart:
@@ -101,6 +102,11 @@ rule tables:
 rule figures:
     input:
         figure_files(config["run"]),
+
+
+rule sort:
+    input:
+        [f"{RESULTS}/classes/{name}/classes.star" for name in config["reconstructions"]],
 
 
 rule reconstruct:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import GAUGE, OFFSET, VOXEL, in_other_frame
+from conftest import GAUGE, IMAGES, OFFSET, VOXEL, in_other_frame
 
 from equipose.config.settings import PreparationConfig
 from equipose.core.fourier_grid import grid_volume
@@ -24,7 +24,7 @@ from equipose.io.particle_tables import ANGLES, ORIGINS, chosen_rows, read_table
 from equipose.io.particles import read_particles
 from equipose.reconstruction import join
 from equipose.reconstruction.halves import Half, ask_each_other, back_project, bring_together, read_half
-from equipose.reconstruction.handback import SCORE, write_poses
+from equipose.reconstruction.handback import PROBABILITY, SCORE, write_poses
 from equipose.reconstruction.names import AGREES
 from equipose.reconstruction.particle_scores import correlations
 from equipose.reconstruction.verdict import verdict
@@ -42,10 +42,10 @@ def test_the_second_half_is_moved_into_the_frame_and_hand_of_the_first(halves: P
 
 def test_the_star_file_keeps_what_was_the_users_to_the_letter(halves: Path, joined: Path) -> None:
     """Names that look like numbers, numbers with more than six decimals, and text."""
-    ours = {*ANGLES, *ORIGINS, SUBSET, SCORE}
+    ours = {*ANGLES, *ORIGINS, SUBSET, SCORE, PROBABILITY}
     before, after = ((path / name).read_text() for path, name in ((halves, "particles.star"), (joined, "poses.star")))
     before, after = (_columns(text) for text in (before, after))
-    assert list(before) == [label for label in after if label != SCORE], "columns keep their order"
+    assert list(before) == [label for label in after if label not in (SCORE, PROBABILITY)], "columns keep their order"
     for label in before.keys() - ours:
         assert after[label] == before[label], label
     assert after["rlnTheirs"][:3] == ["0071", "None", "1.25e-09"]
@@ -84,6 +84,15 @@ def test_each_image_has_the_correlation_that_its_noise_allows(halves: Path, join
     right, wrong = (correlations(part, volume, 16) for part in (half, lost))
     assert np.median(right) > np.median(wrong) + 0.1
     np.testing.assert_allclose(correlations(half.some(slice(5, 9)), volume, 16), right[5:9], atol=1e-6)
+
+
+def test_each_image_has_a_probability_and_where_all_show_the_molecule_none_is_called_junk(joined: Path) -> None:
+    probabilities = read_tables(joined / "poses.star")[1][PROBABILITY]
+    summary = json.loads((joined / "reconstruction.json").read_text())["junk"]
+    assert (probabilities < 0.5).sum() == summary["below"] <= 0.01 * IMAGES and summary["of"] == IMAGES + 1
+    table = pd.read_csv(joined / "detail_scores.csv").groupby("of")["score"]
+    assert table.size().to_dict() == {"decoy": 400, "half 1": 601, "half 2": 600}
+    assert table.median()["half 1"] == pytest.approx(1, abs=0.05) and table.median()["decoy"] < 0.6
 
 
 def test_examples_go_from_the_worst_to_the_best_and_leave_noise(joined: Path) -> None:

@@ -26,7 +26,7 @@ def test_it_loads_nothing_from_elsewhere_and_every_picture_is_there(page: str) -
     found: list[str] = []
     Addresses().feed(page)
     assert all(address.startswith(("data:", "#")) for address in found)
-    assert page.count("data:image/png") == 7 and page.count("<canvas") == 3
+    assert page.count("data:image/png") == 8 and page.count("<canvas") == 3
 
 
 def test_the_directions_in_which_the_half_maps_agree_least_and_most_are_shown(joined: Path, page: str) -> None:
@@ -45,6 +45,21 @@ def test_a_folder_of_before_directions_were_measured_has_a_page_too(joined: Path
 def test_it_says_in_words_whether_it_converged_and_that_the_hand_is_unknown(page: str) -> None:
     assert "<b>Converged.</b>" in page and "How sure is that?" in page and "hand is undetermined" in page
     assert "36.3 Å" in page and "gold standard" in page
+
+
+def test_it_says_how_many_images_show_something_else_and_how_to_leave_them_out(joined: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(joined, tmp_path / "junk")
+    summary = json.loads((folder / "reconstruction.json").read_text())
+    summary["junk"] |= {"below": 340, "share": 0.29, "molecule_lost": 0.012}
+    (folder / "reconstruction.json").write_text(json.dumps(summary))
+    page = build(folder, folder, TEMPLATE, "particles")
+    assert "<b>340 of 1201 images</b>" in page and "costs 1.2 %" in page and "equipose select DIR" in page
+    summary["junk"]["threshold"] = None
+    (folder / "reconstruction.json").write_text(json.dumps(summary))
+    assert "no threshold is proposed" in build(folder, folder, TEMPLATE, "particles")
+    (folder / "reconstruction.json").write_text(json.dumps({key: summary[key] for key in summary if key != "junk"}))
+    (folder / "detail_scores.csv").unlink()
+    assert "Images of something else" not in build(folder, folder, TEMPLATE, "particles"), "a folder of before"
 
 
 def test_a_reconstruction_in_which_nothing_is_resolved_has_a_page_that_says_so(joined: Path, tmp_path: Path) -> None:

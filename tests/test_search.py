@@ -293,7 +293,7 @@ def search_blobs(generator, steps: int, hypotheses):
     grid, spectrum = search.random_start(BOX // 2, target, transfer, disc, generator)
     for step in range(steps):
         search.search_step(
-            grid,
+            [grid],
             spectrum,
             temperature,
             target,

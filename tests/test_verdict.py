@@ -29,6 +29,22 @@ def test_the_weaker_half_decides(first: float, second: float, state: str) -> Non
     assert verdict(summary(first, second)).state == state
 
 
+@pytest.mark.parametrize(
+    ("junk", "state"),
+    [
+        ({}, "partly converged"),  # a third of the images is noise, and the runs agree on all others
+        ({"halves_agree_on_the_others": [0.97, 0.85]}, "not converged"),
+        ({"threshold": None}, "not converged"),
+        ({"below": 1100}, "not converged"),  # the molecule would be the smaller part
+        ({"below": 0}, "not converged"),
+    ],
+)
+def test_images_of_something_else_do_not_condemn_a_map_but_it_has_not_quite_converged(junk: dict, state: str) -> None:
+    clean = {"threshold": 0.7, "below": 600, "of": 2000, "halves_agree_on_the_others": [0.97, 0.98]}
+    found = verdict(summary(0.68, 0.69) | {"junk": clean | junk})
+    assert found.state == state and ("equipose select" in found.says) == (state == "partly converged")
+
+
 def test_few_images_are_not_enough_to_be_sure() -> None:
     assert verdict(summary(0.95, 1.0, images=1000)).state == "converged"
     assert verdict(summary(0.95, 1.0, images=20)).state == "partly converged"

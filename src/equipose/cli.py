@@ -4,6 +4,7 @@
     equipose info particles.star                       how many, how large, which optics, bright or dark
     equipose reconstruct particles.star --out DIR      poses.star, volume.mrc, half-maps, FSC, report.html
     equipose pose DIR more.star --out DIR2             poses for particles that the reconstruction has not seen
+    equipose select DIR                                the particles that more likely than not show the molecule
     equipose flip-hand DIR                             poses and maps of a reconstruction in the other hand
     equipose symmetrise DIR C4                         poses and maps on RELION's axes of a point group
     equipose status results/paper                      which runs are done, running, stuck, failed; time left, metrics
@@ -69,13 +70,14 @@ LISTED = 5
 """Values that `info` prints one by one; of more it prints the range."""
 
 MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "local_resolution.mrc")
-EITHER_HAND = ("fsc.csv", "agreement.csv", "examples.npz", "reconstruction.json")
+EITHER_HAND = ("fsc.csv", "agreement.csv", "detail_scores.csv", "examples.npz", "reconstruction.json")
 """Files of a reconstruction: those that depend on the hand, and those that are the same in both hands."""
 
 PORT = 8765
 """Of the live page."""
 
 REPORT = WORKFLOW / "workflow/report/reconstruction.html.jinja"
+CLASSES_REPORT = WORKFLOW / "workflow/report/classes.html.jinja"
 
 
 def reconstruct(arguments: argparse.Namespace) -> None:
@@ -131,17 +133,22 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         check(preparation_config(settings, f"half{half_number}"), particles, part)
     steps = search_length(model_config(settings, "d4_search").search) + arguments.fit_steps
     own["experiments"] = {"particles": {"budget": {"steps": steps}}}
+    own["reconstructions"] = {"particles": {"classes": arguments.classes}}
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / SETTINGS, yaml.safe_dump(own))
     presets = [str(preset("particles")), str(out / SETTINGS)]
-    command = [sys.executable, "-m", "snakemake", "reconstruct", "--snakefile", str(WORKFLOW / "Snakefile")]
+    target = "sort" if arguments.classes > 1 else "reconstruct"
+    command = [sys.executable, "-m", "snakemake", target, "--snakefile", str(WORKFLOW / "Snakefile")]
     command += ["--directory", str(out), "--cores", str(arguments.cores or "all")]
     command += ["--quiet", "host", "rules", "--configfile", *presets]
     caches = cache_folder(out / WORK / ".cache")  # of Snakemake and Matplotlib
     with _live_page(out, arguments.serve):
         code, stopped_by = run_stoppable(command, os.environ | {"XDG_CACHE_HOME": str(caches)})
         if not stopped_by and not code:
-            _hand_out(out)
+            if arguments.classes > 1:
+                _reconstruct_each_class(arguments, star, out)
+            else:
+                _hand_out(out)
         if not stopped_by and arguments.serve is not None:
             say(f"exit code {code}; the page stays until Ctrl-C")
             with stop_on_signals() as signalled:
@@ -188,6 +195,36 @@ def _server(folder: Path, port: int) -> BaseWSGIServer:
     server = listen(application(page, state, functools.partial(live.report, ours)), port)
     say(f"{folder}: open http://{server.host}:{server.port} in a browser of this machine")
     return server
+
+
+def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path) -> None:
+    """A reconstruction of each class of particles in a folder of its own, and a table and a page of all."""
+    import json
+
+    from equipose.pages.classes_report import build
+    from equipose.reconstruction.classes import CLASS, SORTED, SUMMARY, in_words, join_classes
+
+    work, made = out / WORK / "classes/particles", []
+    summary = json.loads((work / SUMMARY).read_text())
+    prepared = json.loads((out / WORK / "datasets/half1/preparation.json").read_text())
+    known = {"star": work / SORTED, "passthrough": [], "pixel_size": None, "classes": 1, "serve": None}
+    known |= {"datadir": arguments.datadir or star.parent, "contrast": prepared["protein"]}
+    for name, counts in enumerate(summary["particles"], start=1):
+        if min(counts) < FEWEST:
+            print(f"class {name}: a half of {min(counts)} particles is too few to search; {FEWEST} are needed")
+            continue
+        print(f"class {name}: {sum(counts)} particles")
+        own = {"select": [[CLASS, str(name), str(name)]], "out": out / f"class{name}"}
+        reconstruct(argparse.Namespace(**vars(arguments) | known | own))
+        made.append(name)
+    if not made:
+        raise ConfigError(f"{star}: no class has enough particles: ask for fewer classes")
+    whole = join_classes(out, work, made)
+    write_text(out / "report.html", build(out, whole, CLASSES_REPORT, out.name))
+    print(in_words(summary))
+    for each in whole["reconstructed"]:
+        print(f"class {each['class']}: {out / each['folder']}: {each['verdict']['state'].replace('_', ' ')}")
+    print(f"{out}: poses.star; open {out / 'report.html'} in a browser")
 
 
 def validate(arguments: argparse.Namespace) -> None:
@@ -262,6 +299,26 @@ def pose(arguments: argparse.Namespace) -> None:
     if arguments.watch:
         watch(star, out, pose_one, say, time.sleep)
     print(f"{out}: poses.star; {pose_more.in_words(pose_one(star, out, passthrough))}")
+
+
+def select(arguments: argparse.Namespace) -> None:
+    """Write the particles of a reconstruction that more likely than not show the molecule, with their poses."""
+    from equipose.io.particle_tables import numbers, read_tables, write_star
+    from equipose.reconstruction.handback import PROBABILITY
+
+    poses = arguments.folder.resolve() / "poses.star"
+    if not poses.is_file():
+        raise ConfigError(f"{arguments.folder} has no poses.star: name the folder of a reconstruction")
+    optics, table = read_tables(poses, as_written=True)
+    if PROBABILITY not in table:
+        raise ConfigError(f"{poses} has no {PROBABILITY}: a map of such low resolution gives none")
+    probable = numbers(poses, table[PROBABILITY]) >= arguments.least
+    if not probable.any():
+        raise ConfigError(f"{poses}: no particle has a {PROBABILITY} of {arguments.least:g}: give a lower --least")
+    out = (arguments.out or poses.with_name("selected.star")).absolute()
+    _check(check_can_be_made, out.parent, "--out")
+    write_star(out, optics, table[probable])
+    print(f"{out}: {probable.sum()} of {len(table)} particles")
 
 
 def flip_hand(arguments: argparse.Namespace) -> None:
@@ -482,6 +539,7 @@ def parser() -> argparse.ArgumentParser:
         reconstruct: (
             "particles.star --out abinitio",
             "Extract/job007/particles.star --out abinitio --symmetry D7 --box 64 --cores 2",
+            "particles.star --out abinitio --classes 2",
             "J12_particles.cs --datadir /data/cs --out abinitio --contrast dark",
         ),
         validate: ("particles.star", "Extract/job007/particles.star --datadir /data/project"),
@@ -523,6 +581,12 @@ def parser() -> argparse.ArgumentParser:
                 default=600,
                 help="of the networks, after a search without two starts that agree; default: %(default)d",
             )
+            reader.add_argument(
+                "--classes",
+                type=number(int, 1),
+                default=1,
+                help="molecules to sort the particles into, each with maps of its own; default: %(default)d",
+            )
             reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
             reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")
             reader.add_argument(
@@ -560,6 +624,10 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also if the reconstruction has not converged or the particles seem to be of another molecule",
     )
+    selected = command(select, "abinitio", "abinitio --least 0.9 --out sure.star")
+    selected.add_argument("folder", type=Path, help="folder of a reconstruction")
+    selected.add_argument("--least", type=number(float, 0), default=0.5, help="probability; default: %(default)s")
+    selected.add_argument("--out", type=Path, help="star file; default: FOLDER/selected.star")
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
     flip.add_argument("--out", type=Path, help="folder of the flipped ones; default: FOLDER_flipped")

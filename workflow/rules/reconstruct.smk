@@ -1,6 +1,32 @@
 # Runs on the two halves of a user's particles → one set of poses, a map and half-maps, a picture and a page.
 
 
+rule sort_classes:
+    input:
+        configs=of_halves("runs/{half}/{model}/seed{seed}/config.json"),
+        particles=of_halves("datasets/{half}/particles.star"),
+        stacks=of_halves("datasets/{half}/particles.mrcs"),
+    output:
+        "<results>/classes/{reconstruction}/classes.star",
+        "<results>/classes/{reconstruction}/classes.json",
+    log:
+        "<results>/logs/sort_classes/{reconstruction}.log",
+    benchmark:
+        "<results>/benchmarks/sort_classes/{reconstruction}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    resources:
+        mem_mb=job("evaluate", "memory_mb"),
+        runtime=config["resources"]["runtime_slack_minutes"],
+    params:
+        datasets=of_halves("datasets/{half}"),
+        classes=lambda wildcards: config["reconstructions"][wildcards.reconstruction].get("classes", 1),
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -u -m equipose.reconstruction.classes --configs {input.configs:q} --datasets {params.datasets:q}"
+        " --classes {params.classes} --output {params.folder:q} 2>&1 | tee {log:q}"
+
+
 rule join_halves:
     input:
         models=of_halves("runs/{half}/{model}/seed{seed}/model.pt"),
@@ -17,6 +43,7 @@ rule join_halves:
         "<results>/maps/{reconstruction}/local_resolution.mrc",
         "<results>/maps/{reconstruction}/fsc.csv",
         "<results>/maps/{reconstruction}/agreement.csv",
+        "<results>/maps/{reconstruction}/detail_scores.csv",
         "<results>/maps/{reconstruction}/examples.npz",
         "<results>/maps/{reconstruction}/reconstruction.json",
     log:

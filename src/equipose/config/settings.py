@@ -516,6 +516,7 @@ class Reconstruction(Config):
     halves: tuple[str, str] = Field(description="names of the two datasets, of subset 1 and of subset 2")
     model: str = Field(description="name of a model")
     seed: Whole = Field(description="seed of both runs")
+    classes: Count = Field(default=1, description="classes that the particles are sorted into before the runs")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

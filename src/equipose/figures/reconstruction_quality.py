@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as pyplot
 import numpy as np
 import pandas as pd
+import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -18,6 +20,9 @@ from equipose.reconstruction.handback import SCORE
 
 HALVES = ((1, PALETTE[0]), (2, PALETTE[1]))
 
+DECOYS_SHOWN = 0.2
+"""Area of the decoys' histogram, as a part of that of all images: far fewer are posed against the decoy."""
+
 SMALLEST, LARGEST = 0.1, 180.0
 """Degrees at the ends of the histogram."""
 
@@ -25,7 +30,7 @@ SMALLEST, LARGEST = 0.1, 180.0
 def draw_agreement(axes: Axes, folder: Path) -> None:
     """The angle between the two runs' poses, image by image."""
     apart = pd.read_csv(folder / "agreement.csv")
-    within = json.loads((folder / "reconstruction.json").read_text())["agree_within_degrees"]
+    within = _summary(folder)["agree_within_degrees"]
     bins = np.geomspace(SMALLEST, LARGEST, 45).tolist()
     for half, colour in HALVES:
         degrees = apart["degrees"][apart["half"] == half]
@@ -47,6 +52,27 @@ def draw_scores(axes: Axes, folder: Path) -> None:
         scores = particles[SCORE][particles[SUBSET] == half]
         axes.hist(scores, bins, histtype="step", color=colour, label=f"half {half}: median {scores.median():.2f}")
     axes.set_xlabel("Correlation with the other half's projection")
+    axes.set_ylabel("Images")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def draw_junk(axes: Axes, folder: Path) -> None:
+    """The detail scores of all images, of some images with a decoy, the two fitted distributions, and the threshold."""
+    table, junk = pd.read_csv(folder / "detail_scores.csv"), _summary(folder)["junk"]
+    decoy = table["of"] == "decoy"
+    scores, by_chance = table["score"][~decoy], table["score"][decoy]
+    bins = np.linspace(min(0.0, table["score"].min()), table["score"].max(), 60)
+    axes.hist(scores, bins.tolist(), color=PALETTE[0], alpha=0.3, label="all images")
+    scaled = np.full(len(by_chance), DECOYS_SHOWN * len(scores) / max(len(by_chance), 1))
+    axes.hist(by_chance, bins.tolist(), weights=scaled, histtype="step", color=PALETTE[5], label="with a decoy, scaled")
+    fine, area = np.linspace(bins[0], bins[-1], 400), len(scores) * (bins[1] - bins[0])
+    parts = (1 - junk["share"], "", PALETTE[0]), (junk["share"], "_elsewhere", PALETTE[1])
+    for part, kind, colour in parts:
+        density = scipy.stats.norm.pdf(fine, junk[f"mean{kind}"], junk[f"deviation{kind}"])
+        axes.plot(fine, part * area * density, color=colour)
+    if junk["threshold"] is not None:
+        axes.axvline(junk["threshold"], **GUIDE)
+    axes.set_xlabel("Detail shared with the map (1: as expected)")
     axes.set_ylabel("Images")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
 
@@ -94,6 +120,10 @@ def plot_examples(folder: Path) -> Figure:
     for axes, label in zip(rows[:, 0], ("particle", "projection", "residual"), strict=True):
         axes.set_ylabel(label)
     return figure
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "reconstruction.json").read_text()))
 
 
 def single(draw: Callable[..., object], *arguments: object) -> Figure:

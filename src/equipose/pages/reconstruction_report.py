@@ -17,6 +17,7 @@ from equipose.core.surface import molecule_fraction
 from equipose.figures.reconstruction import directions_seen, draw_directional_fsc, draw_fsc
 from equipose.figures.reconstruction_quality import (
     draw_agreement,
+    draw_junk,
     draw_scores,
     plot_examples,
     plot_local_resolution,
@@ -69,6 +70,8 @@ def pictures(folder: Path) -> dict[str, str]:
         }
         if "directional_fsc" in summary:  # folders of before lack it
             figures["directional_fsc"] = single(draw_directional_fsc, folder)
+        if summary.get("junk"):
+            figures["junk"] = single(draw_junk, folder)
         return {name: _picture(figure) for name, figure in figures.items()}
 
 

@@ -114,7 +114,7 @@ def random_start(
 
 
 def search_step(
-    grid: FourierGrid,
+    grids: list[FourierGrid],
     spectrum: Tensor,
     temperature: Tensor,
     target: Tensor,
@@ -133,12 +133,13 @@ def search_step(
     not explain yet. Errors are divided by it, or the strong lowest shells would drown those that tell the hands apart.
     `temperature` () divides the log likelihoods, so that an image weighs about `hypotheses` poses, or more where noise
     leaves more in doubt; it follows from step to step. So many `orientations` are tried, each at all trial `shifts`
-    (s, 2), which have a normal distribution with standard deviation `deviation`, in pixels. Grid (at this `rate`),
-    spectrum and temperature are moved in place; returns the mean squared error per coefficient of the best matches.
+    (s, 2), which have a normal distribution with standard deviation `deviation`, in pixels. With several `grids`, one
+    for each class, a pose is one in any of them. Grids (at this `rate`), spectrum and temperature are moved in place;
+    returns the mean squared error per coefficient of the best matches.
     """
     alone = torch.eye(3, device=target.device)[None]
     rotations = spread_rotations(orientations, generator, alone)
-    slices = grid_slices(masked_volume(grid), grid.radius, rotations, disc)
+    slices = torch.cat([grid_slices(masked_volume(grid), grid.radius, rotations, disc) for grid in grids])
     white = whitened(disc, spectrum)
     prior = shift_weight(deviation) * shifts.square().sum(-1) / 2
     tempered = _flat(slices * white.weights) / temperature
@@ -172,9 +173,12 @@ def search_step(
     residual = missed / len(target)
     found = shell_means(residual, disc, len(spectrum))
     spectrum[:] = torch.where(found > 0, (1 - rate) * spectrum + rate * found, spectrum)
-    new = empty_grid(grid.radius, target.device)
-    insert_slices(new, rotations, disc, torch.view_as_complex(signal.unflatten(1, (-1, 2))), power, alone)
-    blend(grid, new, rate, within=disc.k.norm(dim=-1).max())
+    values = torch.view_as_complex(signal.unflatten(1, (-1, 2)))
+    parts = values.split(len(rotations)), power.split(len(rotations))
+    for grid, own_values, own_power in zip(grids, *parts, strict=True):
+        new = empty_grid(grid.radius, target.device)
+        insert_slices(new, rotations, disc, own_values, own_power, alone)
+        blend(grid, new, rate, within=disc.k.norm(dim=-1).max())
     return residual.mean()
 
 

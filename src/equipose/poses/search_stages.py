@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from equipose.config.settings import OptimizerConfig, SearchConfig
+from equipose.config.settings import OptimizerConfig, RunConfig, SearchConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import (
@@ -148,17 +148,15 @@ def _search(
 ) -> Tensor:
     config = model.config.model.search
     index %= config.steps  # within this start
-    part = index / (config.steps - 1)
-    growth = part if index else 1.0  # the first volume is filled to the last radius
-    radius = config.first_radius + growth * (config.last_radius - config.first_radius)
+    radius, orientations, hypotheses = tempering(config, index)
     disc = half_disc(model.box, radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
     if index == 0:
-        state.grid, state.spectrum = search.random_start(_coarse(model), target, transfer, disc, generator)
+        state.grid, state.spectrum = search.random_start(coarse_radius(model.config), target, transfer, disc, generator)
         state.temperature = torch.ones((), device=images.device)
         return target.abs().square().mean()
     error = search.search_step(
-        state.grid,
+        [state.grid],
         state.spectrum,
         state.temperature,
         target,
@@ -166,8 +164,8 @@ def _search(
         disc,
         search.trial_shifts(model.config, radius, model.frequencies.device),
         _deviation(model),
-        round(_between(*config.orientations, part)),
-        _between(*config.hypotheses, part),
+        orientations,
+        hypotheses,
         config.rate,
         generator,
     )
@@ -176,15 +174,23 @@ def _search(
     return error
 
 
+def tempering(config: SearchConfig, step: int) -> tuple[float, int, float]:
+    """Radius in shells, number of orientations, and hypotheses of an image, at a step of a start."""
+    part = step / (config.steps - 1)
+    growth = part if step else 1.0  # the first volume is filled to the last radius
+    radius = config.first_radius + growth * (config.last_radius - config.first_radius)
+    return radius, round(_between(*config.orientations, part)), _between(*config.hypotheses, part)
+
+
 def _between(first: float, last: float, part: float) -> float:
     """A value between `first` and `last` after this part of the way, in even ratios."""
     return first * (last / first) ** part
 
 
-def _coarse(model: Autoencoder) -> int:
+def coarse_radius(run: RunConfig) -> int:
     """Shells of the search's grid: all that the search compares, and enough to separate molecule and solvent."""
-    config = model.config.model.search
-    return min(model.box // 2, max(COARSE, math.ceil(config.last_radius), config.refine_radii[0]))
+    config = run.model.search
+    return min(run.dataset.box // 2, max(COARSE, math.ceil(config.last_radius), config.refine_radii[0]))
 
 
 def _end_start(state: SearchState, disc: HalfDisc, radius: int, generator: torch.Generator) -> None:

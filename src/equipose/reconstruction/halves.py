@@ -13,7 +13,7 @@ from torch import Tensor
 from equipose.config.settings import PreparationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
-from equipose.core.fourier_grid import FourierGrid, empty_grid, insert_images
+from equipose.core.fourier_grid import FourierGrid, empty_grid, from_real_map, insert_images, real_map
 from equipose.core.mask import masked_volume
 from equipose.core.noise import on_disc
 from equipose.core.point_groups import group
@@ -139,6 +139,19 @@ def _asked(run: Path, own: Half, other: Half) -> RelionPoses:
     known = networks_trained(run, model.config)
     answers = predict(model, asked, reporter())[0] if known else unknown_poses(asked)
     return RelionPoses(*poses_against(model, as_seen(model, own), asked, answers.rotations, answers.shifts))
+
+
+def posed_against(run: Path, half: Half, volume: Tensor) -> Half:
+    """The same particles at the poses that the search of their `run` finds against a map (L, L, L) of `seen_by`."""
+    model = load_model(run / "model.pt")
+    field = from_real_map(volume, half.box // 2)
+    rotations, shifts = poses_against(model, field, half.particles, half.rotations, half.shifts)
+    return dataclasses.replace(half, rotations=rotations, shifts=shifts)
+
+
+def seen_by(run: Path, own: Half) -> Tensor:
+    """The masked map (L, L, L) of a half-set, as the model of its run compares it."""
+    return real_map(as_seen(load_model(run / "model.pt"), own), own.box // 2)
 
 
 def as_seen(model: Autoencoder, own: Half) -> Tensor:

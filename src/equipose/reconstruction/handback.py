@@ -40,22 +40,28 @@ SCORE = "rlnParticleFigureOfMerit"
 """RELION's column for the score of a particle: here its correlation with its projection (particle_scores.py)."""
 
 
+PROBABILITY = "equiposeProbability"
+"""Our own column: the probability that an image shows the molecule (junk.py). RELION 3.1 keeps unknown columns."""
+
+
 def write_poses(
     output: Path,
     config: PreparationConfig,
     rotations: Sequence[np.ndarray],
     shifts: Sequence[np.ndarray],
     scores: Sequence[np.ndarray],
+    probabilities: Sequence[np.ndarray] | None = None,
 ) -> dict[str, int]:
     """Write poses.star in the folder `output`, and poses.cs if the particles came from a .cs file.
 
-    Each of `rotations` (n, 3, 3), `shifts` (n, 2) in Å and `scores` (n,) has an array for half 1 and one for half 2.
+    Each of `rotations` (n, 3, 3), `shifts` (n, 2) in Å, `scores` (n,) and `probabilities` (n,), which may be left out,
+    has an array for half 1 and one for half 2.
     Returns how many rows `select` left out (`left_out`), and how many of the others repeat an image (`repeats`).
     """
     star = Path(config.star)
     tables = read_tables(star, told=config.told)
     halves = [chosen_rows(star, tables, half, config.limits) for half in (1, 2)]
-    write_posed(output, config, tables, halves, rotations, shifts, scores)
+    write_posed(output, config, tables, halves, rotations, shifts, scores, probabilities)
     rows = np.sort(np.concatenate(halves))
     return {"left_out": len(tables[1]) - len(rows), "repeats": repeats(tables[1].iloc[rows])}
 
@@ -68,6 +74,7 @@ def write_posed(
     rotations: Sequence[np.ndarray],
     shifts: Sequence[np.ndarray],
     scores: Sequence[np.ndarray],
+    probabilities: Sequence[np.ndarray] | None = None,
 ) -> None:
     """`write_poses` for given rows of the tables: `halves` has those (n,) of half 1 and of half 2."""
     star, datadir = Path(config.star), Path(config.datadir) if config.datadir else None
@@ -79,7 +86,10 @@ def write_posed(
     if aberrations is not None:
         moved = aberrations.shifts_in_images(moved, np.arange(len(rows)))
     optics, table = for_refinement(star, datadir, config.told, rows)
-    write_star(output / "poses.star", optics, with_poses(table, turned, moved, subset, scored))
+    table = with_poses(table, turned, moved, subset, scored).drop(columns=PROBABILITY, errors="ignore")
+    if probabilities is not None:
+        table = table.assign(**{PROBABILITY: np.concatenate(probabilities)[order]})
+    write_star(output / "poses.star", optics, table)
     if is_cryosparc(star):
         records = read_records(star, tuple(map(Path, config.told.passthrough)))
         write_cryosparc(output / "poses.cs", records, rows, turned, moved, subset, config.pixel_size)

@@ -33,6 +33,7 @@ from equipose.io.files import whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
 from equipose.io.maps import write_map
 from equipose.io.progress import run_main
+from equipose.reconstruction import junk
 from equipose.reconstruction.common_symmetry import compare
 from equipose.reconstruction.halves import ask_each_other, back_project, read_half
 from equipose.reconstruction.handback import write_poses
@@ -45,7 +46,7 @@ from equipose.reconstruction.verdict import headline, with_verdict
 def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Callable[[str], None]) -> None:
     """Write poses.star, five maps and measures of their quality to the folder `output`.
 
-    The measures are fsc.csv, agreement.csv, examples.npz and reconstruction.json.
+    The measures are fsc.csv, agreement.csv, detail_scores.csv, examples.npz and reconstruction.json.
     """
     configs = [PreparationConfig.load(dataset / "config.json") for dataset in datasets]
     if [config.subset for config in configs] != [1, 2] or len({(config.star, config.limits) for config in configs}) > 1:
@@ -93,12 +94,19 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     write_text(output / "agreement.csv", pd.concat(agreement).to_csv(index=False))
     with whole_file(output / "examples.npz") as path, open(path, "wb") as file:
         np.savez(file, **examples(halves[0], grids[0], shells, scores[0]))
+    detail, by_chance, probabilities, found_junk = [np.empty(0)] * 2, np.empty(0), None, None
+    if shells >= junk.DETAIL + junk.FEWEST_SHELLS:
+        detail, by_chance = junk.detail_scores(halves, runs, [first, second], mask, shells)
+        mixture = junk.fit_mixture(np.concatenate(detail), by_chance)
+        probabilities = [mixture.probabilities(each) for each in detail]
+        found_junk = junk.summary_of(mixture, probabilities, degrees)
+    kinds = {"half 1": detail[0], "half 2": detail[1], "decoy": by_chance}
+    table = pd.concat([pd.DataFrame({"of": kind, "score": each}) for kind, each in kinds.items()])
+    write_text(output / "detail_scores.csv", table.to_csv(index=False))
     rotations, shifts = ([getattr(half, name) for half in halves] for name in ("rotations", "shifts"))
-    counted = write_poses(output, configs[0], rotations, shifts, scores)
-    summary = {
+    summary: dict[str, Any] = {
         "star": str(star),
         "particles": [len(half.rotations) for half in halves],
-        **counted,
         "select": configs[0].select,
         "box": box,
         "voxel_size": voxel_size,
@@ -127,13 +135,15 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "half_maps_alike": together.alike,
         "sampling_compensation": compensation_factor(np.concatenate(rotations), together.same),
         "correlation": _quartiles(np.concatenate(scores)),
+        "junk": found_junk,
         "runs": [str(run.resolve()) for run in runs],
         "datasets": [str(dataset.resolve()) for dataset in datasets],
         "code": {"reconstruct": fingerprint("reconstruct")},
     }
     summary = with_verdict(summary)
+    summary |= write_poses(output, configs[0], rotations, shifts, scores, probabilities)
     write_json(output / "reconstruction.json", summary)
-    say(headline(summary))
+    say(f"{headline(summary)} {junk.in_words(found_junk)}".strip())
 
 
 def _confirmed(runs: list[Path]) -> list[float] | None:

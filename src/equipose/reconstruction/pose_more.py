@@ -5,9 +5,9 @@ half-set's run gives its pose, and a search and Gauss-Newton steps against that 
 its correlation with its projection of the other half-set's map, as for the reconstruction's own particles.
 
 How well would an image agree that shows something else? Some images are also posed against a decoy: the same maps,
-their phases random from shell `DECOY` on. It has the molecule's size, outline and spectrum, but none of its detail. An
-image is doubtful if it agrees no better with the map than with the decoy. Where few images agree better with the map
-than nearly all do with the decoy, the particles are of another molecule.
+their phases random from shell `DECOY` of junk.py on. It has the molecule's size, outline and spectrum, but none of its
+detail. An image is doubtful if it agrees no better with the map than with the decoy. Where few images agree better with
+the map than nearly all do with the decoy, the particles are of another molecule.
 
 Poses are found in parts of `PART` particles, each of which is kept in a file: the same command continues.
 """
@@ -27,7 +27,6 @@ from torch import Tensor
 
 from equipose.config.settings import PreparationConfig, Told
 from equipose.core.fourier_grid import from_real_map
-from equipose.core.fsc import radii
 from equipose.data.prepare import (
     FLIPPED_WARNING,
     Preparation,
@@ -49,6 +48,7 @@ from equipose.reconstruction.finished import Finished, FinishedHalf
 from equipose.reconstruction.growing import SUMS, sums_of, write_sums
 from equipose.reconstruction.halves import Half
 from equipose.reconstruction.handback import write_posed
+from equipose.reconstruction.junk import decoy
 from equipose.reconstruction.particle_scores import correlations
 from equipose.reconstruction.verdict import share
 from equipose.training.evaluate import predict
@@ -58,11 +58,6 @@ PART = 400
 
 SAMPLE = 100
 """Particles of each half-set that are posed against the decoy, too."""
-
-DECOY = 5
-"""First shell whose phases are random in the decoy: lower ones show the outline alone. With 3, nearly all clean images
-of a spike or of β-galactosidase agreed better with the spliceosome's map; with 5, 18 % and 10 % did.
-"""
 
 BY_CHANCE = 0.05
 """Part of the scores with the decoy that the others are not compared with: the best ones."""
@@ -271,7 +266,7 @@ def _compare_with_decoy(finished: Finished, more: More, encoder_only: bool) -> d
             continue
         some = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
         answers = _asked(half, more, number, some)
-        decoys = _decoy(half.own, finished.mask), _decoy(half.other, finished.mask)
+        decoys = decoy(half.own, finished.mask), decoy(half.other, finished.mask)
         refined.append(_fitted(half, *answers, half.own, half.other, finished.shells)[2])
         by_chance.append(_fitted(half, *answers, *decoys, finished.shells)[2])
         given = _fitted(half, *answers, half.own, half.other, finished.shells, True)[2] if encoder_only else refined[-1]
@@ -284,14 +279,6 @@ def _compare_with_decoy(finished: Finished, more: More, encoder_only: bool) -> d
         "share_above_decoy": float(above.mean()),
         "doubtful_share": float(doubtful.mean()),
     }
-
-
-def _decoy(volume: Tensor, mask: np.ndarray) -> Tensor:
-    """The map (L, L, L) with the phases of its shells from `DECOY` on turned at random, always alike, in its mask."""
-    noise = np.fft.rfftn(np.random.default_rng(0).standard_normal(volume.shape))
-    phase = np.where(radii(len(volume)) < DECOY, 1, noise / np.abs(noise))
-    turned = np.fft.irfftn(np.fft.rfftn(volume.numpy()) * phase, s=volume.shape, axes=(0, 1, 2)) * mask
-    return torch.from_numpy(turned.astype(np.float32))
 
 
 def _all_posed(finished: Finished, more: More, encoder_only: bool, output: Path, say: Say) -> list[Posed]:

@@ -85,6 +85,13 @@ def verdict(summary: dict[str, Any]) -> Verdict:
             " poses of an image, the right one may be missed: what breaks the symmetry is blurred. More particles or a"
             " finer box (--box) may tell."
         )
+    elif (others := agree_without_junk(summary)) >= CONVERGED and resolved:
+        state = "partly converged"
+        says = (
+            f"Two runs that share no image agree on {percent} of the poses, and on {100 * others:.0f} % of those of"
+            " images that seem to show the molecule. Leave out the other images (equipose select) and reconstruct"
+            " again, before you trust details."
+        )
     elif worst.low >= PARTLY and resolved:
         state = "partly converged"
         says = (
@@ -112,6 +119,18 @@ def verdict(summary: dict[str, Any]) -> Verdict:
         " a wrong CTF)."
     )
     return Verdict(state, says, certainty, shares)
+
+
+def agree_without_junk(summary: dict[str, Any]) -> float:
+    """The smaller share of agreeing poses among the images of each half-set that seem to show the molecule.
+
+    It is 0 where all images do, where these cannot be told from others, and where they are fewer than half of all
+    images: then the map may be wrong.
+    """
+    junk = summary.get("junk")  # folders of before lack it
+    if junk is None or junk["threshold"] is None or not 0 < 2 * junk["below"] <= junk["of"]:
+        return 0.0
+    return float(min(junk["halves_agree_on_the_others"]))
 
 
 def crossings(summary: dict[str, Any]) -> dict[str, float | None]:

@@ -1,0 +1,170 @@
+"""Particles of two molecules are sorted into their classes, each half-set on its own, and joined again."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_junk import VOXEL, images_at
+from test_symmetry_axes import BOX, blobs
+
+from equipose import cli
+from equipose.config.settings import PreparationConfig, RunConfig
+from equipose.core.rotations import random_rotations
+from equipose.io.maps import write_map
+from equipose.io.particle_tables import read_tables, write_star
+from equipose.io.particles import Particles
+from equipose.pages.classes_report import build
+from equipose.poses.classes import Start, matched, misfits, search_classes
+from equipose.reconstruction import classes
+
+SHOWN = np.repeat([0, 1], [90, 60])
+"""The molecule that each image shows."""
+
+
+@pytest.fixture(scope="module")
+def run(small_run: Callable[..., RunConfig]) -> RunConfig:
+    run = small_run("d4_l2", BOX)
+    few = {"steps": 14, "batch": 100, "orientations": (150, 400), "refine_orientations": 400, "last_radius": 6.0}
+    search = dataclasses.replace(run.model.search, **few, starts=3)
+    dataset = dataclasses.replace(run.dataset, voxel_size=VOXEL, shift_std=1.0, images=len(SHOWN))
+    return dataclasses.replace(run, dataset=dataset, model=dataclasses.replace(run.model, search=search))
+
+
+@pytest.fixture(scope="module")
+def mixture() -> Particles:
+    """Images of two molecules in random order of poses, at SNR 2."""
+    rng = np.random.default_rng(0)
+    parameters = np.tile(np.array([15_000, 15_000, 0, 300, 2.7, 0.1, 0], np.float32), (len(SHOWN), 1))
+    rotations, shifts = random_rotations(len(SHOWN), rng), np.zeros((len(SHOWN), 2))
+    images = torch.cat(
+        [
+            images_at(
+                blobs(name, np.eye(3), np.zeros(3)), *(each[which == SHOWN] for each in (rotations, shifts, parameters))
+            )
+            for which, name in enumerate(("C1", "D2"))
+        ]
+    )
+    for which in (0, 1):  # a class is not told by its contrast
+        images[which == SHOWN] /= images[which == SHOWN].std()
+    images += 0.5**0.5 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    return Particles(images.numpy(), parameters, VOXEL, None, None, pd.DataFrame(), pd.DataFrame())
+
+
+def test_a_search_with_two_volumes_finds_which_image_shows_which_molecule(run: RunConfig, mixture: Particles) -> None:
+    start = search_classes(run, mixture, 2, seed=0)
+    label, sure = classes.chosen(misfits(run, mixture, start))
+    right = np.mean(label == SHOWN)
+    assert max(right, 1 - right) > 0.9 and sure.mean() > 0.9
+
+
+def test_each_image_goes_to_the_class_that_leaves_least_with_a_probability() -> None:
+    label, sure = classes.chosen(np.array([[100.0, 104.0], [50.0, 50.0], [90.0, 10.0]]))
+    assert label.tolist() == [0, 0, 1]
+    np.testing.assert_allclose(sure, [1 / (1 + np.exp(-2)), 0.5, 1.0])
+
+
+def test_classes_are_matched_one_to_one_by_the_likeness_of_all() -> None:
+    partner, alike = matched(np.array([[0.9, 0.8, 0.1], [0.85, 0.2, 0.1], [0.3, 0.2, 0.95]]))
+    assert partner.tolist() == [1, 0, 2] and alike.tolist() == [0.8, 0.85, 0.95]
+
+
+@pytest.mark.parametrize(
+    ("by_pair", "tried", "least"), [([0.95], 1, 0.95), ([0.5, 0.6, 0.93, 0.7], 2, 0.93), ([0.5], 3, 0.5)]
+)
+def test_searches_follow_until_all_classes_of_two_are_alike(run, mixture, monkeypatch, by_pair, tried, least) -> None:
+    values = iter(by_pair * 9)
+    made: list[int] = []
+    start = Start([], torch.ones(1))
+    monkeypatch.setattr(classes, "search_classes", lambda run, part, count, seed: made.append(seed) or start)
+    monkeypatch.setattr(classes, "likenesses", lambda *_: np.diag([1.0, next(values)]))
+    pair, count = classes.agreeing_starts([run, run], [mixture, mixture], 2, lambda _: None)
+    assert count == tried and len(made) == 2 * tried and pair.alike.min() == pytest.approx(least)
+
+
+def table_of(count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    optics = {"rlnOpticsGroup": [1], "rlnImagePixelSize": [VOXEL], "rlnImageSize": [BOX], "rlnVoltage": [300.0]}
+    optics |= {"rlnSphericalAberration": [2.7], "rlnAmplitudeContrast": [0.1], "rlnImageDimensionality": [2]}
+    rows = {"rlnImageName": [f"{row + 1}@a.mrcs" for row in range(count)], "rlnOpticsGroup": [1] * count}
+    rows |= {"rlnDefocusU": [1e4] * count, "rlnDefocusV": [1e4] * count, "rlnDefocusAngle": [0.0] * count}
+    return pd.DataFrame(optics), pd.DataFrame(rows | {"rlnRandomSubset": [1 + row % 2 for row in range(count)]})
+
+
+@pytest.fixture
+def sorted_ones(run, mixture, monkeypatch, tmp_path: Path) -> tuple[dict, Path]:
+    """Six particles sorted into two classes by patched searches; the second half has them the other way round."""
+    write_star(tmp_path / "particles.star", *table_of(6))
+    (tmp_path / "half1").mkdir()
+    asked = PreparationConfig(name="x", star=str(tmp_path / "particles.star"), subset=1)
+    (tmp_path / "half1/config.json").write_text(asked.to_json())
+    errors = iter([np.array([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0]]), np.array([[0.0, 9.0], [0.0, 9.0], [9.0, 0.0]])])
+    alike = iter([np.array([[0.1, 0.96], [0.97, 0.2]]), np.array([[1.0, 0.3], [0.3, 1.0]])])
+    monkeypatch.setattr(classes, "read_particles", lambda path: mixture)
+    monkeypatch.setattr(classes, "search_classes", lambda *_: Start([], torch.ones(1)))
+    monkeypatch.setattr(classes, "likenesses", lambda *_: next(alike))
+    monkeypatch.setattr(classes, "misfits", lambda *_: next(errors))
+    monkeypatch.setattr("equipose.reconstruction.handback.sizes_of", lambda *_: np.full((6, 1), BOX))
+    work = tmp_path / "out/work/classes/particles"
+    return classes.sort([run, run], [tmp_path / "half1", tmp_path / "half2"], 2, work, lambda _: None), work
+
+
+def test_the_user_s_rows_get_a_class_and_their_half_the_largest_class_first(sorted_ones) -> None:
+    summary, work = sorted_ones
+    table = read_tables(work / classes.SORTED)[1]
+    assert list(table["rlnImageName"]) == [f"{row + 1}@a.mrcs" for row in range(6)]
+    # Half 1 has rows 1, 3, 5 in its classes 2, 2, 1; half 2 has rows 2, 4, 6 in its classes 1, 1, 2, matched crosswise.
+    assert table[classes.CLASS].tolist() == [1, 1, 1, 1, 2, 2] and table["rlnRandomSubset"].tolist() == [1, 2] * 3
+    assert summary["particles"] == [[2, 2], [1, 1]] and summary["halves_alike"] == [0.97, 0.96]
+    assert "Both half-sets have found the same classes." in classes.in_words(summary)
+    alone = summary | {"halves_alike": [0.97, 0.4], "classes_alike": [[1.0, 0.98], [0.98, 1.0]]}
+    said = classes.in_words(alone)
+    assert "do not agree on all classes" in said and "Classes 1 and 2 look the same (0.98)" in said
+
+
+def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(
+    sorted_ones, monkeypatch, capsys, tmp_path: Path
+) -> None:
+    _, work = sorted_ones
+    out, asked = tmp_path / "out", []
+    (out / "work/datasets/half1").mkdir(parents=True)
+    (out / "work/datasets/half1/preparation.json").write_text('{"protein": "dark"}')
+
+    def reconstruct(arguments) -> None:
+        """Poses and a map as a reconstruction leaves them, for the rows of one class."""
+        asked.append(arguments)
+        optics, table = read_tables(arguments.star, as_written=True)
+        own = table[table[classes.CLASS] == arguments.select[0][1]]
+        write_star(arguments.out / "poses.star", optics, own.assign(rlnAngleRot=arguments.select[0][1]))
+        write_map(arguments.out / "volume.mrc", blobs("C1", np.eye(3), np.zeros(3)).numpy(), VOXEL)
+        summary = {"verdict": {"state": "partly_converged"}, "resolution_angstrom": {"corrected": 20.0}, "junk": None}
+        summary |= {"symmetry": "C1", "agree_modulo": "D2", "particles": [1, 2], "star": "particles.star"}
+        (arguments.out / "reconstruction.json").write_text(json.dumps(summary))
+
+    monkeypatch.setattr(cli, "reconstruct", reconstruct)
+    monkeypatch.setattr(cli, "FEWEST", 1)
+    star = str(tmp_path / "particles.star")
+    arguments = cli.parser().parse_args(["reconstruct", star, "--out", str(out), "--classes", "2"])
+    cli._reconstruct_each_class(arguments, Path(star), out)
+    assert [each.classes for each in asked] == [1, 1] and [each.contrast for each in asked] == ["dark"] * 2
+    assert [each.out.name for each in asked] == ["class1", "class2"] and asked[0].datadir == tmp_path
+    table = read_tables(out / "poses.star")[1]
+    assert list(table["rlnImageName"]) == [f"{row + 1}@a.mrcs" for row in range(6)], "rows keep their order"
+    assert (table["rlnAngleRot"] == table[classes.CLASS]).all()
+    summary = json.loads((out / "reconstruction.json").read_text())
+    assert [each["folder"] for each in summary["reconstructed"]] == ["class1", "class2"]
+    said = capsys.readouterr().out
+    assert "class 2: 2 particles" in said and f"class 1: {out / 'class1'}: partly converged" in said
+    page = build(out, summary, cli.CLASSES_REPORT, "mixture")
+    assert page.count("<canvas") == 2 and 'href="class2/report.html"' in page and "0.97" in page
+
+    monkeypatch.setattr(cli, "FEWEST", 2)
+    cli._reconstruct_each_class(arguments, Path(star), out)
+    assert "class 2: a half of 1 particles is too few to search; 2 are needed" in capsys.readouterr().out
+    assert len(read_tables(out / "poses.star")[1]) == 4
+    monkeypatch.setattr(cli, "FEWEST", 3)
+    with pytest.raises(cli.ConfigError, match="no class has enough particles: ask for fewer classes"):
+        cli._reconstruct_each_class(arguments, Path(star), out)
