@@ -20,7 +20,7 @@ BIN := .venv/bin
 OUTSIDE := --ignore tests/browser --ignore tests/interop --ignore tests/faults --ignore tests/slurm --ignore tests/gpu --ignore tests/install
 WORKERS := --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: demo ablation test lint unit-test workflow-test test-interop test-browser test-faults test-slurm test-gpu test-install docs fuzz mutation plan bench bench-peers bench-scale format clean
+.PHONY: demo ablation test lint unit-test workflow-test test-interop test-browser test-faults test-slurm test-gpu test-install docs notebook fuzz mutation plan bench bench-peers bench-scale format clean
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores all --quiet host rules --configfile workflow/presets/demo.yaml
@@ -54,6 +54,10 @@ test-interop: .venv/installed .venv-interop/installed
 
 test-browser: .venv/installed .venv-browser/installed
 	.venv-browser/bin/pytest --confcutdir tests/browser tests/browser
+
+# Runs it in place, with the packages of constraints.txt, and fails where a cell does.
+notebook: .venv-notebook/installed
+	OMP_NUM_THREADS=1 .venv-notebook/bin/jupyter execute --inplace docs/particles-to-map.ipynb
 
 fuzz: .venv/installed
 	FUZZ_CASES=$(CASES) $(BIN)/pytest tests/test_fuzz.py
@@ -102,7 +106,7 @@ format: .venv/installed
 	$(BIN)/snakefmt Snakefile workflow
 
 clean:
-	rm -rf .venv .venv-browser .venv-interop .venv-install .venv-docs build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-browser .venv-notebook .venv-interop .venv-install .venv-docs build .pytest_cache .ruff_cache .mypy_cache
 
 .venv/installed: pyproject.toml constraints.txt requirements-nodeps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
@@ -124,6 +128,11 @@ build/peers/installed:
 .venv-interop/installed:
 	$(PYTHON) -m venv .venv-interop
 	.venv-interop/bin/pip install --quiet $(PIP_OPTIONS) torch==2.13.0 cryodrgn==4.3.1 cryosparc-tools==5.0.3
+	touch $@
+
+.venv-notebook/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-notebook
+	.venv-notebook/bin/pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable . ipykernel==7.4.0 nbclient==0.11.0
 	touch $@
 
 .venv-browser/installed:

@@ -73,7 +73,7 @@ def test_a_running_reconstruction_shows_stage_time_left_and_the_course_of_its_ru
     assert "About 5 minutes of training left" in shown  # 1.7 of half 1, and 400 steps of 0.5 s of half 2
     assert "✓ preparing the particles" in shown and 'aria-current="step">searching and training' in shown
     assert "step 200 of 400 (refine), 102 s left" in shown and 'value="0.5000"' in shown
-    assert 'alt="Loss by step. half1: 0.5 at 200"' in shown
+    assert 'alt="Loss by step. half 1: 0.5 at 200"' in shown
 
 
 def test_the_map_of_a_search_is_shown_and_how_alike_those_of_the_halves_are(

@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,16 @@ def test_every_public_name_has_a_docstring_with_an_example() -> None:
 def test_importing_the_package_loads_nothing_numerical() -> None:
     code = "import sys; from equipose import PUBLIC; print({'numpy', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_the_notebook_was_run_whole_and_keeps_its_pictures() -> None:
+    """`make notebook` runs it again."""
+    cells = json.loads((Path(__file__).parents[1] / "docs/particles-to-map.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert len(cells) <= 20 and [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
+    assert not [output for output in outputs if output["output_type"] == "error"]
 
 
 def test_the_example_of_every_public_name_is_right(tmp_path: Path, small_run, monkeypatch) -> None:

@@ -188,10 +188,11 @@ def _reconstruction(ours: Watched, now: float) -> View:
         )
         view.stages.append((f"{NAMES.get(name, name)}{f', {there} of {files}' if 0 < there < files else ''}", stage))
     courses = {run.name: _course(work, run) for run in runs}
-    view.cards = [_card(run, courses[run.name], run.name.split("/")[0]) for run in runs]
+    labels = [run.name.split("/")[0].replace("half", "half ") for run in runs]
+    view.cards = [_card(run, courses[run.name], label) for run, label in zip(runs, labels, strict=True)]
     if view.state == "running" and (left := _left(runs, courses)):
         view.facts.append(left)
-    view.curves = _curves(ours, {name.split("/")[0]: course for name, course in courses.items()})
+    view.curves = _curves(ours, dict(zip(labels, courses.values(), strict=True)))
     summary = read_json(top / "reconstruction.json") or _first_json(work.glob("maps/*/reconstruction.json"))
     if summary:
         view.says = headline(summary)
