@@ -16,6 +16,9 @@ from torch.nn.functional import embedding_bag
 from equipose.core.fourier import HalfDisc, shift_phase
 
 OVERSAMPLING = 2
+AT_ONCE = 2**17
+"""Points of slices that are back-projected at once: each takes some 200 bytes meanwhile."""
+
 MARGIN = 2
 """Points beyond the last shell, for values that spread over its rim."""
 
@@ -130,11 +133,14 @@ def insert_slices(
     Each slice is added at all poses R S of the `group` (g, 3, 3), so that the volume has this symmetry.
     """
     sums = torch.view_as_complex(grid.signal)  # complex numbers are added in half the time that pairs take
+    some = max(1, AT_ONCE // len(disc.k))
+    parts = list(zip(rotations.split(some), signal[..., None].split(some), power[..., None].split(some), strict=True))
     for mate in group:
-        points, weights = _corners(disc.k @ (rotations @ mate)[:, :2], grid.radius)
-        points = points.flatten().long()
-        sums.index_add_(0, points, (signal[..., None] * weights).flatten())
-        grid.power.index_add_(0, points, (power[..., None] * weights).flatten())
+        for turned, values, squares in parts:
+            points, weights = _corners(disc.k @ (turned @ mate)[:, :2], grid.radius)
+            points = points.flatten().long()
+            sums.index_add_(0, points, (values * weights).flatten())
+            grid.power.index_add_(0, points, (squares * weights).flatten())
 
 
 def insert_images(
