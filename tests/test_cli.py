@@ -503,3 +503,24 @@ def _header(path: Path, **values: int) -> None:
     with mrcfile.open(path, "r+", permissive=True) as mrc:
         for name, value in values.items():
             mrc.header[name] = value
+
+
+def test_select_writes_the_particles_that_probably_show_the_molecule(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path
+) -> None:
+    optics, table = read_tables(simulated_dataset.folder / "particles.star", as_written=True)
+    (tmp_path / "abinitio").mkdir()
+    stack = simulated_dataset.folder / "particles.mrcs"
+    table["rlnImageName"] = [f"{name.split('@')[0]}@{stack}" for name in table["rlnImageName"]]
+    chance = np.where(np.arange(len(table)) % 5, "0.9", "0.1")
+    write_star(tmp_path / "abinitio/poses.star", optics, table.assign(equiposeProbability=chance))
+    assert equipose(monkeypatch, "select", tmp_path / "abinitio") == 0
+    assert "40 of 50 particles" in capsys.readouterr().out
+    selected = read_tables(tmp_path / "abinitio/selected.star")[1]
+    assert selected["rlnImageName"].tolist() == table["rlnImageName"][chance == "0.9"].tolist()
+
+    assert equipose(monkeypatch, "select", tmp_path / "abinitio", "--least", "0.95") == 2
+    assert "no particle has an equiposeProbability of 0.95: give a lower --least" in capsys.readouterr().err
+    write_star(tmp_path / "abinitio/poses.star", optics, table)
+    assert equipose(monkeypatch, "select", tmp_path / "abinitio") == 2
+    assert "has no equiposeProbability" in capsys.readouterr().err

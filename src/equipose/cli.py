@@ -314,7 +314,7 @@ def select(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{poses} has no {PROBABILITY}: a map of such low resolution gives none")
     probable = numbers(poses, table[PROBABILITY]) >= arguments.least
     if not probable.any():
-        raise ConfigError(f"{poses}: no particle has a {PROBABILITY} of {arguments.least:g}: give a lower --least")
+        raise ConfigError(f"{poses}: no particle has an {PROBABILITY} of {arguments.least:g}: give a lower --least")
     out = (arguments.out or poses.with_name("selected.star")).absolute()
     _check(check_can_be_made, out.parent, "--out")
     write_star(out, optics, table[probable])
