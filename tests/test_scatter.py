@@ -40,6 +40,8 @@ def test_jobs_that_cannot_share_the_parts_are_refused():
     with pytest.raises(ConfigError, match="divisor of 20"):
         scatter.slices(1000, 3)
     assert scatter.slices(1010, 4) == [(0, 255), (255, 510), (510, 765), (765, 1010)]
+    with pytest.raises(ConfigError, match="41 particles are too few for 20 jobs: ask for fewer"):
+        scatter.slices(41, 20)
 
 
 def _rows(model, particles, some):

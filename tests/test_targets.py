@@ -1,6 +1,7 @@
 """The files that the workflow's rules are asked for, and the sentences that go with them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,3 +157,17 @@ def test_encoders_and_losses_are_named_as_their_modules_register_them(tmp_path: 
     (tmp_path / "theirs.py").write_text('OTHERS = {"x": 1}\nENCODERS = {"a": 1}\nENCODERS["b"] = 2\nOTHERS["y"] = 3\n')
     monkeypatch.syspath_prepend(tmp_path)
     assert targets.registered_names("theirs", "ENCODERS") == {"a", "b"}
+
+
+def test_a_shared_pass_needs_the_pass_before_it_but_for_the_first(tmp_path: Path) -> None:
+    def wildcards(number: str) -> SimpleNamespace:
+        return SimpleNamespace(dataset="half1", model="d4_search", seed="0", jobs="2", number=number)
+
+    folder = tmp_path / "runs/half1/d4_search/seed0/refinement/2jobs"
+    assert targets.pass_files(tmp_path, wildcards("3"), before=1) == [folder / "pass2.pt"]
+    assert targets.pass_files(tmp_path, wildcards("3"), jobs=range(2)) == [
+        folder / "pass3.job0.pt",
+        folder / "pass3.job1.pt",
+    ]
+    assert targets.pass_files(tmp_path, wildcards("0"), before=1) == []
+    assert targets.pass_files(tmp_path, wildcards("0"), before=1, jobs=["1"]) == []

@@ -2,26 +2,13 @@
 # but a user: `snakemake RUN/refinement/20jobs/pass11.pt`, and the evaluation then goes on from the run's refinement.pt.
 
 
-def of_pass_before(name: str) -> Callable[..., list[str]]:
-    """An input function: the file of that name of the pass before, where there is one."""
-
-    def files(wildcards) -> list[str]:
-        number = int(wildcards.number)
-        folder = (
-            f"{RESULTS}/runs/{wildcards.dataset}/{wildcards.model}/seed{wildcards.seed}/refinement/{wildcards.jobs}jobs"
-        )
-        return [f"{folder}/pass{number - 1}{name.format(**dict(wildcards))}.pt"] if number else []
-
-    return files
-
-
 rule refine_part:
     input:
         "<results>/runs/{dataset}/{model}/seed{seed}/model.pt",
         "<results>/runs/{dataset}/{model}/seed{seed}/history.csv",
         "<results>/datasets/{dataset}/particles.mrcs",
-        of_pass_before(""),
-        of_pass_before(".job{job}"),
+        lambda wildcards: targets.pass_files(RESULTS, wildcards, before=1),
+        lambda wildcards: targets.pass_files(RESULTS, wildcards, before=1, jobs=[wildcards.job]),
         star="<results>/datasets/{dataset}/particles.star",
     output:
         temp("<results>/runs/{dataset}/{model}/seed{seed}/refinement/{jobs}jobs/pass{number}.job{job}.pt"),
@@ -52,12 +39,8 @@ rule refine_part:
 rule gather_parts:
     input:
         "<results>/runs/{dataset}/{model}/seed{seed}/model.pt",
-        of_pass_before(""),
-        lambda wildcards: [
-            f"{RESULTS}/runs/{wildcards.dataset}/{wildcards.model}/seed{wildcards.seed}/refinement/{wildcards.jobs}jobs"
-            f"/pass{wildcards.number}.job{number}.pt"
-            for number in range(int(wildcards.jobs))
-        ],
+        lambda wildcards: targets.pass_files(RESULTS, wildcards, before=1),
+        lambda wildcards: targets.pass_files(RESULTS, wildcards, jobs=range(int(wildcards.jobs))),
         star="<results>/datasets/{dataset}/particles.star",
     output:
         "<results>/runs/{dataset}/{model}/seed{seed}/refinement/{jobs}jobs/pass{number}.pt",

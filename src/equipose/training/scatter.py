@@ -31,12 +31,15 @@ from equipose.training.run_progress import networks_trained
 
 
 def slices(count: int, jobs: int) -> list[tuple[int, int]]:
-    """First row and end of each job's particles. Raises ConfigError if the jobs cannot share the parts of a pass."""
+    """First row and end of each job's particles. Raises ConfigError if the jobs cannot share them."""
     if PARTS % jobs:
         raise ConfigError(f"{jobs} jobs cannot share the {PARTS} parts of a pass: give a divisor of {PARTS}")
     ends = np.cumsum([len(part) for part in torch.arange(count).chunk(PARTS)])
     last = [int(ends[min((job + 1) * PARTS // jobs, len(ends)) - 1]) for job in range(jobs)]
-    return list(zip([0, *last[:-1]], last, strict=True))
+    found = list(zip([0, *last[:-1]], last, strict=True))
+    if any(first == end for first, end in found):
+        raise ConfigError(f"{count} particles are too few for {jobs} jobs: ask for fewer")
+    return found
 
 
 @torch.no_grad()

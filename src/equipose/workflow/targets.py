@@ -185,6 +185,19 @@ def of_halves(config: dict[str, Any], reconstruction: str, pattern: str) -> list
     return [f"{results_folder(config)}/{pattern.format(half=half, **spec)}" for half in spec["halves"]]
 
 
+def pass_files(
+    results: Path, wildcards: Any, *, before: int = 0, jobs: Iterable[int | str] | None = None
+) -> list[Path]:
+    """Files of a pass of refinement that several jobs share: of these `jobs`, or the one that adds their sums.
+
+    The pass is so many `before` that of the wildcards; there is none before the first.
+    """
+    number = int(wildcards.number) - before
+    run = run_folder(results, wildcards.dataset, wildcards.model, wildcards.seed)
+    names = [f"pass{number}.pt"] if jobs is None else [f"pass{number}.job{job}.pt" for job in jobs]
+    return [run / "refinement" / f"{wildcards.jobs}jobs" / name for name in names if number >= 0]
+
+
 def rerun_command(presets: Iterable[Path], workflow: Path) -> str:
     """The command that makes everything that the configuration with these `presets` asks for.
 
