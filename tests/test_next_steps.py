@@ -49,6 +49,6 @@ def test_commands_name_the_place_and_the_numbers_of_the_reconstruction(folder: P
 def test_a_map_that_has_not_converged_is_not_recommended(joined: Path, tmp_path: Path) -> None:
     lost = shutil.copytree(joined, tmp_path / "lost")
     summary = json.loads((lost / "reconstruction.json").read_text())
-    (lost / "reconstruction.json").write_text(json.dumps(summary | {"halves_agree": [0.1, 0.1]}))
+    (lost / "reconstruction.json").write_text(json.dumps(summary | {"halves_agree": [0.1, 0.1], "junk": None}))
     write_next_steps(lost, lost)
     assert not (lost / "next.md").exists() and not (lost / "filtered.mrc").exists()

@@ -46,11 +46,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def heed_interrupts() -> None:
+    """A shell that starts `make test &` has its commands ignore SIGINT, and so would ours."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(folder: Path, **options: object) -> subprocess.Popen:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = [sys.executable, "-c", PARENT]
     return subprocess.Popen(
-        command, cwd=folder, env=os.environ | {"PATH": path}, start_new_session=True, text=True, **options
+        command,
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        start_new_session=True,
+        text=True,
+        **{"preexec_fn": heed_interrupts} | options,
     )
 
 

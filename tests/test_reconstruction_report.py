@@ -66,7 +66,7 @@ def test_a_reconstruction_in_which_nothing_is_resolved_has_a_page_that_says_so(j
     folder = shutil.copytree(joined, tmp_path / "lost")
     summary = json.loads((folder / "reconstruction.json").read_text())
     summary["resolution_angstrom"]["corrected"] = None
-    lost = {"halves_agree": [0.01, 0.0], "resolved_to_the_last_shell": False}
+    lost = {"halves_agree": [0.01, 0.0], "resolved_to_the_last_shell": False, "junk": None}
     (folder / "reconstruction.json").write_text(json.dumps(summary | lost))
     page = build(folder, folder, TEMPLATE, "particles")
     assert "left out" not in page and "repeat an image" not in page
