@@ -32,6 +32,7 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/reconstruct.smk"
 include: "workflow/rules/scatter.smk"
+include: "workflow/rules/panel.smk"
 
 
 localrules:
@@ -68,6 +69,7 @@ rule all:
     input:
         table_files(config["run"]),
         figure_files(config["run"]),
+        panel_tables(),
 
 
 for experiment in config["run"]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from equipose.config.settings import asked_runs, merge
-from equipose.study.plan import EVALUATE_MINUTES, SIMULATE_MINUTES, TRAIN_FACTOR, makespan, plan
+from equipose.study.plan import EVALUATE_MINUTES, RECONSTRUCT_MINUTES, SIMULATE_MINUTES, TRAIN_FACTOR, makespan, plan
 
 
 @pytest.fixture
@@ -42,6 +42,18 @@ def test_jobs_hours_and_bytes_are_counted(config: dict, tmp_path: Path) -> None:
     assert f"178 jobs, {hours:.0f} hours" in text
     assert f"9, {gigabytes:.2f} GB" in text
     assert "24 GB a training job" in text
+
+
+def test_reconstructions_of_the_panel_are_counted_with_their_datasets(config: dict, tmp_path: Path) -> None:
+    config |= {"run": [], "panel": ["80s_snr1", "80s_noiseless"]}
+    write(tmp_path / "reconstructed/80s_snr1/score.json")
+    files = [
+        str(tmp_path / path)
+        for path in ("datasets/80s_noiseless/particles.mrcs", "reconstructed/80s_noiseless/score.json")
+    ]
+    text = plan(config, files)
+    assert "Plan of panel" in text and "datasets   1," in text
+    assert f"panel      1 reconstructions, {RECONSTRUCT_MINUTES} minutes each (assumed)" in text
 
 
 def test_what_is_done_is_not_planned_again(config: dict, tmp_path: Path) -> None:

@@ -125,7 +125,8 @@ MISTAKES = {
         {"structures": {"x": {"path": "README.md"}}},
         "`structures.x.path` is 'README.md'",
     ),
-    "unknown embedded structure": ({"structures": {"x": {"embedded": "1abc"}}}, "known: 4v6x, 5nrl"),
+    "panel of unknown particles": ({"panel": ["80s"]}, "`panel` names '80s', which is not in the simulated datasets"),
+    "unknown embedded structure": ({"structures": {"x": {"embedded": "1abc"}}}, ", 4v6x, 5a1a, 5gjv, 5nrl, "),
     "structure with two sources": ({"structures": {"80s": {"path": "x.mrc"}}}, "has a `path` and other sources"),
     "assembly of embedded atoms": (
         {"structures": {"x": {"embedded": "5nrl", "assembly": 1}}},

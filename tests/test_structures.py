@@ -16,7 +16,9 @@ import mrcfile
 import numpy as np
 import pytest
 import yaml
+from scipy.spatial import cKDTree
 
+from equipose.core.point_groups import group
 from equipose.data.structures import (
     SIGMA_PER_RESOLUTION,
     centre_of_mass,
@@ -408,6 +410,17 @@ def test_the_sidecar_says_what_each_embedded_structure_stands_in_for() -> None:
     sidecar = yaml.safe_load((EMBEDDED / "structures.yaml").read_text())
     assert set(sidecar) == {path.stem for path in EMBEDDED.glob("*.npz")}
     assert sidecar["4v6x"]["stands_in_for"] == "3J79 + 3J7A" and sidecar["5nrl"]["stands_in_for"] is None
+
+
+@pytest.mark.parametrize(
+    "name, symmetry", [("1ncb", "C4"), ("5a1a", "D2"), ("6vxx", "C3"), ("2cg9", "C2"), ("1oel", "D7")]
+)
+def test_embedded_symmetric_molecules_lie_on_the_axes_of_their_group(name: str, symmetry: str) -> None:
+    coords, _ = read_atoms(EMBEDDED / f"{name}.npz")
+    tree = cKDTree(coords)
+    for turn in group(symmetry):
+        apart = tree.query(coords[::50] @ turn.T)[0]
+        assert np.median(apart) < 1.5  # Å; GroEL's subunits differ by 1.4 Å
 
 
 @pytest.mark.parametrize("name, voxel", [("5nrl", 4.25), ("4v6x", 3.77)])

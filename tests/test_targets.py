@@ -171,3 +171,10 @@ def test_a_shared_pass_needs_the_pass_before_it_but_for_the_first(tmp_path: Path
     ]
     assert targets.pass_files(tmp_path, wildcards("0"), before=1) == []
     assert targets.pass_files(tmp_path, wildcards("0"), before=1, jobs=["1"]) == []
+
+
+def test_tables_of_the_panel_are_asked_for_only_with_datasets() -> None:
+    config = {"pathvars": {"results": "results/x"}, "panel": []}
+    assert targets.panel_tables(config) == []
+    config["panel"] = ["groel"]
+    assert targets.panel_tables(config) == ["results/x/tables/panel.csv", "results/x/tables/panel.md"]

@@ -82,6 +82,7 @@ Name = Annotated[
         " names",
     ),
 ]
+Names = Annotated[tuple[str, ...], Field(json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)]
 SomeNames = Annotated[
     tuple[str, ...], Field(min_length=1, json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)
 ]
@@ -591,7 +592,7 @@ class Configuration(Config):
     """what config.yaml, with presets laid over it, may hold; an unknown key is an error"""
 
     pathvars: Pathvars = Field(description="where outputs go")
-    run: SomeNames = Field(description="names of the experiments that the default target makes")
+    run: Names = Field(description="names of the experiments that the default target makes")
     retrain: Literal["settings", "code"] = Field(
         description="the changes after which finished datasets, runs and reconstructions are made again: of settings or"
         " data, or also of the code that decides their numbers"
@@ -608,6 +609,10 @@ class Configuration(Config):
     preparation: Preparation
     reconstructions: dict[Name, Reconstruction] = Field(
         description="pairs of runs that make a map and half-maps, by name"
+    )
+    panel: Names = Field(
+        description="names of simulated datasets that the target `panel` reconstructs by `equipose reconstruct`, and"
+        " scores against the truth"
     )
     training: Training
     models: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)] = Field(

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 
 import numpy as np
+import scipy.ndimage
 import torch
 from torch import Tensor
+
+from equipose.core.pose_metrics import Alignment
 
 
 @torch.no_grad()
@@ -27,3 +30,15 @@ def real_volume(
     spectrum = torch.zeros(inside.shape, dtype=values.dtype)
     spectrum[inside] = values * sign * box
     return torch.fft.irfftn(spectrum, s=(box, box, box)).numpy()
+
+
+def aligned_volume(
+    transform: Callable[[Tensor], Tensor], box: int, voxel_size: float, alignment: Alignment
+) -> np.ndarray:
+    """`real_volume` moved into the truth's frame by an alignment, box³ voxels of `voxel_size` Å.
+
+    V_aligned(x) = V(A (x - u)) has the transform V̂(A k) e^{-2πi k·u}: the shift is a phase, exact below Nyquist.
+    """
+    volume = real_volume(transform, box, alignment.volume_map())
+    shift = alignment.translation[::-1] / voxel_size  # voxels along z, y, x
+    return np.fft.ifftn(scipy.ndimage.fourier_shift(np.fft.fftn(volume), shift)).real

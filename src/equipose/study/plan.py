@@ -28,9 +28,9 @@ from equipose.workflow.resolve import dataset_config
 GPUS = (1, 8, 64)
 """Numbers of GPUs for which the plan gives the wall time."""
 
-TRAIN_FACTOR, EVALUATE_MINUTES, SIMULATE_MINUTES = 1.25, 5.0, 10.0
+TRAIN_FACTOR, EVALUATE_MINUTES, SIMULATE_MINUTES, RECONSTRUCT_MINUTES = 1.25, 5.0, 10.0, 4.0
 """Assumed times: of a training job over its budget, which does not count scoring (1.24 for D4 on an H100); of an
-evaluation; of a dataset."""
+evaluation; of a dataset; of a reconstruction of 3,000 simulated particles."""
 
 VOXEL_BYTES, IMAGE_BYTES = 64, 300
 """Assumed size of a run's folder: bytes a voxel for maps, snapshots, weights and checkpoint; bytes a row of its star
@@ -47,7 +47,9 @@ def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = G
     asked = asked_runs(config, config["run"])
     runs = {run: budget for run, budget in asked.items() if run_folder(results, *run) / "model.pt" in to_make}
     rescored = [run for run in asked if run not in runs and run_folder(results, *run) / "metrics.json" in to_make]
-    of_runs = {name: dataset_config(config, name) for name in sorted({dataset for dataset, _, _ in asked})}
+    panel = [name for name in config["panel"] if results / "reconstructed" / name / "score.json" in to_make]
+    wanted = {dataset for dataset, _, _ in asked} | set(config["panel"])
+    of_runs = {name: dataset_config(config, name) for name in sorted(wanted)}
     missing = [dataset for name, dataset in of_runs.items() if _particles(results, name) in to_make]
     particles = sum((dataset.images + dataset.held_out) * dataset.box**2 * 4 for dataset in missing)
     evaluated = [folder for run in asked if ((folder := run_folder(results, *run)) / "metrics.json").exists()]
@@ -61,12 +63,14 @@ def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = G
     factor, factor_source = _train_factor(results)
     evaluate, evaluate_source = _minutes(rules, "evaluate", EVALUATE_MINUTES)
     simulate, simulate_source = _minutes(rules, "simulate", SIMULATE_MINUTES)
+    reconstruct, reconstruct_source = _minutes(rules, "reconstruct_simulated", RECONSTRUCT_MINUTES)
     steps = _seconds_per_step(results)
     training = [
         factor * (budget["seconds"] if "seconds" in budget else budget["steps"] * steps.get(model, np.nan))
         for (_, model, _), budget in runs.items()
     ]
     jobs = [seconds + 60 * evaluate for seconds in training if np.isfinite(seconds)] + [60 * evaluate] * len(rescored)
+    jobs += [60 * reconstruct] * len(panel)
     times = [f"{duration(60 * simulate * bool(missing) + makespan(jobs, count))} on {count}" for count in gpus]
     memory = f"{config['resources']['train']['memory_mb'] / 1000:.0f} GB a training job, set in `resources`"
     if "train" in rules:
@@ -77,11 +81,13 @@ def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = G
     kept = [f"  kept       {note}" for note in age_notes(made_by_other_code(results, done))]
     return "\n".join(
         [
-            f"Plan of {', '.join(config['run'])} → {results}",
+            f"Plan of {', '.join([*config['run'], *['panel'] * bool(config['panel'])])} → {results}",
             f"  datasets   {len(missing)}, {particles / 1e9:.2f} GB of particles",
             f"  training   {len(runs)} jobs, {_budget(runs.values())} in all"
             + f" ({len(done)} more are done)" * bool(done),
             *[f"  scoring    {len(rescored)} jobs, of models that stay as they are"] * bool(rescored),
+            *[f"  panel      {len(panel)} reconstructions, {reconstruct:.1f} minutes each ({reconstruct_source})"]
+            * bool(panel),
             *kept,
             f"  GPU-hours  {sum(jobs) / 3600:.1f}" + f", without {unknown} runs of unknown speed" * bool(unknown),
             f"  disk       {(particles + folders) / 1e9:.1f} GB with the runs' folders",

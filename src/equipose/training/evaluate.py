@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.ndimage
 import torch
 from torch import Tensor
 
@@ -34,7 +33,7 @@ from equipose.core import fsc, point_groups
 from equipose.core.fourier_grid import grid_values
 from equipose.core.pose_metrics import IDENTITY, Alignment, exact_scores, paper_scores
 from equipose.core.rotations import to_relion_angles
-from equipose.core.volumes import real_volume
+from equipose.core.volumes import aligned_volume
 from equipose.errors import ConfigError
 from equipose.io.files import CHECKPOINTS, REFINEMENT, read_json, write_json, write_text
 from equipose.io.fingerprint import dataset_code, fingerprint, training_code
@@ -86,13 +85,9 @@ def unknown_poses(particles: Particles) -> RelionPoses:
 
 
 def map_of(transform: Callable[[Tensor], Tensor], model: Autoencoder, alignment: Alignment) -> np.ndarray:
-    """The volume (L, L, L), (z, y, x), of a `transform` (n, 3) → (n,), moved by `alignment`, in image units.
-
-    V_aligned(x) = V(A (x - u)) has the transform V̂(A k) e^{-2πi k·u}: the shift is a phase, exact below Nyquist.
-    """
-    volume = real_volume(transform, model.box, alignment.volume_map()) / model.image_scale
-    shift = alignment.translation[::-1] / model.voxel_size  # voxels along z, y, x
-    return np.fft.ifftn(scipy.ndimage.fourier_shift(np.fft.fftn(volume), shift)).real.astype(np.float32)
+    """The volume (L, L, L), (z, y, x), of a `transform` (n, 3) → (n,), moved by `alignment`, in image units."""
+    volume = aligned_volume(transform, model.box, model.voxel_size, alignment)
+    return (volume / model.image_scale).astype(np.float32)
 
 
 def score(predicted: RelionPoses, particles: Particles, rows: slice, symmetry: str) -> tuple[dict[str, Any], Alignment]:

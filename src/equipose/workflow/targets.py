@@ -174,6 +174,11 @@ def figure_options(config: dict[str, Any], figure: str) -> list[str]:
     return ["--within", *map(str, config["figures"]["subset_within"])] if figure == "subsets" else []
 
 
+def panel_tables(config: dict[str, Any]) -> list[str]:
+    """The tables of the reconstructions of simulated particles, if the configuration asks for any."""
+    return [f"{results_folder(config)}/tables/panel.{format}" for format in ("csv", "md")] if config["panel"] else []
+
+
 def reconstruction_files(config: dict[str, Any]) -> list[str]:
     folders = [f"{results_folder(config)}/maps/{name}" for name in config["reconstructions"]]
     return [f"{folder}/{file}" for folder in folders for file in OF_A_RECONSTRUCTION]

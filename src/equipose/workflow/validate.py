@@ -75,6 +75,8 @@ def _check_keys(config: dict[str, Any], key: str) -> None:
 
 def _check_names(config: dict[str, Any], encoders: Collection[str], losses: Collection[str]) -> None:
     _check_known("run", config["run"], config["experiments"], "experiments")
+    simulated = [name for name in config["datasets"] if is_simulated(config, name)]
+    _check_known("panel", config["panel"], simulated, "the simulated datasets")
     for name, reconstruction in config["reconstructions"].items():
         _check_known(f"reconstructions.{name}.halves", reconstruction["halves"], config["datasets"], "datasets")
         _check_known(f"reconstructions.{name}.model", [reconstruction["model"]], config["models"], "models")
