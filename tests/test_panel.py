@@ -51,7 +51,6 @@ def reconstruction(dataset: Path, wrong: int = 0, agree: float = 1.0) -> Path:
     found = true @ group("C3")[rng.integers(3, size=IMAGES)] @ FRAME
     found[:wrong] = Rotation.random(wrong, random_state=1).as_matrix()
     table[list(ANGLES)] = to_relion_angles(found)
-    table["rlnImageName"] = table["rlnImageName"].str.replace("particles.mrcs", f"../{dataset.name}/particles.mrcs")
     table["rlnRandomSubset"] = np.where(np.arange(IMAGES) < IMAGES // 2, 1, 2)
     write_star(folder / "poses.star", optics, table)
     # V_true(x) = V_found(Gᵀ x) for R_found = R_true S G: with arrays' axes (z, y, x), by scipy

@@ -122,11 +122,17 @@ def _own(particle_table: pd.DataFrame) -> np.ndarray:
 
 def _images(names: pd.Series) -> pd.Series:
     """Names of images, one for each: 1@stack.mrcs, 000001@stack.mrcs and 1@./stack.mrcs:mrcs are one image."""
-    parts = names.astype(str).str.partition("@")
-    alone = parts[1] == ""  # a file's only image
-    stacks = parts[2].where(~alone, parts[0])
-    plain = {stack: os.path.normpath(stack.removesuffix(":mrcs")) for stack in stacks.unique()}
-    return parts[0].str.lstrip("0").where(~alone, "1") + "@" + stacks.map(plain)
+    plain: dict[str, str] = {}
+
+    def image(name: str) -> str:
+        number, at, stack = name.partition("@")
+        if not at:  # a file's only image
+            number, stack = "1", number
+        if stack not in plain:
+            plain[stack] = os.path.normpath(stack.removesuffix(":mrcs"))
+        return f"{number.lstrip('0')}@{plain[stack]}"
+
+    return pd.Series([image(str(name)) for name in names], names.index, object)
 
 
 def _pairs(codes: np.ndarray) -> np.ndarray:
@@ -167,9 +173,11 @@ def _overlapping(particle_table: pd.DataFrame, micrograph: np.ndarray, near: flo
         alone = place[rows[first]]
         apart = 2 * near * micrograph[rows[first]]  # in a third direction: no micrograph reaches another one's picks
         tree = scipy.spatial.cKDTree(np.column_stack([alone, apart]))
+        distance, _ = tree.query(tree.data, k=2, distance_upper_bound=near)
+        crowd = np.flatnonzero(np.isfinite(distance[:, 1]))  # few, as a rule: most picks have no neighbour
         few = min(NEIGHBOURS, len(first) - 1) + 1
-        _, neighbour = tree.query(tree.data, k=few, distance_upper_bound=near)
+        _, neighbour = tree.query(tree.data[crowd], k=few, distance_upper_bound=near)
         from_row, at = np.nonzero(neighbour < len(first))
-        pairs = np.concatenate([pairs, np.stack([first[from_row], first[neighbour[from_row, at]]], axis=1)])
+        pairs = np.concatenate([pairs, np.stack([first[crowd[from_row]], first[neighbour[from_row, at]]], axis=1)])
     joined = np.bincount(_components(pairs, len(rows)), minlength=1)
     return rows[pairs] if joined.max() <= max(2, CROWDED * len(particle_table)) else np.empty((0, 2), np.int64)

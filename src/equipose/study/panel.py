@@ -64,7 +64,7 @@ def score(folder: Path, dataset: Path) -> dict[str, Any]:
     Raises ConfigError if the folder has no reconstruction of these particles.
     """
     config = SimulationConfig.load(dataset / "config.json")
-    found, true = read_particles(folder / "poses.star"), read_particles(dataset / "particles.star")
+    found, true = read_particles(folder / "poses.star", dataset), read_particles(dataset / "particles.star")
     if len(found.images) != len(true.images) or found.rotations is None or true.rotations is None:
         raise ConfigError(f"{folder} is no reconstruction of {dataset}: delete it, and run the same command again")
     same, half = group(config.symmetry), read_tables(folder / "poses.star")[1][SUBSET].to_numpy(int)
