@@ -226,6 +226,28 @@ def test_noise_alone_does_not_tell_the_contrast(settings, user: Path, tmp_path: 
         prepare(settings, tmp_path / "out", quiet)
 
 
+@pytest.mark.parametrize("protein", ["bright", "dark"])
+@pytest.mark.parametrize("radius", [3.0, 7.0, 11.0])
+def test_a_hollow_particle_is_as_bright_as_a_full_one(settings, simulated_dataset, radius: float, protein: str) -> None:
+    """Shells of protein, whose transforms change their sign within the shells that are looked at, at SNR 0.2."""
+    rng, count, axis = np.random.default_rng(0), 500, np.arange(32) - 16
+    directions = rng.normal(size=(20_000, 3))
+    points = radius * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    clean = np.histogram2d(*points[:, :2].T, [np.append(axis, 16) - 0.5] * 2)[0]
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    parameters = particles.ctf[:1].repeat(count, 0)
+    parameters[:, 0] = parameters[:, 1] = rng.uniform(8e3, 25e3, count)
+    row, column = np.meshgrid(np.fft.fftfreq(32, 1 / 32), np.arange(17), indexing="ij")
+    k = torch.from_numpy(np.stack([column.ravel(), row.ravel()], -1)).float()
+    transfer = ctf(torch.from_numpy(parameters), k, 320.0).numpy().reshape(-1, 32, 17)
+    images = filtered(clean.repeat(count).reshape(32, 32, count).transpose(2, 0, 1), transfer)
+    images += rng.normal(0, images.std() / 0.2**0.5, images.shape)
+    images = (images if protein == "bright" else -images).astype(np.float32)
+    seen = dataclasses.replace(particles, images=images, ctf=parameters, voxel_size=10.0)
+    sign, _ = preparation.contrast(seen, np.arange(count), settings, 10.0)
+    assert sign == (1 if protein == "bright" else -1)
+
+
 @pytest.mark.parametrize("flipped", [False, True])
 def test_phases_that_were_flipped_without_a_trace_are_noticed(simulated_dataset, flipped: bool) -> None:
     """At 4 Å a pixel, where the CTF changes its sign within the shells that are looked at, and SNR 1."""

@@ -598,7 +598,7 @@ def parser() -> argparse.ArgumentParser:
             reader.add_argument(
                 "--shift-std",
                 type=number(float, 0),
-                help="standard deviation of the particles' shifts in Å; default: 3%% of the box, 10 at least",
+                help="standard deviation of the particles' shifts in Å; default: 3%% of the box, 4 at least",
             )
             reader.add_argument("--cores", type=number(int, 1), help="CPU cores; default: all")
             reader.add_argument(

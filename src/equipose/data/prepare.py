@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import scipy.fft
 import scipy.ndimage
+import scipy.optimize
+import scipy.special
 import torch
 
 from equipose.config.settings import PreparationConfig
@@ -58,10 +60,10 @@ SAMPLE = 5000
 """Number of images from which the contrast is found."""
 
 CONTRAST_SHELLS = 3.5
-"""Shells from which the contrast is found: at so low a resolution every particle is a bright or dark blob."""
+"""Shells from which the contrast is found: at so low a resolution the mean over views is strong."""
 
 CERTAIN = 5.0
-"""Least distance of the contrast from zero, in standard errors."""
+"""Least certainty of the contrast, in standard errors. The highest of 20,000 stacks of noise alone had 4.3."""
 
 EDGE = 0.05
 """Width of the mask's soft edge, as a part of the box."""
@@ -243,29 +245,47 @@ def contrast(
 ) -> tuple[int, float | None]:
     """+1 if protein is bright, -1 if it is dark, and its certainty in standard errors (None if the user gave the sign).
 
-    At the lowest shells every particle is a blob at the centre from any side, and the blob's transform is positive. The
-    CTF is positive there, too. So the sum of transform times CTF over the images has the sign of the contrast. Raises
-    ConfigError if the sum is less than `CERTAIN` standard errors from zero.
+    Protein is denser than solvent everywhere. So the mean image, over all views and turned by all angles, is a sum of
+    bright rings, or of dark ones. Both are fitted to its lowest shells, and the better one counts. The sign of these
+    shells alone tells no more than that of a blob: a hollow particle's transform changes its sign there. Raises
+    ConfigError if the fits' errors differ by less than `CERTAIN` squared.
     """
     if config.contrast != "detect":
         return (1 if config.contrast == "bright" else -1), None
     disc = half_disc(config.box, CONTRAST_SHELLS)
-    disc.weights[disc.k.norm(dim=-1) < 0.5] = 0  # the mean is no contrast
-    seen = []
+    lengths, turned = disc.k.norm(dim=-1).unique(return_inverse=True)
+    at_length = torch.nn.functional.one_hot(turned).float() * disc.weights[:, None]
+    seen, power = [], torch.zeros(len(lengths))
     for part in _blocks(particles, rows, SAMPLE):
         images = torch.from_numpy(fourier_crop(np.asarray(particles.images[part], np.float32), config.box))
         transfer = ctf(torch.from_numpy(particles.ctf[part]), disc.k, config.box * voxel_size)
         coefficients = to_half_disc(images / images.std(dim=(1, 2), keepdim=True).clamp_min(1e-12), disc)
-        seen.append((coefficients.real * transfer) @ disc.weights)
-    values = torch.cat(seen)
-    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("inf")
-    certainty = abs(float(values.mean())) / max(error, 1e-12)
+        seen.append((coefficients.real * transfer) @ at_length)
+        power += (transfer**2 @ at_length).sum(0)
+    bright, dark = _ring_errors(torch.cat(seen)[:, 1:], power[1:], lengths[1:], config.box)  # the mean is no contrast
+    certainty = abs(bright - dark) ** 0.5
     if not certainty >= CERTAIN:
         raise ConfigError(
             f"{config.star}: whether protein is bright or dark cannot be seen ({certainty:.1f} standard errors from"
             " neither): say contrast (--contrast): bright, as RELION's and cryoSPARC's inverted particles are, or dark"
         )
-    return (1 if values.mean() > 0 else -1), certainty
+    return (1 if bright < dark else -1), certainty
+
+
+def _ring_errors(seen: torch.Tensor, power: torch.Tensor, lengths: torch.Tensor, box: int) -> tuple[float, float]:
+    """Squared errors, in standard errors, of the best bright and dark rings about the centre of images of this box.
+
+    Of the n images, `seen` (n, k) are transforms times CTF, summed over the frequencies of a length, and `power` (k,)
+    are the sums over images and frequencies of CTF². The k `lengths` are in cycles per box.
+    """
+    if len(seen) < 2:
+        return 0.0, 0.0
+    errors = (seen.std(dim=0).clamp_min(1e-12) * len(seen) ** 0.5).double().numpy()
+    rings = scipy.special.j0(2 * np.pi / box * np.outer(lengths.double().numpy(), np.arange(0.5, box / 2)))
+    expected = power.double().numpy()[:, None] * rings / errors[:, None]
+    wanted = seen.double().sum(0).numpy() / errors
+    bright, dark = (scipy.optimize.nnls(expected, sign * wanted)[1] ** 2 for sign in (1, -1))
+    return float(bright), float(dark)
 
 
 def _blocks(particles: Particles, rows: np.ndarray, most: int) -> list[np.ndarray]:

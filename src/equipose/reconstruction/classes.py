@@ -26,12 +26,16 @@ from equipose.io.particle_tables import chosen_rows, read_tables, write_star
 from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import number, run_main
 from equipose.poses.classes import Start, likenesses, matched, misfits, search_classes
-from equipose.poses.search_stages import SAME
 from equipose.reconstruction.handback import for_refinement
 
 CLASS = "rlnClassNumber"
 
 SORTED, SUMMARY = "classes.star", "classes.json"
+
+SAME = 0.9
+"""Likeness from which two classes show the same molecule: stricter than for starts of one search, since the classes of an
+unsorted mixture are alike, too.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
