@@ -27,7 +27,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +45,10 @@ from equipose.config.settings import (
 )
 from equipose.errors import ConfigError
 from equipose.io.files import cache_folder, check_can_be_made, whole_file, whole_folder, write_text
+from equipose.io.locks import alone
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable, stop_on_signals
 from equipose.io.progress import number, run_main, say
-from equipose.study.status import SETTINGS, WORK
+from equipose.study.status import LOCK, SETTINGS, WORK
 from equipose.workflow.command import add_run_options, where
 from equipose.workflow.command import run as run_workflow
 
@@ -134,21 +135,12 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     steps = search_length(model_config(settings, "d4_search").search) + arguments.fit_steps
     own["experiments"] = {"particles": {"budget": {"steps": steps}}}
     own["reconstructions"] = {"particles": {"classes": arguments.classes}}
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / SETTINGS, yaml.safe_dump(own))
-    presets = [str(preset("particles")), str(out / SETTINGS)]
-    target = "sort" if arguments.classes > 1 else "reconstruct"
-    command = [sys.executable, "-m", "snakemake", target, "--snakefile", str(WORKFLOW / "Snakefile")]
-    command += ["--directory", str(out), "--cores", str(arguments.cores or "all")]
-    command += ["--quiet", "host", "rules", "--configfile", *presets]
-    caches = cache_folder(out / WORK / ".cache")  # of Snakemake and Matplotlib
-    with _live_page(out, arguments.serve):
-        code, stopped_by = run_stoppable(command, os.environ | {"XDG_CACHE_HOME": str(caches)})
-        if not stopped_by and not code:
-            if arguments.classes > 1:
-                _reconstruct_each_class(arguments, star, out)
-            else:
-                _hand_out(out)
+    works_there = f"works in {out} already: wait for its end, or stop it; `equipose status {out}` shows how far it is"
+    with ExitStack() as until_the_end:
+        with alone(out / WORK / LOCK, works_there) as held:
+            write_text(out / SETTINGS, yaml.safe_dump(own))
+            until_the_end.enter_context(_live_page(out, arguments.serve))
+            code, stopped_by = _run_workflow(arguments, star, out, held)
         if not stopped_by and arguments.serve is not None:
             say(f"exit code {code}; the page stays until Ctrl-C")
             with stop_on_signals() as signalled:
@@ -158,6 +150,27 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         exit_after(stopped_by, "; the same command continues")
     if code:
         sys.exit(code)
+
+
+def _run_workflow(arguments: argparse.Namespace, star: Path, out: Path, held: int) -> tuple[int, int]:
+    """Run a reconstruction's workflow in its folder `out`, and hand out what it made.
+
+    Snakemake inherits the lock `held`: no other command starts while it lives, even if we are killed. Returns the exit
+    code, and the signal that told us to stop, or 0.
+    """
+    presets = [str(preset("particles")), str(out / SETTINGS)]
+    target = "sort" if arguments.classes > 1 else "reconstruct"
+    command = [sys.executable, "-m", "snakemake", target, "--snakefile", str(WORKFLOW / "Snakefile")]
+    command += ["--directory", str(out), "--cores", str(arguments.cores or "all")]
+    command += ["--quiet", "host", "rules", "--configfile", *presets]
+    caches = cache_folder(out / WORK / ".cache")  # of Snakemake and Matplotlib
+    code, stopped_by = run_stoppable(command, os.environ | {"XDG_CACHE_HOME": str(caches)}, [held])
+    if not stopped_by and not code:
+        if arguments.classes > 1:
+            _reconstruct_each_class(arguments, star, out)
+        else:
+            _hand_out(out)
+    return code, stopped_by
 
 
 def _hand_out(out: Path) -> None:
