@@ -67,6 +67,9 @@ LARGEST_BOX = 32
 FEWEST, SEARCHED = 500, 3000
 """Particles of a half-set: the fewest that a search can start from, and the number whose poses it refines."""
 
+NOT_CONVERGED = 3
+"""Exit code of a reconstruction that has finished, but whose map must not be used."""
+
 LISTED = 5
 """Values that `info` prints one by one; of more it prints the range."""
 
@@ -83,6 +86,16 @@ CLASSES_REPORT = WORKFLOW / "workflow/report/classes.html.jinja"
 
 def reconstruct(arguments: argparse.Namespace) -> None:
     """Poses, a map and half-maps; the same command continues after a stop."""
+    code = _reconstruct(arguments)
+    if code:
+        sys.exit(code)
+
+
+def _reconstruct(arguments: argparse.Namespace) -> int:
+    """The exit code of a reconstruction: 0, NOT_CONVERGED, or the one of its failed workflow.
+
+    Ends the process after a signal.
+    """
     import numpy as np
     import yaml
 
@@ -148,8 +161,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
                     time.sleep(0.2)
     if stopped_by:
         exit_after(stopped_by, "; the same command continues")
-    if code:
-        sys.exit(code)
+    return code
 
 
 def _run_workflow(arguments: argparse.Namespace, star: Path, out: Path, held: int) -> tuple[int, int]:
@@ -166,22 +178,29 @@ def _run_workflow(arguments: argparse.Namespace, star: Path, out: Path, held: in
     caches = cache_folder(out / WORK / ".cache")  # of Snakemake and Matplotlib
     code, stopped_by = run_stoppable(command, os.environ | {"XDG_CACHE_HOME": str(caches)}, [held])
     if not stopped_by and not code:
-        if arguments.classes > 1:
-            _reconstruct_each_class(arguments, star, out)
-        else:
-            _hand_out(out)
+        states = _reconstruct_each_class(arguments, star, out) if arguments.classes > 1 else [_hand_out(out)]
+        code = NOT_CONVERGED if set(states) == {"not_converged"} else 0
     return code, stopped_by
 
 
-def _hand_out(out: Path) -> None:
-    """Copy the results of a reconstruction's workflow to its folder `out`, and write what comes next."""
+def _hand_out(out: Path) -> str:
+    """Copy the results of a reconstruction's workflow to its folder `out`, write what comes next, say the verdict.
+
+    Returns the verdict's state.
+    """
     from equipose.reconstruction.next_steps import write_next_steps
+    from equipose.reconstruction.verdict import headline, read_summary, with_verdict
 
     for path in sorted((out / WORK / "maps/particles").iterdir()):
         with whole_file(out / path.name) as partial:
             shutil.copy2(path, partial)
     write_next_steps(out, out)
+    summary = read_summary(out)
+    if "verdict" not in summary:  # of an older version
+        summary = with_verdict(summary)
+    print(headline(summary))
     print(f"{out}: poses.star, volume.mrc, half1.mrc, half2.mrc; open {out / 'report.html'} in a browser")
+    return str(summary["verdict"]["state"])
 
 
 @contextmanager
@@ -210,8 +229,11 @@ def _server(folder: Path, port: int) -> BaseWSGIServer:
     return server
 
 
-def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path) -> None:
-    """A reconstruction of each class of particles in a folder of its own, and a table and a page of all."""
+def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path) -> list[str]:
+    """A reconstruction of each class of particles in a folder of its own, and a table and a page of all.
+
+    Returns the states of their verdicts.
+    """
     import json
 
     from equipose.pages.classes_report import build
@@ -228,7 +250,9 @@ def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path
             continue
         print(f"class {name}: {sum(counts)} particles")
         own = {"select": [[CLASS, str(name), str(name)]], "out": out / f"class{name}"}
-        reconstruct(argparse.Namespace(**vars(arguments) | known | own))
+        code = _reconstruct(argparse.Namespace(**vars(arguments) | known | own))
+        if code not in (0, NOT_CONVERGED):
+            sys.exit(code)
         made.append(name)
     if not made:
         raise ConfigError(f"{star}: no class has enough particles: ask for fewer classes")
@@ -238,6 +262,7 @@ def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path
     for each in whole["reconstructed"]:
         print(f"class {each['class']}: {out / each['folder']}: {each['verdict']['state'].replace('_', ' ')}")
     print(f"{out}: poses.star; open {out / 'report.html'} in a browser")
+    return [each["verdict"]["state"] for each in whole["reconstructed"]]
 
 
 def validate(arguments: argparse.Namespace) -> None:
