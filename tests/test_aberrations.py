@@ -70,3 +70,5 @@ def test_groups_without_aberrations_have_none_and_wild_ones_are_refused() -> Non
     np.testing.assert_array_equal(found.magnification, np.tile(np.eye(2), (3, 1, 1)))
     with pytest.raises(ConfigError, match="rlnMagMat00.* further than 0.2 from a matrix of one"):
         read_aberrations(Path("a.star"), optics.assign(rlnMagMat00=0.0), table)
+    with pytest.raises(ConfigError, match="a beam tilt of -300 is too large: rlnBeamTiltX, rlnBeamTiltY are mrad"):
+        read_aberrations(Path("a.star"), optics.assign(rlnBeamTiltY=[0.0, -300.0]), table)

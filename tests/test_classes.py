@@ -133,7 +133,9 @@ def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(
     (out / "work/datasets/half1").mkdir(parents=True)
     (out / "work/datasets/half1/preparation.json").write_text('{"protein": "dark"}')
 
-    def reconstruct(arguments) -> None:
+    codes = iter([0, cli.NOT_CONVERGED, 0, 1])
+
+    def reconstruct(arguments) -> int:
         """Poses and a map as a reconstruction leaves them, for the rows of one class."""
         asked.append(arguments)
         optics, table = read_tables(arguments.star, as_written=True)
@@ -143,12 +145,13 @@ def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(
         summary = {"verdict": {"state": "partly_converged"}, "resolution_angstrom": {"corrected": 20.0}, "junk": None}
         summary |= {"symmetry": "C1", "agree_modulo": "D2", "particles": [1, 2], "star": "particles.star"}
         (arguments.out / "reconstruction.json").write_text(json.dumps(summary))
+        return next(codes)
 
-    monkeypatch.setattr(cli, "reconstruct", reconstruct)
+    monkeypatch.setattr(cli, "_reconstruct", reconstruct)
     monkeypatch.setattr(cli, "FEWEST", 1)
     star = str(tmp_path / "particles.star")
     arguments = cli.parser().parse_args(["reconstruct", star, "--out", str(out), "--classes", "2"])
-    cli._reconstruct_each_class(arguments, Path(star), out)
+    assert cli._reconstruct_each_class(arguments, Path(star), out) == ["partly_converged"] * 2
     assert [each.classes for each in asked] == [1, 1] and [each.contrast for each in asked] == ["dark"] * 2
     assert [each.out.name for each in asked] == ["class1", "class2"] and asked[0].datadir == tmp_path
     table = read_tables(out / "poses.star")[1]
@@ -168,3 +171,7 @@ def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(
     monkeypatch.setattr(cli, "FEWEST", 3)
     with pytest.raises(cli.ConfigError, match="no class has enough particles: ask for fewer classes"):
         cli._reconstruct_each_class(arguments, Path(star), out)
+    monkeypatch.setattr(cli, "FEWEST", 1)
+    with pytest.raises(SystemExit, match="1"):  # the workflow of the first class has failed
+        cli._reconstruct_each_class(arguments, Path(star), out)
+    assert len(asked) == 4

@@ -1,5 +1,6 @@
 """The command `equipose`: what it says of sound particles and of broken ones, and the other hand."""
 
+import json
 import re
 import shutil
 import sys
@@ -19,6 +20,7 @@ from equipose.io.maps import read_map, write_map
 from equipose.io.particle_tables import ANGLES, read_tables, write_star
 from equipose.pages.page import mesh
 from equipose.pages.reconstruction_report import build
+from equipose.reconstruction.verdict import with_verdict
 
 
 def equipose(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -334,6 +336,31 @@ def test_too_few_particles_are_refused_before_anything_is_made(
     )
     assert "too few" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("agree", "said", "code"), [(0.99, "Converged.", 0), (0.002, "Not converged.", 3)])
+def test_the_last_words_and_the_exit_code_are_the_verdict_s(
+    monkeypatch, capsys, simulated_dataset, joined: Path, tmp_path: Path, agree: float, said: str, code: int
+) -> None:
+    found = json.loads((joined / "reconstruction.json").read_text())
+    resolution = {"resolution_angstrom": found["fsc_crosses_at_angstrom"] | {"corrected": 36.0}}
+    measured = {key: value for key, value in found.items() if key not in ("verdict", "fsc_crosses_at_angstrom")}
+    measured |= resolution | {"halves_agree": [agree] * 2, "halves_compared": [1000] * 2, "nearly_symmetric": []}
+    measured |= {"fsc_off_centre": 0.9, "junk": None}
+
+    def workflow(command: list[str], *_) -> tuple[int, int]:
+        shutil.copytree(joined, tmp_path / "out/work/maps/particles")
+        summary = json.dumps(with_verdict(measured))
+        (tmp_path / "out/work/maps/particles/reconstruction.json").write_text(summary)
+        return 0, 0
+
+    monkeypatch.setattr(cli, "run_stoppable", workflow)
+    monkeypatch.setattr(cli, "FEWEST", 5)
+    star = simulated_dataset.folder / "particles.star"
+    assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", "--contrast", "bright") == code
+    verdict, files = capsys.readouterr().out.splitlines()[-2:]
+    assert verdict.startswith(said) and ("Å" in verdict) == (not code)
+    assert files.endswith("report.html in a browser") and (tmp_path / "out/poses.star").is_file()
 
 
 def test_the_other_hand_is_the_mirrored_map_and_the_poses_that_project_it_alike(monkeypatch, tmp_path: Path) -> None:

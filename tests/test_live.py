@@ -15,7 +15,7 @@ from test_symmetry_axes import blobs
 from equipose.config.settings import Budget
 from equipose.core.fourier_grid import from_real_map
 from equipose.errors import ConfigError
-from equipose.io.locks import is_held, one_at_a_time
+from equipose.io.locks import alone, is_held, one_at_a_time
 from equipose.io.maps import write_map
 from equipose.model.autoencoder import Autoencoder
 from equipose.pages import live
@@ -167,6 +167,25 @@ def test_of_a_workflow_s_runs_all_are_counted_and_those_at_work_are_shown(begun:
     shown = live.state(live.watched(results))
     assert "2 runs: 1 running, 1 failed" in shown and "error: no memory" in shown
     assert "half1/d4_search/seed0" in shown
+
+
+def test_of_several_classes_the_stages_and_each_class_are_shown_to_the_end(begun: Path) -> None:
+    write(begun / "particles.yaml", "reconstructions: {particles: {classes: 2}}")
+    ours = live.watched(begun)
+    assert "sorting into classes" in live.state(ours) and "search" not in live.state(ours)
+    write(begun / "work/classes/particles/classes.json", "{}")
+    write(begun / "class1/particles.yaml", "{}")
+    os.utime(begun / "particles.yaml", (0, 0))
+    for path in (begun / "work/logs").rglob("*.log"):
+        os.utime(path, (0, 0))
+    assert "At rest" in live.state(ours)
+    with alone(begun / "work/reconstruct.lock", ""):  # only the class's own Snakemake is at work
+        shown = live.state(ours)
+    assert "Running" in shown and "class1: stage 1 of 4: preparing the particles" in shown
+    write(begun / "reconstruction.json", json.dumps({"text": "class 1: 9 particles"}))
+    write(begun / "report.html", "")
+    shown = live.state(ours)
+    assert "Done" in shown and "class 1: 9 particles" in shown and "Open the report" in shown
 
 
 def test_posed_particles_are_counted_file_by_file(tmp_path: Path) -> None:

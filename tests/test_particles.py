@@ -684,7 +684,7 @@ def test_what_is_not_taken_into_account_is_named(star: Callable, label: str, val
 
 
 def test_what_relion_does_not_look_for_among_particles_is_named_and_does_not_count(star: Callable) -> None:
-    with pytest.warns(FileWarning, match="rlnCtfDataArePhaseFlipped stands in data_particles.*--phase-flipped"):
+    with pytest.warns(FileWarning, match="rlnCtfDataArePhaseFlipped in data_particles is ignored.*--phase-flipped"):
         particles = read_particles(star(rlnCtfDataArePhaseFlipped=1))
     flipped = (Path("a.star"), "rlnCtfDataArePhaseFlipped", particles.optics_table, particles.particle_table)
     np.testing.assert_array_equal(of_groups(*flipped), 0)
@@ -937,7 +937,7 @@ def test_angles_that_seem_to_be_radians_are_named_where_poses_count(
     write_stack(tmp_path / "stack.mrcs", images)
     many = pd.concat([tables[1]] * 4, ignore_index=True).assign(rlnAngleRot=3.1, rlnAngleTilt=1.5, rlnAnglePsi=-3.1)
     write_star(tmp_path / "a.star", tables[0], many)
-    with pytest.warns(FileWarning, match="these may be in radians"):
+    with pytest.warns(FileWarning, match="so they may be in radians"):
         read_particles(tmp_path / "a.star")
 
 

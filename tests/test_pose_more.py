@@ -305,7 +305,7 @@ def test_a_folder_whose_runs_are_not_there_or_are_others_poses_nothing(abinitio:
     folder = shutil.copytree(abinitio, tmp_path / "abinitio")
     optics, table = read_tables(folder / "poses.star")
     write_star(folder / "poses.star", optics, table.assign(rlnAngleRot=table["rlnAngleRot"].to_numpy()[::-1]))
-    with pytest.raises(ConfigError, match="has not the poses of its runs"):
+    with pytest.raises(ConfigError, match="does not have the poses of its runs"):
         read_finished(folder, folder / "work", False)
     (folder / "reconstruction.json").write_text(json.dumps(CONVERGED))
     with pytest.raises(ConfigError, match="its networks are not known"):

@@ -114,6 +114,9 @@ def test_of_two_tables_of_one_name_the_first_counts_and_the_other_is_said(tmp_pa
         ("1@a.mrcs 2.5 'x \n", "line 18 has a quote that does not end"),
         ("1@a.mrcs 2.5 'x' \n2@a.mrcs 2.5\n", "line 19 has 2 values"),
         ("1@a.mrcs 2.5 x\0y \n", "bytes of zero"),
+        ("1@a.mrcs 2.5 x \ndata_other\n", "line 19, data_other, follows the rows.* put an empty line before it"),
+        ("1@a.mrcs 2.5 'x' \ndata_other\n", "line 19, data_other, follows the rows"),
+        ("rlnAnglePsi #4 \n1@a.mrcs 2.5 x 3 \n", "line 18 is a label without its underscore: write _rlnAnglePsi$"),
     ],
 )
 def test_a_broken_row_is_named_by_its_line(tmp_path: Path, rows: str, message: str) -> None:
@@ -125,6 +128,14 @@ def test_a_broken_row_is_named_by_its_line(tmp_path: Path, rows: str, message: s
 def test_a_broken_row_after_many_sound_ones_is_found(tmp_path: Path, bad: str) -> None:
     with pytest.raises(ConfigError, match="line 3018 has"):
         read(tmp_path, "1@a.mrcs 2.5 x \n" * 3000 + bad)
+
+
+@pytest.mark.parametrize("word", ["", "loop"])
+def test_a_table_without_its_loop_is_refused_by_the_line(tmp_path: Path, word: str) -> None:
+    text = f"data_particles\n\n{word}\n_rlnImageName #1 \n_rlnDefocusU #2 \n1@a.mrcs 2.5 \n"
+    (tmp_path / "a.star").write_text(text)
+    with pytest.raises(ConfigError, match=f"line {3 if word else 6} is no label: write a line loop_ before"):
+        read_star(tmp_path / "a.star")
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:

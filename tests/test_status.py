@@ -161,6 +161,30 @@ def test_a_reconstruction_says_its_stage_in_its_folder_and_in_the_one_of_its_wor
         assert "reconstruction, done\n" in status(folder, 30.0, NOW) and "2 runs: 2 done\n" in status(folder, 30.0, NOW)
 
 
+def test_of_several_classes_the_stage_is_said_and_then_each_class(reconstruction: Path, paper_config: dict) -> None:
+    write(reconstruction / "particles.yaml", "reconstructions: {particles: {classes: 2}}")
+    work = reconstruction / "work"
+    for half in (1, 2):  # their settings are those of the sorting; they are not trained
+        config = run_config(paper_config, "80s_snr1", "d4_l2", half)
+        write(work / f"runs/half{half}/d4_search/seed0/config.json", config.to_json())
+    shown = status(reconstruction, 30.0, NOW)
+    assert shown == f"{reconstruction}: 2 classes, stage 1 of 3: preparing the particles"
+    for half in (1, 2):
+        write(work / f"datasets/half{half}/particles.star", "")
+    assert status(work, 30.0, NOW) == f"{reconstruction}: 2 classes, stage 2 of 3: sorting into classes"
+    write(work / "logs/sort_classes/particles.log", "error: the disk is full\n")
+    assert "sort_classes/particles.log ends with\n  error: the disk is full" in status(reconstruction, 30.0, NOW)
+    write(work / "logs/sort_classes/particles.log", "")
+    write(work / "classes/particles/classes.json", "{}")
+    write(reconstruction / "class1/particles.yaml", "reconstructions: {particles: {classes: 1}}")
+    assert status(reconstruction, 30.0, NOW) == (
+        f"{reconstruction}: 2 classes, stage 3 of 3: reconstructing each class\n\n"
+        f"{reconstruction}/class1: reconstruction, stage 1 of 4: preparing the particles"
+    )
+    write(reconstruction / "report.html", "")
+    assert status(reconstruction, 30.0, NOW).startswith(f"{reconstruction}: 2 classes, done\n\n")
+
+
 def test_a_folder_without_runs_is_one_message(tmp_path: Path, monkeypatch, capsys) -> None:
     with pytest.raises(ConfigError, match="has no runs"):
         status(tmp_path, 30.0, NOW)

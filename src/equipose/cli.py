@@ -27,7 +27,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +45,10 @@ from equipose.config.settings import (
 )
 from equipose.errors import ConfigError
 from equipose.io.files import cache_folder, check_can_be_made, whole_file, whole_folder, write_text
+from equipose.io.locks import alone
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable, stop_on_signals
 from equipose.io.progress import number, run_main, say
-from equipose.study.status import SETTINGS, WORK
+from equipose.study.status import LOCK, SETTINGS, WORK
 from equipose.workflow.command import add_run_options, where
 from equipose.workflow.command import run as run_workflow
 
@@ -66,6 +67,9 @@ LARGEST_BOX = 32
 FEWEST, SEARCHED = 500, 3000
 """Particles of a half-set: the fewest that a search can start from, and the number whose poses it refines."""
 
+NOT_CONVERGED = 3
+"""Exit code of a reconstruction that has finished, but whose map must not be used."""
+
 LISTED = 5
 """Values that `info` prints one by one; of more it prints the range."""
 
@@ -82,6 +86,16 @@ CLASSES_REPORT = WORKFLOW / "workflow/report/classes.html.jinja"
 
 def reconstruct(arguments: argparse.Namespace) -> None:
     """Poses, a map and half-maps; the same command continues after a stop."""
+    code = _reconstruct(arguments)
+    if code:
+        sys.exit(code)
+
+
+def _reconstruct(arguments: argparse.Namespace) -> int:
+    """The exit code of a reconstruction: 0, NOT_CONVERGED, or the one of its failed workflow.
+
+    Ends the process after a signal.
+    """
     import numpy as np
     import yaml
 
@@ -134,21 +148,12 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     steps = search_length(model_config(settings, "d4_search").search) + arguments.fit_steps
     own["experiments"] = {"particles": {"budget": {"steps": steps}}}
     own["reconstructions"] = {"particles": {"classes": arguments.classes}}
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / SETTINGS, yaml.safe_dump(own))
-    presets = [str(preset("particles")), str(out / SETTINGS)]
-    target = "sort" if arguments.classes > 1 else "reconstruct"
-    command = [sys.executable, "-m", "snakemake", target, "--snakefile", str(WORKFLOW / "Snakefile")]
-    command += ["--directory", str(out), "--cores", str(arguments.cores or "all")]
-    command += ["--quiet", "host", "rules", "--configfile", *presets]
-    caches = cache_folder(out / WORK / ".cache")  # of Snakemake and Matplotlib
-    with _live_page(out, arguments.serve):
-        code, stopped_by = run_stoppable(command, os.environ | {"XDG_CACHE_HOME": str(caches)})
-        if not stopped_by and not code:
-            if arguments.classes > 1:
-                _reconstruct_each_class(arguments, star, out)
-            else:
-                _hand_out(out)
+    works_there = f"works in {out} already: wait for its end, or stop it; `equipose status {out}` shows how far it is"
+    with ExitStack() as until_the_end:
+        with alone(out / WORK / LOCK, works_there) as held:
+            write_text(out / SETTINGS, yaml.safe_dump(own))
+            until_the_end.enter_context(_live_page(out, arguments.serve))
+            code, stopped_by = _run_workflow(arguments, star, out, held)
         if not stopped_by and arguments.serve is not None:
             say(f"exit code {code}; the page stays until Ctrl-C")
             with stop_on_signals() as signalled:
@@ -156,19 +161,46 @@ def reconstruct(arguments: argparse.Namespace) -> None:
                     time.sleep(0.2)
     if stopped_by:
         exit_after(stopped_by, "; the same command continues")
-    if code:
-        sys.exit(code)
+    return code
 
 
-def _hand_out(out: Path) -> None:
-    """Copy the results of a reconstruction's workflow to its folder `out`, and write what comes next."""
+def _run_workflow(arguments: argparse.Namespace, star: Path, out: Path, held: int) -> tuple[int, int]:
+    """Run a reconstruction's workflow in its folder `out`, and hand out what it made.
+
+    Snakemake inherits the lock `held`: no other command starts while it lives, even if we are killed. Returns the exit
+    code, and the signal that told us to stop, or 0.
+    """
+    presets = [str(preset("particles")), str(out / SETTINGS)]
+    target = "sort" if arguments.classes > 1 else "reconstruct"
+    command = [sys.executable, "-m", "snakemake", target, "--snakefile", str(WORKFLOW / "Snakefile")]
+    command += ["--directory", str(out), "--cores", str(arguments.cores or "all")]
+    command += ["--quiet", "host", "rules", "--configfile", *presets]
+    caches = cache_folder(out / WORK / ".cache")  # of Snakemake and Matplotlib
+    code, stopped_by = run_stoppable(command, os.environ | {"XDG_CACHE_HOME": str(caches)}, [held])
+    if not stopped_by and not code:
+        states = _reconstruct_each_class(arguments, star, out) if arguments.classes > 1 else [_hand_out(out)]
+        code = NOT_CONVERGED if set(states) == {"not_converged"} else 0
+    return code, stopped_by
+
+
+def _hand_out(out: Path) -> str:
+    """Copy the results of a reconstruction's workflow to its folder `out`, write what comes next, say the verdict.
+
+    Returns the verdict's state.
+    """
     from equipose.reconstruction.next_steps import write_next_steps
+    from equipose.reconstruction.verdict import headline, read_summary, with_verdict
 
     for path in sorted((out / WORK / "maps/particles").iterdir()):
         with whole_file(out / path.name) as partial:
             shutil.copy2(path, partial)
     write_next_steps(out, out)
+    summary = read_summary(out)
+    if "verdict" not in summary:  # of an older version
+        summary = with_verdict(summary)
+    print(headline(summary))
     print(f"{out}: poses.star, volume.mrc, half1.mrc, half2.mrc; open {out / 'report.html'} in a browser")
+    return str(summary["verdict"]["state"])
 
 
 @contextmanager
@@ -197,8 +229,11 @@ def _server(folder: Path, port: int) -> BaseWSGIServer:
     return server
 
 
-def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path) -> None:
-    """A reconstruction of each class of particles in a folder of its own, and a table and a page of all."""
+def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path) -> list[str]:
+    """A reconstruction of each class of particles in a folder of its own, and a table and a page of all.
+
+    Returns the states of their verdicts.
+    """
     import json
 
     from equipose.pages.classes_report import build
@@ -215,7 +250,9 @@ def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path
             continue
         print(f"class {name}: {sum(counts)} particles")
         own = {"select": [[CLASS, str(name), str(name)]], "out": out / f"class{name}"}
-        reconstruct(argparse.Namespace(**vars(arguments) | known | own))
+        code = _reconstruct(argparse.Namespace(**vars(arguments) | known | own))
+        if code not in (0, NOT_CONVERGED):
+            sys.exit(code)
         made.append(name)
     if not made:
         raise ConfigError(f"{star}: no class has enough particles: ask for fewer classes")
@@ -225,6 +262,7 @@ def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path
     for each in whole["reconstructed"]:
         print(f"class {each['class']}: {out / each['folder']}: {each['verdict']['state'].replace('_', ' ')}")
     print(f"{out}: poses.star; open {out / 'report.html'} in a browser")
+    return [each["verdict"]["state"] for each in whole["reconstructed"]]
 
 
 def validate(arguments: argparse.Namespace) -> None:

@@ -19,6 +19,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from race import ONE_THREAD, make
 
+from equipose.cli import NOT_CONVERGED
+
 STAGES = ("prepare", "train", "evaluate", "join_halves", "reconstruction_figure", "reconstruction_report")
 
 
@@ -51,7 +53,9 @@ def main() -> None:
             print(f"{time.strftime('%H:%M')} {images} particles", file=sys.stderr, flush=True)
             command = [equipose, "reconstruct", data / "particles.star", "--contrast", "bright", "--out", folder]
             command += ["--box", str(arguments.box), "--cores", str(arguments.cores)]
-            subprocess.run(command, check=True, env=os.environ | ONE_THREAD)
+            code = subprocess.run(command, env=os.environ | ONE_THREAD).returncode
+            if code not in (0, NOT_CONVERGED):
+                sys.exit(code)
         if (folder / "report.html").exists():
             found.append(stages(folder).assign(images=images, box=arguments.box))
     if found:

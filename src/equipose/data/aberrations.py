@@ -26,6 +26,10 @@ STRONGEST = 0.2
 """Part by which a magnification may differ from 1: a matrix further off has another meaning."""
 
 
+LARGEST_TILT = 100.0
+"""mrad. Microscopes have a few at most: a larger beam tilt is in another unit."""
+
+
 @dataclass(frozen=True)
 class Aberrations:
     """Beam tilts (n, 2) along (x, y) in mrad and magnification matrices (n, 2, 2) of n particles."""
@@ -54,6 +58,11 @@ class Aberrations:
 def read_aberrations(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> Aberrations | None:
     """The aberrations in the optics table; None if it has none that matter."""
     tilt = np.stack([of_groups(star, label, optics_table, particle_table) for label in TILT], axis=1)
+    if (np.abs(tilt) > LARGEST_TILT).any():
+        raise ConfigError(
+            f"star file {star}: a beam tilt of {tilt[np.abs(tilt) > LARGEST_TILT][0]:g} is too large: {', '.join(TILT)}"
+            " are mrad; correct or remove them"
+        )
     identity = zip(MAGNIFICATION, np.eye(2).ravel(), strict=True)
     matrix = np.stack([of_groups(star, label, optics_table, particle_table, absent) for label, absent in identity], 1)
     matrix = matrix.reshape(-1, 2, 2)

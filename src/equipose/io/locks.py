@@ -4,10 +4,12 @@ import errno
 import fcntl
 import io
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from equipose.errors import ConfigError
 from equipose.io.files import writable
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
@@ -25,6 +27,26 @@ def one_at_a_time(path: Path, say: Callable[[str], None]) -> Iterator[bool]:
             say(f"{path.parent}: another process is at work here; waiting for its end")
             lock(file, fcntl.LOCK_EX, otherwise=True)
         yield waited
+
+
+@contextmanager
+def alone(path: Path, remedy: str) -> Iterator[int]:
+    """Hold `path`, made if need be, while the block runs, and longer while a child that inherits it lives.
+
+    The block gets the file descriptor to pass on. Raises ConfigError, with the process that holds it and the `remedy`,
+    if another one does.
+    """
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 (held to the end of the block)
+    with file:
+        if not lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, otherwise=True):
+            file.seek(0)
+            raise ConfigError(f"{file.read() or 'another process'} {remedy}")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield file.fileno()
 
 
 def lock(file: io.TextIOBase, kind: int, otherwise: bool) -> bool:

@@ -377,6 +377,7 @@ def need(star: Path, table: str, frame: pd.DataFrame, labels: tuple[str, ...]) -
     if missing := [label for label in labels if label not in frame]:
         raise ConfigError(
             f"star file {star}: table data_{table} lacks the column {', '.join(missing)}: add it"
+            + ", or say --pixel-size" * (missing == [PIXEL])
             + nearly(missing, frame)
         )
 

@@ -187,7 +187,8 @@ def read_particles(
         angles = np.stack([numbers(star, particle_table[label]) for label in ANGLES], axis=1)
         if len(angles) >= SEVERAL and 0 < np.abs(angles).max() <= 2 * np.pi:
             warn(
-                f"star file {star}: all angles of poses are below 2 π: RELION's are in degrees, these may be in radians"
+                f"star file {star}: all angles of poses are below 2 π, so they may be in radians: RELION's are in"
+                " degrees"
             )
         rotations = from_relion_angles(angles)
     if poses and all(label in particle_table for label in ORIGINS):
@@ -275,9 +276,8 @@ def _warn_of_columns(star: Path, optics_table: pd.DataFrame, particle_table: pd.
     for label in (*APPLIED, *TILT, *MAGNIFICATION, PIXEL, SIZE):
         if label in particle_table:
             warn(
-                f"star file {star}: {label} stands in data_particles, where RELION does not look for it, and neither"
-                " does equipose: it belongs into data_optics"
-                + (" (or say --phase-flipped)" if label == FLIPPED else "")
+                f"star file {star}: {label} in data_particles is ignored by RELION, and so by equipose: move it to"
+                " data_optics" + (" (or say --phase-flipped)" if label == FLIPPED else "")
             )
 
 
@@ -301,14 +301,14 @@ def _check_defocus(star: Path, ctf: np.ndarray, table: pd.DataFrame) -> None:
     if negative.any():
         first = int(np.argmax(negative))
         raise ConfigError(
-            f"star file {star}: particle {table.index[first] + 1} has a negative defocus, {defocus[first].min():g} Å,"
-            " overfocus: underfocus is positive; correct the sign, or leave such particles out"
+            f"star file {star}: particle {table.index[first] + 1} has a negative defocus, {defocus[first].min():g} Å"
+            " (overfocus), and underfocus is positive: correct the sign, or leave such particles out"
             + rows_like_this(table, negative)
         )
     typical = float(np.median(defocus))
     if 0 < typical < LEAST_DEFOCUS:
         raise ConfigError(
-            f"star file {star}: a defocus of {typical:g} is one in micrometres: RELION's is in Å; multiply"
+            f"star file {star}: a defocus of {typical:g} is in micrometres, and RELION's is in Å: multiply"
             " rlnDefocusU and rlnDefocusV by 10,000"
         )
 
@@ -450,13 +450,15 @@ def _warn_of_stacks(
         pixels = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
         warn(
             f"{star}: images of {', '.join(f'{box:.0f}' for box in boxes[:NAMED])} pixels of {pixels} Å are brought to"
-            " one size and pixel size. RELION 3.1 sizes its map by the first of them: put those of the wanted box first"
+            " one size and pixel size. RELION 3.1 gives its map the size of the first image: put one of the wanted"
+            " size first"
         )
     if (boxes % 2).any():
-        warn(f"{star}: images of an odd number of pixels, which RELION 3.1 does not treat rightly")
+        warn(f"{star}: images have an odd number of pixels: RELION 3.1 reconstructs wrongly from such images")
     if any(stack.kind.kind == "u" and stack.kind.itemsize == 2 for stack in stacks):
         warn(
-            f"{star}: stacks of mode 6 have no sign; RELION 3.1 reads them with one: values above 32,767 are lost there"
+            f"{star}: stacks of mode 6 hold numbers without a sign. RELION 3.1 reads them with one, and values above"
+            " 32,767 are wrong there"
         )
 
 

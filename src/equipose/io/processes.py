@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -65,8 +65,12 @@ def _handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
             signal.signal(number, before)
 
 
-def run_stoppable(command: list[str], environment: Mapping[str, str] | None = None) -> tuple[int, int]:
+def run_stoppable(
+    command: list[str], environment: Mapping[str, str] | None = None, inherits: Sequence[int] = ()
+) -> tuple[int, int]:
     """Run a command, in our environment or another; return its exit code, and the signal that told us to stop, or 0.
+
+    It `inherits` these file descriptors of ours.
 
     Such a signal sends SIGTERM to the command and all of its processes, and the call returns when all have ended. The
     command has a session of its own: a closed terminal and Ctrl-C reach it only through us, once, as SIGTERM.
@@ -79,7 +83,7 @@ def run_stoppable(command: list[str], environment: Mapping[str, str] | None = No
             _signal_group(process.pid, signal.SIGTERM)
 
     with stop_on_signals(stop_all) as signalled:
-        child.append(subprocess.Popen(command, env=environment, start_new_session=True))
+        child.append(subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=inherits))
         if signalled():  # while it was being started
             stop_all()
         code = child[0].wait()

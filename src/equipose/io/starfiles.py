@@ -141,7 +141,7 @@ def _labels(whole: bytes, start: int) -> tuple[list[str] | None, int, int]:
 def _list(path: Path, whole: bytes, start: int, as_text: bool) -> tuple[pd.DataFrame | None, int]:
     """A block of `_label value` lines as a table of one row, and where it ends."""
     row: dict[str, str] = {}
-    end = len(whole)
+    end, stray = len(whole), 0
     for begin, line in _lines(whole, start):
         if line.startswith((b"data_", b"loop_")):
             end = begin
@@ -149,6 +149,13 @@ def _list(path: Path, whole: bytes, start: int, as_text: bool) -> tuple[pd.DataF
         if line.startswith(b"_") and len(line) > 1:
             label, *values = _tokens(path, line.decode(), functools.partial(_line_number, whole, begin))
             row.setdefault(label[1:], values[0] if values else "")
+        elif line and line[:1] not in b"#;":
+            stray = stray or begin
+    if stray and not any(row.values()):
+        raise ConfigError(
+            f"star file {path}: line {_line_number(whole, stray)} is no label: write a line loop_ before the labels of"
+            " a table with rows"
+        )
     table = pd.DataFrame([row], dtype=object) if row else None
     return (table if as_text or table is None else _typed(table)), end
 
@@ -210,7 +217,7 @@ def _rows(path: Path, whole: bytes, start: int, end: int, columns: int) -> list[
         row = _tokens(path, line.decode(), functools.partial(_line_number, whole, begin))
         if row:
             if len(row) != columns:
-                raise _wrong_count(path, _line_number(whole, begin), len(row), columns)
+                raise _wrong_count(path, _line_number(whole, begin), row, columns)
             rows.append(row)
     return rows
 
@@ -233,15 +240,23 @@ def _tokens(path: Path, line: str, number: Callable[[], int]) -> list[str]:
 def _ragged(path: Path, whole: bytes, start: int, end: int, columns: int) -> ConfigError:
     """The error that names the first row with too few or too many values."""
     for begin, line in _lines(whole, start, end):
-        if (found := len(line.split())) != columns:
-            return _wrong_count(path, _line_number(whole, begin), found, columns)
+        if len(row := line.decode().split()) != columns:
+            return _wrong_count(path, _line_number(whole, begin), row, columns)
     return ConfigError(f"star file {path} cannot be read: its rows are not what its labels say: write it again")
 
 
-def _wrong_count(path: Path, line: int, found: int, columns: int) -> ConfigError:
+def _wrong_count(path: Path, line: int, row: list[str], columns: int) -> ConfigError:
+    """The error of a line that has not one value for each of the columns, with what it seems to be."""
+    if row[0].startswith("data_"):
+        return ConfigError(
+            f"star file {path}: line {line}, {row[0]}, follows the rows of another table at once: put an empty line"
+            " before it, without which RELION takes it for a row"
+        )
+    if row[0].startswith("rln") and len(row) <= 2:
+        return ConfigError(f"star file {path}: line {line} is a label without its underscore: write _{row[0]}")
     return ConfigError(
-        f"star file {path}: line {line} has {found} values, and its table has {columns} columns: mend the line"
-        + (" (a name with blanks in it must stand in quotes)" if found > columns else "")
+        f"star file {path}: line {line} has {len(row)} values, and its table has {columns} columns: mend the line"
+        + (" (a name with blanks in it must stand in quotes)" if len(row) > columns else "")
     )
 
 

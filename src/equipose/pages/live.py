@@ -28,13 +28,18 @@ from equipose.pages.page import read_template
 from equipose.reconstruction.verdict import headline
 from equipose.study.course import Course, read_course, refinement_left
 from equipose.study.status import (
+    CLASS_STAGES,
+    LOCK,
     STAGES,
     STATES,
     WORK,
     RunStatus,
+    class_folders,
+    classes_asked,
     last_words,
     reconstruction_in,
     runs_in,
+    stage,
     stages_ended,
 )
 
@@ -132,7 +137,7 @@ def watched(folder: Path) -> Watched:
     Raises ConfigError if it is none of these.
     """
     if top := reconstruction_in(folder):
-        return Watched(top, _reconstruction)
+        return Watched(top, _classes if classes_asked(top) > 1 else _reconstruction)
     if next(folder.glob("runs/*/*/seed*/config.json"), None):
         return Watched(folder.resolve(), _results)
     if next(folder.glob(f"*/{ASKED}"), None) or (folder / ASKED).is_file():
@@ -212,6 +217,23 @@ def _reconstruction(ours: Watched, now: float) -> View:
     return view
 
 
+def _classes(ours: Watched, now: float) -> View:
+    """Several classes: the stages of all, and the stage of each class, which has a page of its own."""
+    top, work = ours.folder, ours.folder / WORK
+    failures, begun = last_words(work), class_folders(top)
+    failed = bool(failures) or any(last_words(each / WORK) for each in begun)
+    ended = stages_ended(top, CLASS_STAGES)
+    view = View(*_state(top, work, ended == len(CLASS_STAGES), failed, now))
+    view.failures = [(str(log.relative_to(work)), lines) for log, lines in failures.items()]
+    for number, name in enumerate(CLASS_STAGES):
+        view.stages.append((name, "ended" if number < ended else "now" if number == ended else "next"))
+    view.facts = [f"{each.name}: {stage(each / WORK)} (equipose watch {each})" for each in begun]
+    if summary := read_json(top / "reconstruction.json"):
+        view.says = summary["text"]
+    view.report = report(ours)
+    return view
+
+
 def _results(ours: Watched, now: float) -> View:
     results = ours.folder
     runs, failures = runs_in(results, SILENT_MINUTES, now), last_words(results)
@@ -270,7 +292,7 @@ def _state(root: Path, results: Path, done: bool, failed: bool, now: float) -> t
         *root.glob("*.yaml"),
     ]
     silent = now - max((path.stat().st_mtime for path in files), default=now)
-    alive = is_held(root / ALIVE)
+    alive = is_held(root / ALIVE) or is_held(root / WORK / LOCK)
     if done:
         return "done", "All is done."
     if failed and not alive:

@@ -120,8 +120,8 @@ def _runs(folder: Path, work: Path, summary: dict[str, Any]) -> tuple[list[Path]
     if not needed or absent:
         lost = f"{absent[0]} does not exist" if absent else "its networks are not known"
         raise ConfigError(
-            f"{folder}: {lost}: name the folder of `equipose reconstruct` with all that it made, or one that flip-hand"
-            " or symmetrise made of it while it lies where it did"
+            f"{folder}: {lost}: name a folder of `equipose reconstruct` with all of its files. For a folder that"
+            " flip-hand or symmetrise made, that of `reconstruct` must lie where it did"
         )
     return places, [Path(dataset) for dataset in datasets]
 
@@ -141,4 +141,6 @@ def _frame(folder: Path, half: Half, rotations: np.ndarray, shifts: np.ndarray) 
         frame = align(half.rotations, rotations, half.shifts, shifts)
         if np.median(squared_distances(frame.rotations(half.rotations), rotations)) < SAME:
             return frame
-    raise ConfigError(f"{folder / 'poses.star'} has not the poses of its runs: reconstruct again, or put it back")
+    raise ConfigError(
+        f"{folder / 'poses.star'} does not have the poses of its runs: put the original file back, or reconstruct again"
+    )

@@ -134,8 +134,8 @@ def pose(
     if above.high < ANOTHER and not anyway:
         raise ConfigError(
             f"{star}: its particles do not show the molecule of {finished.folder}, or noise hides it: {above.found:.0%}"
-            f" of {above.images} agree better with its map than with one of random detail. {BY_CHANCE:.0%} would by"
-            f" chance, and {ANOTHER:.0%} are needed. Give particles of the same molecule, or reconstruct these anew;"
+            f" of {above.images} agree better with its map than with one of random detail. By chance, {BY_CHANCE:.0%}"
+            f" would; {ANOTHER:.0%} are needed. Give particles of the same molecule, or reconstruct these anew;"
             " --anyway poses them all the same"
         )
     write_json(output / PARTIAL / "decoy.json", judged)

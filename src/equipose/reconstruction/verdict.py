@@ -176,8 +176,8 @@ def _uneven(summary: dict[str, Any]) -> str:
     if worst and best:
         says += f" Along the worst direction the half-maps agree to {worst:.3g} Å, along the best to {best:.3g} Å."
     return says + (
-        " Along the directions from which most images look, the map is smeared: what seems long there may not be, and"
-        " the one resolution above does not hold. Images of a tilted stage add the views that are missing."
+        " Along the directions from which most images look, the map is smeared: what looks long there may be short,"
+        " and the resolution above does not hold. Images of a tilted stage add the views that are missing."
     )
 
 

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from equipose.config.settings import RunConfig
 from equipose.errors import ConfigError
 from equipose.io.progress import duration
@@ -25,13 +27,28 @@ WORK = "work"
 SETTINGS = "particles.yaml"
 """File in a reconstruction's folder, with the settings of its command."""
 
-STAGES = {
+LOCK = "reconstruct.lock"
+"""File in the folder WORK, which a running `equipose reconstruct` holds."""
+
+Stages = dict[str, tuple[str, int]]
+"""Of each stage: the pattern of its files, and their number."""
+
+STAGES: Stages = {
     "preparing the particles": ("datasets/*/particles.star", 2),
     "training": ("runs/*/*/seed*/model.pt", 2),
     "evaluating": ("runs/*/*/seed*/metrics.json", 2),
     "joining the halves": ("maps/*/report.html", 1),
 }
-"""The stages of a reconstruction. A stage has ended once so many of its files are there."""
+
+CLASS_STAGES: Stages = {
+    "preparing the particles": (f"{WORK}/datasets/*/particles.star", 2),
+    "sorting into classes": (f"{WORK}/classes/*/classes.json", 1),
+    "reconstructing each class": ("report.html", 1),
+}
+"""Stages of a reconstruction in its folder WORK, and of several classes in their folder.
+
+A stage has ended once so many of its files are there.
+"""
 
 ERROR = re.compile(r"^(error: |Traceback \(most recent call last\))", re.MULTILINE)
 STOPPED = "stopped; "
@@ -54,9 +71,13 @@ class RunStatus:
 def status(folder: Path, silent_minutes: float, now: float) -> str:
     """A reconstruction's stage, the number of runs in each state, their time left, and the last lines of their logs.
 
-    `folder` is a preset's results folder, a reconstruction's folder, or the folder in which its workflow runs.
+    `folder` is a preset's results folder, a reconstruction's folder, or the folder in which its workflow runs. Of
+    several classes, each one that has begun follows.
     """
     top = reconstruction_in(folder)
+    if top and (number := classes_asked(top)) > 1:
+        lines = [f"{top}: {number} classes, {stage(top, CLASS_STAGES)}", *_last_lines(top / WORK)]
+        return "\n".join([*lines, *(f"\n{status(each, silent_minutes, now)}" for each in class_folders(top))])
     results = top / WORK if top else folder
     runs = runs_in(results, silent_minutes, now)
     if not runs and not top:
@@ -72,9 +93,7 @@ def status(folder: Path, silent_minutes: float, now: float) -> str:
         if group and state != "waiting":
             lines += ["", f"{state}: {STATES[state]}".rstrip(": ")]
             lines += [_line(run) for run in group]
-    for log, last in last_words(results).items():
-        lines += ["", f"{log} ends with", *(f"  {line}" for line in last)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_last_lines(results)])
 
 
 def runs_in(results: Path, silent_minutes: float, now: float) -> list[RunStatus]:
@@ -90,16 +109,30 @@ def last_words(results: Path) -> dict[Path, list[str]]:
     return {log: text.splitlines()[-LAST_LINES:] for log, text in texts.items() if ERROR.search(text)}
 
 
-def stage(work: Path) -> str:
-    """The stage that a reconstruction has reached, by the files in the folder where its workflow runs."""
-    ended = stages_ended(work)
-    return "done" if ended == len(STAGES) else f"stage {ended + 1} of {len(STAGES)}: {list(STAGES)[ended]}"
+def stage(folder: Path, stages: Stages = STAGES) -> str:
+    """The stage that a reconstruction has reached, by the files in `folder`."""
+    ended = stages_ended(folder, stages)
+    return "done" if ended == len(stages) else f"stage {ended + 1} of {len(stages)}: {list(stages)[ended]}"
 
 
-def stages_ended(work: Path) -> int:
+def stages_ended(folder: Path, stages: Stages = STAGES) -> int:
     """The number of stages that have ended, one after the other."""
-    left = (number for number, (glob, files) in enumerate(STAGES.values()) if len(list(work.glob(glob))) < files)
-    return next(left, len(STAGES))
+    left = (number for number, (glob, files) in enumerate(stages.values()) if len(list(folder.glob(glob))) < files)
+    return next(left, len(stages))
+
+
+def classes_asked(top: Path) -> int:
+    """The number of classes that the command of a reconstruction asked for; 1 where its settings do not say."""
+    try:
+        return int(yaml.safe_load((top / SETTINGS).read_text())["reconstructions"]["particles"]["classes"])
+    except (yaml.YAMLError, LookupError, TypeError, ValueError):
+        return 1
+
+
+def class_folders(top: Path) -> list[Path]:
+    """The folders of the classes whose reconstructions have begun, the largest class first."""
+    names = (f"class{number}" for number in range(1, classes_asked(top) + 1))
+    return [top / name for name in names if (top / name / SETTINGS).is_file()]
 
 
 def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -> RunStatus:
@@ -139,6 +172,15 @@ def reconstruction_in(folder: Path) -> Path | None:
     folder = folder.resolve()
     tops = [folder, *([folder.parent] if folder.name == WORK else [])]
     return next((top for top in tops if (top / SETTINGS).is_file()), None)
+
+
+def _last_lines(results: Path) -> list[str]:
+    """`last_words` as lines for people."""
+    return [
+        line
+        for log, last in last_words(results).items()
+        for line in ("", f"{log} ends with", *(f"  {line}" for line in last))
+    ]
 
 
 def _time_left(runs: list[RunStatus], at_once: int) -> str:

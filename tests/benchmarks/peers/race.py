@@ -26,6 +26,7 @@ import psutil
 import torch
 import yaml
 
+from equipose.cli import NOT_CONVERGED
 from equipose.config.folder import WORKFLOW
 from equipose.config.settings import SimulationConfig
 from equipose.core.pose_metrics import align, squared_distances
@@ -169,7 +170,7 @@ def race(peer: Peer, data: Path, out: Path, limit: float) -> None:
                     _end(process)
                     ended = "limit"
             before += spent
-            if ended == "limit" or process.returncode:
+            if ended == "limit" or process.returncode not in (0, NOT_CONVERGED):
                 ended = ended if ended == "limit" else f"failed ({process.returncode}); see log.txt"
                 break
     for found in sorted(out.glob(peer.snapshots)):
