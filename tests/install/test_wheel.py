@@ -14,9 +14,13 @@ def test_the_whole_smoke_preset_runs(run: Callable[..., str], folder: Path) -> N
     assert "done" in run("equipose status results/smoke")
 
 
-def test_a_command_runs_though_its_environment_is_not_activated(environment: Path, run: Callable[..., str]) -> None:
+def test_a_command_runs_though_its_environment_is_not_activated(
+    environment: Path, folder: Path, run: Callable[..., str]
+) -> None:
+    (folder / "other.yaml").write_text("pathvars: {results: results/other}")
     asked = f"{environment}/equipose run results/other/datasets/smoke_snr1/config.json --preset smoke --cores 1"
-    run(f"PATH=/usr/bin:/bin {asked} --configfile <(echo 'pathvars: {{results: results/other}}')")
+    run(f"PATH=/usr/bin:/bin {asked} --configfile other.yaml")
+    assert (folder / "results/other/datasets/smoke_snr1/config.json").is_file()
 
 
 def test_the_environment_is_without_escnn_and_says_so_where_it_is_asked_for(run: Callable[..., str]) -> None:
