@@ -21,6 +21,7 @@ from equipose.io.particles import Particles
 from equipose.pages.classes_report import build
 from equipose.poses.classes import Start, matched, misfits, search_classes
 from equipose.reconstruction import classes
+from equipose.reconstruction.names import NOT_CONVERGED
 
 SHOWN = np.repeat([0, 1], [90, 60])
 """The molecule that each image shows."""
@@ -133,7 +134,7 @@ def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(
     (out / "work/datasets/half1").mkdir(parents=True)
     (out / "work/datasets/half1/preparation.json").write_text('{"protein": "dark"}')
 
-    codes = iter([0, cli.NOT_CONVERGED, 0, 1])
+    codes = iter([0, NOT_CONVERGED, 0, 1])
 
     def reconstruct(arguments) -> int:
         """Poses and a map as a reconstruction leaves them, for the rows of one class."""

@@ -48,6 +48,7 @@ from equipose.io.files import cache_folder, check_can_be_made, whole_file, whole
 from equipose.io.locks import alone
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable, stop_on_signals
 from equipose.io.progress import number, run_main, say
+from equipose.reconstruction.names import NOT_CONVERGED
 from equipose.study.status import LOCK, SETTINGS, WORK
 from equipose.workflow.command import add_run_options, where
 from equipose.workflow.command import run as run_workflow
@@ -66,9 +67,6 @@ LARGEST_BOX = 32
 
 FEWEST, SEARCHED = 500, 3000
 """Particles of a half-set: the fewest that a search can start from, and the number whose poses it refines."""
-
-NOT_CONVERGED = 3
-"""Exit code of a reconstruction that has finished, but whose map must not be used."""
 
 LISTED = 5
 """Values that `info` prints one by one; of more it prints the range."""

@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from race import ONE_THREAD, make
 
-from equipose.cli import NOT_CONVERGED
+from equipose.reconstruction.names import NOT_CONVERGED
 
 STAGES = ("prepare", "train", "evaluate", "join_halves", "reconstruction_figure", "reconstruction_report")
 

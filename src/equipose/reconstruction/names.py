@@ -16,3 +16,6 @@ On simulated particles at SNR 0.06 of 64 px, right poses gave 0.97 and more in b
 half-set were put into either hand by chance, that half-set had 0.50, and the other half-set 0.47 and 0.80. When the
 poses of both half-sets were, it was 0.01. Little was seen in between.
 """
+
+NOT_CONVERGED = 3
+"""Exit code of `equipose reconstruct` if it has finished, but its map must not be used."""

@@ -34,7 +34,7 @@ from equipose.io.particle_tables import read_tables
 from equipose.io.particles import read_particles
 from equipose.io.processes import exit_after, run_stoppable
 from equipose.io.progress import number, run_main
-from equipose.reconstruction.names import AGREES
+from equipose.reconstruction.names import AGREES, NOT_CONVERGED
 from equipose.reconstruction.verdict import State, read_summary, verdict
 
 RIGHT, MOSTLY = 0.9, 0.7
@@ -160,7 +160,7 @@ def main() -> None:
     code, signalled = run_stoppable(command, dict(os.environ))
     if signalled:
         exit_after(signalled, "; the same command continues")
-    if code:
+    if code not in (0, NOT_CONVERGED):
         sys.exit(code)
     write_json(arguments.output, score(folder, arguments.dataset))
 

@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from equipose.config.settings import RunConfig
 from equipose.errors import ConfigError
 from equipose.io.progress import duration
@@ -123,6 +121,8 @@ def stages_ended(folder: Path, stages: Stages = STAGES) -> int:
 
 def classes_asked(top: Path) -> int:
     """The number of classes that the command of a reconstruction asked for; 1 where its settings do not say."""
+    import yaml  # here: `equipose --help` does not need it
+
     try:
         return int(yaml.safe_load((top / SETTINGS).read_text())["reconstructions"]["particles"]["classes"])
     except (yaml.YAMLError, LookupError, TypeError, ValueError):

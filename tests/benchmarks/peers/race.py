@@ -26,7 +26,6 @@ import psutil
 import torch
 import yaml
 
-from equipose.cli import NOT_CONVERGED
 from equipose.config.folder import WORKFLOW
 from equipose.config.settings import SimulationConfig
 from equipose.core.pose_metrics import align, squared_distances
@@ -36,6 +35,7 @@ from equipose.data.structures import density
 from equipose.io.files import whole_file, write_json
 from equipose.io.maps import write_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables, write_star
+from equipose.reconstruction.names import NOT_CONVERGED
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
