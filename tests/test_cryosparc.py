@@ -179,7 +179,7 @@ def test_texts_as_python_objects_and_micrographs_are_refused_with_the_remedy(tmp
         (PLACE, "lists picks without images: extract particles first"),
         (
             BLOB,
-            r"lacks the field ctf/accel_kv.*\(class averages have no CTF: name the particles of that job; .* say --no-ctf\)",
+            r"lacks the field ctf/accel_kv.*\(class averages have no CTF: .*; of clean projections, say --no-ctf\)",
         ),
     ],
 )
