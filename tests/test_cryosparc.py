@@ -177,12 +177,23 @@ def test_texts_as_python_objects_and_micrographs_are_refused_with_the_remedy(tmp
         ({"map/path": b"a.mrc"}, "lists volumes: name the .cs file of the particles of that job"),
         ({"mask/path": b"a.mrc"}, "lists masks: name the .cs"),
         (PLACE, "lists picks without images: extract particles first"),
-        (BLOB, r"lacks the field ctf/accel_kv.*\(class averages have no CTF: name the particles of that job\)"),
+        (
+            BLOB,
+            r"lacks the field ctf/accel_kv.*\(class averages have no CTF: .*; of clean projections, say --no-ctf\)",
+        ),
     ],
 )
 def test_files_of_other_things_than_particles_are_named(tmp_path: Path, fields: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_cryosparc(cs(tmp_path / "a.cs", fields))
+
+
+def test_clean_projections_of_cryosparc_are_read_where_it_is_said_that_they_have_no_ctf(tmp_path: Path) -> None:
+    optics, table = read_tables(cs(tmp_path / "a.cs", BLOB | PLACE), told=Told(no_ctf=True))
+    assert list(optics["rlnAmplitudeContrast"]) == [1.0] and list(optics["rlnImagePixelSize"]) == [2.5]
+    assert (table[["rlnDefocusU", "rlnDefocusV"]] == 0).all(axis=None) and len(table) == NUMBER
+    with pytest.raises(ConfigError, match="lacks the field blob/idx"):
+        read_tables(cs(tmp_path / "b.cs", {"blob/path": b"a.mrc", "blob/psize_A": 1.0}), told=Told(no_ctf=True))
 
 
 def test_places_whose_images_are_in_a_pass_through_file_are_no_picks(tmp_path: Path) -> None:

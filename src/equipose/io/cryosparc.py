@@ -73,15 +73,19 @@ FORMER = {"alpha": 1, "alpha_min": 1, "weight": 1, "class_posterior": 1}
 """New values of the fields of `alignments3D` that describe a former pose; all other such fields become zero."""
 
 
-def read_cryosparc(path: Path, passthrough: Sequence[Path] = ()) -> pd.DataFrame:
-    """Stacks, CTFs, micrographs, and poses and halves where there are any. Raises ConfigError, naming the field."""
+def read_cryosparc(path: Path, passthrough: Sequence[Path] = (), no_ctf: bool = False) -> pd.DataFrame:
+    """Stacks, CTFs, micrographs, and poses and halves where there are any. Raises ConfigError, naming the field.
+
+    With `no_ctf`, fields of the CTF may be missing.
+    """
     records = read_records(path, passthrough)
     names = set(records)
     beside = sorted(other for other in path.parent.glob("*passthrough*.cs") if other not in (path, *passthrough))
     for field, what in OTHER_LISTS.items():
         if field in names and STACK not in names and not beside:
             raise ConfigError(f"{path} lists {what}")
-    if missing := NEEDED - names:
+    needed = {STACK, INDEX, PIXEL} if no_ctf else NEEDED
+    if missing := needed - names:
         raise ConfigError(f"{path} lacks the field {', '.join(sorted(missing))}: {_remedy(beside, names)}")
     index, stacks = _field(path, records, INDEX, "iu"), _texts(path, records, STACK)
     table: dict[str, object] = {
@@ -239,7 +243,9 @@ def _remedy(beside: Sequence[Path], names: set[str]) -> str:
         return f"give the job's pass-through file too, such as {beside[0]}"
     averages = STACK in names and not any(name.startswith("ctf/") for name in names)
     return "give the job's pass-through file too, after it, or export particles with their blobs and CTFs" + (
-        " (class averages have no CTF: name the particles of that job)" if averages else ""
+        " (class averages have no CTF: name the particles of that job; of clean projections, say --no-ctf)"
+        if averages
+        else ""
     )
 
 

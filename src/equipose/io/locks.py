@@ -42,7 +42,7 @@ def alone(path: Path, remedy: str) -> Iterator[int]:
     with file:
         if not lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, otherwise=True):
             file.seek(0)
-            raise ConfigError(f"{file.read() or 'another process'} {remedy}")
+            raise ConfigError(f"{file.read() or 'another process'}, or one that it started, {remedy}")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
