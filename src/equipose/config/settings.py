@@ -31,9 +31,9 @@ TRAINING_BOXES: tuple[int, ...] = get_args(Box)
 """Pixels; the encoders halve them evenly down to 4."""
 
 SHIFT, LEAST_SHIFT = 0.03, 4.0
-"""The usual standard deviation of particles' shifts: this part of the box, or so many Å if that is more. Picks are off by
-a part of the particle's size, and by the pixels of the micrographs that they were picked on, often 4 to 8 Å. By ten Å at
-least, the search for a molecule of 86 Å tried shifts of up to a third of its size, 3.5 times as many.
+"""The usual standard deviation of particles' shifts: this part of the box, or so many Å if that is more. Picks are off
+by a part of the particle's size, and by the pixels of the micrographs that they were picked on, often 4 to 8 Å. By ten
+Å at least, the search for a molecule of 86 Å tried shifts of up to a third of its size, 3.5 times as many.
 """
 
 Selection = tuple[tuple[str, float | None, float | None], ...]
