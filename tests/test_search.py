@@ -101,7 +101,8 @@ def test_the_match_s_error_is_the_squared_distance_to_the_best_slice(grid, gener
     predicted = transfer[:, None, None] * shift_phase(shifts, disc)[:, None] * slices  # (b, s, o, n)
     every = ((target[:, None, None] - predicted).abs().square() * disc.weights).sum(-1)
     every += 0.7 * shifts.square().sum(-1)[:, None]
-    assert torch.allclose(errors, every.amin(1).sort(1).values[:, :4], rtol=1e-3, atol=1e-4 * float(every.max()))
+    nearest = every.amin(1).sort(1).values[:, :4]
+    assert torch.allclose(errors, nearest, rtol=1e-3, atol=1e-3 * float(every.max()))  # products may be in bfloat16
     rows = torch.arange(3)
     assert torch.equal(shift[:, 0], shifts[every[rows, :, best[:, 0]].argmin(1)])
 

@@ -44,9 +44,9 @@ COARSE = 16
 """Least number of shells of the search's grid: its map then has 32 voxels a side, enough for a mask."""
 
 SAME = 0.8
-"""Likeness of two starts' maps, by all shells that were compared, from which they count as the same. Two right maps
-of the nucleosome or of GroEL had 0.98 and 0.99, of a hollow shell 0.93, of Hsp90 with uneven views 0.89; a right and
-a wrong one 0.37 to 0.42, two alike wrong ones 0.67.
+"""Likeness of two starts' maps, by all shells that were compared, from which they count as the same. Two right maps of
+the nucleosome or of GroEL had 0.98 and 0.99, of a hollow shell 0.93, of Hsp90 with uneven views 0.89; a right and a
+wrong one 0.37 to 0.42, two alike wrong ones 0.67.
 """
 
 FITS = 8000

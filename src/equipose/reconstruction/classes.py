@@ -33,8 +33,8 @@ CLASS = "rlnClassNumber"
 SORTED, SUMMARY = "classes.star", "classes.json"
 
 SAME = 0.9
-"""Likeness from which two classes show the same molecule: stricter than for starts of one search, since the classes
-of an unsorted mixture are alike, too.
+"""Likeness from which two classes show the same molecule: stricter than for starts of one search, since the classes of
+an unsorted mixture are alike, too.
 """
 
 
