@@ -150,6 +150,9 @@ def test_a_finished_reconstruction_shows_its_verdict_maps_fsc_and_the_way_to_the
         write(run_of(begun, half) / "model.pt", "")
         write(run_of(begun, half) / "metrics.json", "{}")
     ours = live.watched(begun)
+    (begun / live.ALIVE.parent).mkdir()
+    with one_at_a_time(begun / live.ALIVE, print):
+        assert "<b>Done.</b>" not in live.state(ours)  # Snakemake still draws, and nothing is handed out yet
     shown = live.state(ours)
     assert "<b>Done.</b> Converged. Yes. FSC = 0.143 at 36.3 Å" in shown and 'href="/report"' in shown
     assert shown.count("✓") == 4 and "gives 97% of 500 the same pose within 15°" in shown

@@ -180,7 +180,7 @@ def _reconstruction(ours: Watched, now: float) -> View:
     top, work = ours.folder, ours.folder / WORK
     runs, failures = runs_in(work, SILENT_MINUTES, now), last_words(work)
     ended = stages_ended(work)
-    done = ended == len(STAGES)
+    done = ended == len(STAGES) and not is_held(top / ALIVE)  # a figure may still be drawn
     view = View(*_state(top, work, done, bool(failures), now))
     at_rest = view.state != "running"
     view.failures = [(str(log.relative_to(work)), lines) for log, lines in failures.items()]
