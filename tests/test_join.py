@@ -188,3 +188,9 @@ def _columns(star: str) -> dict[str, list[str]]:
     labels = [line.split()[0][1:] for line in lines if line.startswith("_")]
     rows = [line.split() for line in lines if line.strip() and not line.startswith(("_", "data_", "loop_"))]
     return dict(zip(labels, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def test_shifts_beyond_three_deviations_are_counted() -> None:
+    normal = np.random.default_rng(0).normal(0, 5.0, (20_000, 2))
+    assert join.far_shifts(normal, 5.0) == pytest.approx(np.exp(-4.5), abs=0.003)
+    assert join.far_shifts(normal, 2.5) == pytest.approx(np.exp(-4.5 / 4), abs=0.01)

@@ -137,3 +137,11 @@ def test_where_the_halves_do_not_agree_it_says_which_failed_and_what_to_try(conf
     found = verdict(summary(0.02, 0.03) | {"confirmed": confirmed})
     assert words in found.says and "--starts" in found.says and "--symmetry" in found.says
     assert "confirm 1" not in verdict(summary(0.99, 0.99) | {"confirmed": confirmed}).says
+
+
+def test_shifts_wider_than_assumed_are_said_with_the_option_that_helps() -> None:
+    measured = summary(0.98, 0.97) | {"shift_std": 4.5, "far_shifts": 0.19}
+    assert "19 % of the images lie more than 3 × 4.5 Å from the middle" in verdict(measured).says
+    assert "--shift-std 9." in verdict(measured).says
+    assert "from the middle" not in verdict(measured | {"far_shifts": 0.02}).says
+    assert "from the middle" not in verdict(measured | {"halves_agree": [0.1, 0.1]}).says

@@ -38,7 +38,7 @@ from equipose.reconstruction.common_symmetry import compare
 from equipose.reconstruction.halves import ask_each_other, back_project, read_half
 from equipose.reconstruction.handback import write_poses
 from equipose.reconstruction.independent_shifts import independent_sums
-from equipose.reconstruction.names import AGREES, THRESHOLD
+from equipose.reconstruction.names import AGREES, FAR_AWAY, THRESHOLD
 from equipose.reconstruction.particle_scores import correlations, examples
 from equipose.reconstruction.verdict import headline, with_verdict
 
@@ -133,6 +133,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "nearly_symmetric": together.nearly,
         "symmetry_correlation": together.correlations or {},
         "half_maps_alike": together.alike,
+        "shift_std": configs[0].shift_std,
+        "far_shifts": far_shifts(np.concatenate(shifts), configs[0].shift_std),
         "sampling_compensation": compensation_factor(np.concatenate(rotations), together.same),
         "correlation": _quartiles(np.concatenate(scores)),
         "junk": found_junk,
@@ -144,6 +146,11 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     summary |= write_poses(output, configs[0], rotations, shifts, scores, probabilities)
     write_json(output / "reconstruction.json", summary)
     say(f"{headline(summary)} {junk.in_words(found_junk)}".strip())
+
+
+def far_shifts(shifts: np.ndarray, shift_std: float) -> float:
+    """The share of shifts (n, 2) that are longer than `FAR_AWAY` of their assumed standard deviations."""
+    return float(np.mean(np.hypot(*shifts.T) > FAR_AWAY * shift_std))
 
 
 def _confirmed(runs: list[Path]) -> list[float] | None:

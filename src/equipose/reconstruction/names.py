@@ -9,6 +9,9 @@ at SNR 0.06 of 64 px, the strongest noise tried, 97 % of the images of one half-
 THRESHOLD = 0.143
 """Threshold of the FSC of two half-maps (Rosenthal and Henderson 2003)."""
 
+FAR_AWAY = 3.0
+"""Standard deviations of the shifts (`shift_std`) that a search looks into."""
+
 CONVERGED, PARTLY = 0.9, 0.7
 """The least share of images with the same pose for a reconstruction to count as converged, and as partly converged.
 

@@ -15,13 +15,17 @@ from typing import Any, Literal
 import scipy.stats
 
 from equipose.errors import ConfigError
-from equipose.reconstruction.names import CONVERGED, PARTLY, THRESHOLD
+from equipose.reconstruction.names import CONVERGED, FAR_AWAY, PARTLY, THRESHOLD
 
 CONFIRMED = 0.9
 """Least share of its own poses that a run must confirm to count as right if the two runs do not agree."""
 
 EVEN = 0.8
 """Sampling compensation factor below which views are called uneven; views from all around one axis have 0.81."""
+
+FAR = 0.05
+"""Share of images more than `FAR_AWAY` standard deviations of the shifts from the middle, from which the verdict says
+so. Of shifts that have this deviation 1 % are."""
 
 SURE = 0.95
 """Level of the intervals (Wilson's)."""
@@ -106,10 +110,17 @@ def verdict(summary: dict[str, Any]) -> Verdict:
         says = (
             f"Two runs that share no image {' and '.join(found)}. Do not use this map."
             f"{_which_failed(summary.get('confirmed'))} Search from more starts (--starts), say which symmetry the"
-            " particle has (--symmetry), or give cleaner or more particles."
+            " particle has (--symmetry), allow for larger shifts (--shift-std), or give cleaner or more particles."
         )
     if state != "not converged" and summary.get("sampling_compensation", 1.0) < EVEN:
         says += _uneven(summary)
+    if state != "not converged" and summary.get("far_shifts", 0.0) > FAR:
+        deviation = summary["shift_std"]
+        says += (
+            f" {100 * summary['far_shifts']:.0f} % of the images lie more than {FAR_AWAY:.0f} × {deviation:.3g} Å from"
+            " the middle, and others may lie beyond the search: reconstruct again with --shift-std"
+            f" {2 * deviation:.2g}."
+        )
     below = "" if worst.low >= CONVERGED else f"; a converged one has at least {CONVERGED:.0%}"
     certainty = (
         f"The weaker of the two checks below lies between {worst.low:.1%} and {worst.high:.1%} ({SURE:.0%} interval,"
