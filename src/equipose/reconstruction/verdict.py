@@ -25,7 +25,8 @@ EVEN = 0.8
 
 FAR = 0.05
 """Share of images more than `FAR_AWAY` standard deviations of the shifts from the middle, from which the verdict says
-so. Of shifts that have this deviation 1 % are."""
+so. Of shifts that have this deviation 1 % are.
+"""
 
 SURE = 0.95
 """Level of the intervals (Wilson's)."""
