@@ -16,6 +16,7 @@ import dataclasses
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import scipy.ndimage
@@ -149,10 +150,10 @@ def half_run(number: int, volume: np.ndarray, data: Particles, early: bool, seed
         turn = torch.from_numpy(Rotation.random(random_state=rng).as_matrix()).float()
         disc_values = from_real_map(torch.from_numpy(volume) * scale, BOX // 2)
         start = turned(disc_values, turn)
-    refinement._first_volume = lambda *_: start  # type: ignore[assignment]
     poses = random_rotations(len(data.images), rng), np.zeros((len(data.images), 2))
     kept = Path(f"/tmp/verdicts-{seed}-{number}.pt")
-    rotations, shifts, _ = refinement.refine(model, data, *poses, lambda _: None, kept)
+    with patch.object(refinement, "first_volume", lambda *_: start):  # raises where there is no such function
+        rotations, shifts, _ = refinement.refine(model, data, *poses, lambda _: None, kept)
     kept.unlink()
     return Half(data, rotations, shifts, "C1"), model
 
