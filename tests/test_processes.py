@@ -47,8 +47,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def heed_interrupts() -> None:
-    """A shell that starts `make test &` has its commands ignore SIGINT, and so would ours."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A shell that starts `make test &` has its commands ignore SIGINT, nohup SIGHUP, and so would ours."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def start(folder: Path, **options: object) -> subprocess.Popen:
@@ -102,6 +103,7 @@ def test_a_terminal_that_is_closed_ends_all_of_it(folder: Path) -> None:
         import termios
 
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+        heed_interrupts()
 
     process = start(folder, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_terminal)
     os.close(theirs)

@@ -237,7 +237,8 @@ def test_an_encoder_of_escnn_s_layers_is_averaged_stopped_continued_and_loaded(
     with torch.no_grad():
         rotations, _ = model.encoder(images * model.image_scale)
     last = np.load(tmp_path / "whole/trace.npz")["predicted"][-1]
-    assert np.allclose(rotations, last, atol=1e-6), "the weights that were judged, not others"
+    # 1.3e-6 apart on a Xeon with AMX: batches of other sizes are rounded otherwise.
+    assert np.allclose(rotations, last, atol=1e-5), "the weights that were judged, not others"
 
 
 def test_sigterm_checkpoints_between_evaluations_and_loses_no_step(run, particles, tmp_path):

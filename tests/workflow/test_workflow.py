@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from equipose import __version__
+from equipose.reconstruction.names import NOT_CONVERGED
 from equipose.study.status import status
 from equipose.workflow.snakemake_internals import drop_stale_locks
 
@@ -412,6 +413,7 @@ def quick(halves: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which nohup has us ignore
         )
 
     return start
@@ -423,7 +425,7 @@ def test_a_users_particles_become_poses_maps_and_a_page_from_any_folder_and_with
     """Called twice."""
     process, out = quick("0"), tmp_path / "my project/ab initio"
     shown, _ = process.communicate()
-    assert process.returncode == 0, shown
+    assert process.returncode in (0, NOT_CONVERGED), shown
     assert f"open {out}/report.html in a browser" in shown
     for name in (
         "poses.star",
