@@ -32,8 +32,7 @@ from equipose.core.fourier import from_half_disc, half_disc, shift_phase
 from equipose.core.fourier_grid import enlarged, from_real_map, grid_frequencies, grid_map, grid_slices, grid_values
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.core.point_groups import group
-from equipose.core.pose_metrics import align, squared_distances
-from equipose.core.rotations import degrees_from_squared_frobenius, random_rotations
+from equipose.core.rotations import random_rotations
 from equipose.data.atoms import read_atoms
 from equipose.io.particles import Particles
 from equipose.model.autoencoder import Autoencoder
@@ -43,6 +42,7 @@ from equipose.reconstruction.halves import Half, as_seen, back_project
 from equipose.reconstruction.independent_shifts import independent_sums
 from equipose.reconstruction.names import AGREES, THRESHOLD
 from equipose.reconstruction.verdict import verdict
+from equipose.study.panel import degrees, is_right
 from equipose.training.evaluate import RelionPoses
 from equipose.workflow.resolve import model_config, run_config
 
@@ -51,9 +51,6 @@ PRESET = "workflow/presets/particles.yaml"
 
 BOX, SHIFT = 32, 1.0
 """Pixels, and the standard deviation of shifts in pixels."""
-
-RIGHT, WRONG = 0.9, 0.7
-"""Share of poses within 15° of the truth, modulo the group, from which a run is right and below which it is wrong."""
 
 GROUPS = ("C1", "C2", "C3", "D2", "D7", "O", "nearly C2", "nearly C3")
 
@@ -169,10 +166,7 @@ def turned(values: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
 def true_share(halves: list[Half], true: list[np.ndarray], same: np.ndarray) -> float:
     """Share of all poses, both halves in one frame, within 15° of the truth."""
     found, wanted = np.concatenate([half.rotations for half in halves]), np.concatenate(true)
-    alignment = align(found, wanted, group=same)
-    return float(
-        np.mean(degrees_from_squared_frobenius(squared_distances(alignment.rotations(found), wanted, same)) < AGREES)
-    )
+    return float(np.mean(degrees(found, wanted, same) < AGREES))
 
 
 def judged(name: str, case: str, seed: int) -> dict[str, Any]:
@@ -206,7 +200,7 @@ def judged(name: str, case: str, seed: int) -> dict[str, Any]:
     symmetry = "C1" if name.startswith("nearly") else name
     truth = true_share(together.halves, [each[1] for each in sets], group(symmetry))
     modulo = true_share(together.halves, [each[1] for each in sets], group(name.split()[-1]))
-    asked_for = {"converged": truth >= RIGHT, "not converged": truth < RIGHT, "partly converged": modulo >= WRONG}
+    right = is_right(state, modulo if state == "partly converged" else truth)
     return {
         "molecule": name,
         "case": case,
@@ -219,7 +213,7 @@ def judged(name: str, case: str, seed: int) -> dict[str, Any]:
         "group_found": ("nearly " * together.nearly) + together.symmetry,
         "maps_alike": round(together.alike or 0, 3),
         "verdict": state,
-        "right_verdict": "yes" if asked_for[state] else "no",
+        "right_verdict": "yes" if right else "no",
     }
 
 

@@ -54,14 +54,17 @@ rule panel_table:
         "python -u -m equipose.study.panel table --scores {input:q} --output {output.csv:q} 2>&1 | tee {log:q}"
 
 
+# The files are the outputs, not their folder: Snakemake would delete what other experiments have published there.
 rule publish_panel:
     input:
-        panel_tables(),
+        csv="<results>/tables/panel.csv",
+        md="<results>/tables/panel.md",
     output:
-        directory(f"results/reference/{RESULTS.name}/tables"),
+        csv=f"results/reference/{RESULTS.name}/tables/panel.csv",
+        md=f"results/reference/{RESULTS.name}/tables/panel.md",
     log:
         "<results>/logs/publish_panel.log",
     conda:
         "../../envs/gpu.yaml"
     shell:
-        "mkdir -p {output:q} && cp {input:q} {output:q} 2> {log:q}"
+        "cp {input.csv:q} {output.csv:q} 2> {log:q} && cp {input.md:q} {output.md:q} 2>> {log:q}"

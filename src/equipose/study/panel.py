@@ -21,7 +21,7 @@ import torch
 from equipose.config.settings import SimulationConfig
 from equipose.core.fourier_grid import from_real_map, grid_values
 from equipose.core.mask import solvent_mask
-from equipose.core.point_groups import group
+from equipose.core.point_groups import ALONE, group
 from equipose.core.pose_metrics import Alignment, align, squared_distances
 from equipose.core.resizing import resized
 from equipose.core.rotations import degrees_from_squared_frobenius
@@ -91,7 +91,7 @@ def score(folder: Path, dataset: Path) -> dict[str, Any]:
     }
 
 
-def degrees(found: np.ndarray, true: np.ndarray, same: np.ndarray) -> np.ndarray:
+def degrees(found: np.ndarray, true: np.ndarray, same: np.ndarray = ALONE) -> np.ndarray:
     """Angles (n,) between rotations (n, 3, 3), after the best rotation and hand, modulo the group `same` (g, 3, 3)."""
     aligned = align(found, true, group=same).rotations(found)
     return degrees_from_squared_frobenius(squared_distances(aligned, true, same))

@@ -28,14 +28,14 @@ import yaml
 
 from equipose.config.folder import WORKFLOW
 from equipose.config.settings import SimulationConfig
-from equipose.core.pose_metrics import align, squared_distances
-from equipose.core.rotations import degrees_from_squared_frobenius, from_relion_angles
+from equipose.core.rotations import from_relion_angles
 from equipose.data.simulate import simulate
 from equipose.data.structures import density
 from equipose.io.files import whole_file, write_json
 from equipose.io.maps import write_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables, write_star
 from equipose.reconstruction.names import NOT_CONVERGED
+from equipose.study.panel import degrees
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -190,8 +190,7 @@ def score(peer: Peer, data: Path, out: Path) -> list[dict[str, object]]:
             chosen, rotations = peer.poses(data, out / name)
             if not len(chosen):
                 continue
-            gauge = align(rotations, truth[chosen])
-            apart = degrees_from_squared_frobenius(squared_distances(gauge.rotations(rotations), truth[chosen]))
+            apart = degrees(rotations, truth[chosen])
             found = {"poses": len(chosen), "median_degrees": float(np.median(apart))}
             write_json(scored, found | {f"within_{d}": float(np.mean(apart < d)) for d in (5, 15)})
         rows.append({"seconds": seconds, "snapshot": name, **json.loads(scored.read_text())})
