@@ -41,7 +41,10 @@ def test_info_says_what_the_particles_are(monkeypatch, capsys, simulated_dataset
     assert "halves         25 and 25, drawn at random\n" in printed
     assert "optics         300 kV, Cs 2.7 mm, amplitude contrast 0.1\n" in printed
     assert "poses          in the file; reconstruct does not use them\n" in printed
-    assert "phase shift" not in printed
+    assert "phase shift" not in printed and "checked" not in printed
+    monkeypatch.setattr("equipose.io.particles.SAMPLE_BYTES", 10 * 4 * 32**2)
+    assert equipose(monkeypatch, "info", simulated_dataset.folder / "particles.star") == 0
+    assert "checked        10 images, evenly spread; `equipose validate` checks all\n" in capsys.readouterr().out
 
 
 def test_info_says_what_the_star_file_says_of_halves_and_optics(

@@ -32,7 +32,7 @@ from equipose.io.particle_tables import (
     read_tables,
     write_star,
 )
-from equipose.io.particles import check_training_box, read_particles, summarise
+from equipose.io.particles import check_training_box, checked_rows, read_particles, summarise
 from equipose.io.stacks import HEADER
 
 BY_RELION = Path(__file__).parent / "data/relion_project.star"
@@ -348,6 +348,22 @@ def test_the_first_row_with_a_nan_image_is_named(
     write_stack(tmp_path / "stack.mrcs", images)
     with pytest.raises(ConfigError, match="image 000004@stack.mrcs of particle 4 has values that are not finite"):
         read_particles(star())
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # mrcfile's own, on writing such a stack
+def test_a_quick_look_checks_images_evenly_spread_and_no_others(
+    tmp_path: Path, star: Callable, images: np.ndarray, monkeypatch
+) -> None:
+    monkeypatch.setattr("equipose.io.particles.SAMPLE_BYTES", 3 * 4 * BOX**2)  # the first, the middle and the last of 5
+    images[1] = np.nan
+    write_stack(tmp_path / "stack.mrcs", images)
+    assert checked_rows(read_particles(star(), quick=True).images).tolist() == [0, 2, 4]
+    with pytest.raises(ConfigError, match="particle 2 has values that are not finite"):
+        read_particles(star())
+    images[2] = np.nan
+    write_stack(tmp_path / "stack.mrcs", images)
+    with pytest.raises(ConfigError, match="particle 3 has values that are not finite"):
+        read_particles(star(), quick=True)
 
 
 def test_images_that_are_not_square_are_refused(tmp_path: Path, star: Callable, images: np.ndarray) -> None:

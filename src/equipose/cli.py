@@ -283,13 +283,13 @@ def info(arguments: argparse.Namespace) -> None:
     """Print number, size, optics, poses and contrast of the particles."""
     import numpy as np
 
-    from equipose.io.half_sets import repeats, warn_of_repeats
+    from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particle_tables import ANGLES
-    from equipose.io.particles import read_particles
+    from equipose.io.particles import checked_rows, read_particles
 
     star, tables, half_of_row = _star(arguments)
-    particles = read_particles(star, arguments.datadir, tables, poses=False)
-    warn_of_repeats(star, *tables)
+    particles = read_particles(star, arguments.datadir, tables, poses=False, quick=True)
+    again = warn_of_repeats(star, *tables)
     size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
     units = " kV", " mm", ""
     optics = [_values(column, unit) for column, unit in zip(particles.ctf.T[3:6], units, strict=True)]
@@ -298,7 +298,7 @@ def info(arguments: argparse.Namespace) -> None:
     print(f"particles      {len(particles.images)}, in {groups} optics group{'s' * (groups != 1)}")
     print(f"box            {size} pixels of {particles.voxel_size:g} Å, {size * particles.voxel_size:.0f} Å")
     print(f"halves         {first} and {second}, {_source_of_halves(particles)}")
-    if again := repeats(particles.particle_table):
+    if again:
         print(f"repeats        {again} rows show an image that an earlier row shows")
     print(f"optics         {optics[0]}, Cs {optics[1]}, amplitude contrast {optics[2]}")
     print(f"defocus        {particles.ctf[:, :2].min():.0f} to {particles.ctf[:, :2].max():.0f} Å")
@@ -308,6 +308,8 @@ def info(arguments: argparse.Namespace) -> None:
     posed = set(ANGLES) <= set(particles.particle_table)
     print(f"poses          {'in the file; reconstruct does not use them' if posed else 'none'}")
     print(f"protein        {_protein(particles, star)}")
+    if (checked := len(checked_rows(particles.images))) < len(particles.images):
+        print(f"checked        {checked} images, evenly spread; `equipose validate` checks all")
 
 
 def pose(arguments: argparse.Namespace) -> None:

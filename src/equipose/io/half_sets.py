@@ -14,6 +14,7 @@ import scipy.sparse
 import scipy.spatial
 
 from equipose.errors import FileWarning
+from equipose.io.image_names import numbered_alike
 
 SUBSET = "rlnRandomSubset"
 
@@ -69,7 +70,8 @@ def half_of_more(known: pd.DataFrame, particle_table: pd.DataFrame, optics_table
 
 def seen_before(known: pd.DataFrame, particle_table: pd.DataFrame) -> int:
     """How many rows show an image that a `known` row shows."""
-    return int(_images(particle_table[IMAGE]).isin(_images(known[IMAGE])).sum())
+    images = _images(pd.concat([known[IMAGE], particle_table[IMAGE]]))
+    return int(np.isin(images[len(known) :], images[: len(known)]).sum())
 
 
 def torn(particle_table: pd.DataFrame, group: np.ndarray) -> np.ndarray:
@@ -80,19 +82,22 @@ def torn(particle_table: pd.DataFrame, group: np.ndarray) -> np.ndarray:
 
 def repeats(particle_table: pd.DataFrame) -> int:
     """Number of rows whose image an earlier row has, too."""
-    return int(_images(particle_table[IMAGE]).duplicated().sum()) if IMAGE in particle_table else 0
+    return len(particle_table) - len(pd.unique(_images(particle_table[IMAGE]))) if IMAGE in particle_table else 0
 
 
-def warn_of_repeats(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> None:
-    """Warn of rows that repeat an image, and of a file's own half-sets that are not used because they share images."""
+def warn_of_repeats(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> int:
+    """Warn of rows that repeat an image, and of a file's own half-sets that are not used because they share images.
+
+    The number of rows that repeat one.
+    """
     if again := repeats(particle_table):
         text = f"{star}: {again} of {len(particle_table)} rows repeat an image of an earlier row"
         warnings.warn(f"{text}: all rows of an image are in one half-set", FileWarning, stacklevel=2)
-    if not has_halves(particle_table):
-        return
-    if shared := int(torn(particle_table, kept_together(particle_table, optics_table)).sum()):
-        text = f"{star}: {SUBSET} puts {shared} rows that share an image, a tube or a place into both half-sets"
+    shared = torn(particle_table, kept_together(particle_table, optics_table)) if has_halves(particle_table) else None
+    if shared is not None and shared.any():
+        text = f"{star}: {SUBSET} puts {shared.sum()} rows that share an image, a tube or a place into both half-sets"
         warnings.warn(f"{text}: half-sets are drawn anew", FileWarning, stacklevel=2)
+    return again
 
 
 def kept_together(particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> np.ndarray:
@@ -104,7 +109,7 @@ def kept_together(particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> n
     count = len(particle_table)
     pairs = [np.empty((0, 2), np.int64)]
     if IMAGE in particle_table:
-        pairs.append(_pairs(pd.factorize(_images(particle_table[IMAGE]))[0]))
+        pairs.append(_pairs(_images(particle_table[IMAGE])))
     if MICROGRAPH in particle_table:
         micrograph = pd.factorize(particle_table[MICROGRAPH])[0]
         if TUBE in particle_table:
@@ -120,19 +125,16 @@ def _own(particle_table: pd.DataFrame) -> np.ndarray:
     return pd.to_numeric(particle_table[SUBSET]).to_numpy(np.int64)
 
 
-def _images(names: pd.Series) -> pd.Series:
-    """Names of images, one for each: 1@stack.mrcs, 000001@stack.mrcs and 1@./stack.mrcs:mrcs are one image."""
-    plain: dict[str, str] = {}
-
-    def image(name: str) -> str:
-        number, at, stack = name.partition("@")
-        if not at:  # a file's only image
-            number, stack = "1", number
-        if stack not in plain:
-            plain[stack] = os.path.normpath(stack.removesuffix(":mrcs"))
-        return f"{number.lstrip('0')}@{plain[stack]}"
-
-    return pd.Series([image(str(name)) for name in names], names.index, object)
+def _images(names: pd.Series) -> np.ndarray:
+    """The number of each name's image, (n,): 1@stack.mrcs, 000001@stack.mrcs and 1@./stack.mrcs:mrcs are one image."""
+    if (found := numbered_alike(names.tolist())) is not None:
+        place, stack, stacks = found.place + 1, found.number, found.stacks
+    else:
+        parts = [name.partition("@") if "@" in name else ("1", "@", name) for name in map(str, names)]
+        place = pd.factorize(np.array([number.lstrip("0") for number, _, _ in parts], object))[0]
+        stack, stacks = pd.factorize(np.array([name for _, _, name in parts], object))
+    files = [os.path.normpath(name.removesuffix(":mrcs")) for name in stacks]
+    return pd.factorize(np.array(files, object))[0][stack] * (place.max(initial=0) + 1) + place
 
 
 def _pairs(codes: np.ndarray) -> np.ndarray:

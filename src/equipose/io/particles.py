@@ -82,6 +82,9 @@ ALIKE = 1e-4
 CHUNK_BYTES = 16_000_000
 """Size of the images that are checked at once."""
 
+SAMPLE_BYTES = 1_000_000_000
+"""Size of the images that a quick look at a particle set checks."""
+
 
 @dataclass(frozen=True)
 class Particles:
@@ -156,13 +159,15 @@ def read_particles(
     told: Told = Told(),
     poses: bool = True,
     size: tuple[int, float] | None = None,
+    quick: bool = False,
 ) -> Particles:
     """The particles of a star file, or a .cs file, whose image names are relative to `datadir` or the file's folder.
 
     `tables` is the result of an earlier `read_tables`: a million rows take some seconds. `rows` (n,) are the wanted
     rows, from 0; the others need not be sound. Without `poses`, poses are neither read nor checked. Images of several
     sizes or pixel sizes are brought to `size`, a box and a pixel size in Å. Without `size`, these are those of the
-    smallest field of view, so that no image has to be padded.
+    smallest field of view, so that no image has to be padded. With `quick`, the values of `checked_rows` alone are
+    checked.
 
     Raises ConfigError, naming the file, column or rows, for: a star file or stack that is missing or cut short, no
     optics table, a missing column, images that are not square, a box that is not the optics group's, and images that
@@ -194,7 +199,7 @@ def read_particles(
     if poses and all(label in particle_table for label in ORIGINS):
         shifts = -np.stack([numbers(star, particle_table[label]) for label in ORIGINS], axis=1)
 
-    images, voxel_size = _read_images(star, datadir or star.parent, optics_table, particle_table, size)
+    images, voxel_size = _read_images(star, datadir or star.parent, optics_table, particle_table, size, quick)
     return Particles(images, ctf, voxel_size, rotations, shifts, optics_table, particle_table)
 
 
@@ -375,6 +380,7 @@ def _read_images(
     optics_table: pd.DataFrame,
     particle_table: pd.DataFrame,
     common: tuple[int, float] | None,
+    quick: bool,
 ) -> tuple[np.ndarray | Images, float]:
     """The images, of one size and pixel size, and this in Å."""
     names = particle_table["rlnImageName"]
@@ -415,7 +421,7 @@ def _read_images(
     images = Images(stacks, number, index, box, pixel)
     in_order = len(stacks) == 1 and np.array_equal(index, np.arange(index[0], index[0] + len(index)))
     plain = in_order and stacks[0].kind == np.float32 and (pixel == 1).all() and stacks[0].shape[-1] == box
-    _check_images(star, images, names)
+    _check_images(star, images, names, checked_rows(images) if quick else np.arange(len(images)))
     return (stacks[0].map()[index[0] : index[0] + len(index)] if plain else images), voxel_size
 
 
@@ -462,11 +468,18 @@ def _warn_of_stacks(
         )
 
 
-def _check_images(star: Path, images: Images, names: pd.Series) -> None:
-    """Raises ConfigError, naming the first row whose image has values that are not finite, or all the same.
+def checked_rows(images: np.ndarray | Images) -> np.ndarray:
+    """Rows, evenly spread over (n, L, L), of images that are `SAMPLE_BYTES` in size; all rows of a smaller set."""
+    most = max(1, SAMPLE_BYTES // (4 * images.shape[-1] ** 2))
+    return np.linspace(0, len(images) - 1, min(len(images), most)).astype(np.int64)
+
+
+def _check_images(star: Path, images: Images, names: pd.Series, chosen: np.ndarray) -> None:
+    """Raises ConfigError, naming the first of the `chosen` rows whose image has values not finite, or all the same.
 
     An image that several rows name is read once.
     """
+    images, names = images.of(chosen), names.iloc[chosen]
     place = images.index + images.stack * (int(images.index.max()) + 1)
     _, rows, again = np.unique(place, return_index=True, return_inverse=True)
     chunk = max(1, CHUNK_BYTES // (4 * images.shape[-1] ** 2))

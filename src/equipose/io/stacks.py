@@ -8,7 +8,7 @@ import functools
 import math
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mrcfile
@@ -108,6 +108,10 @@ class Images:
                 found = resampled(found, self.box, multiple)
             images[here] = found
         return images
+
+    def of(self, rows: np.ndarray) -> "Images":
+        """Some of the images, not read yet."""
+        return replace(self, stack=self.stack[rows], index=self.index[rows], pixel=self.pixel[rows])
 
     def __array__(self, dtype: np.dtype | None = None) -> np.ndarray:
         return self[:].astype(dtype or np.float32, copy=False)

@@ -42,8 +42,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 POLL = 2.0
 """Seconds of the clock between two looks at a program."""
 
-SCORED = 500
-"""Particles of which RELION's map is asked the poses: one expectation of all would take it longer than its map."""
+SCORED = 200
+"""Particles of which each of RELION's maps is asked the poses: one expectation of all takes longer than the map."""
 
 HERE = Path(__file__).resolve().parent
 
@@ -78,15 +78,15 @@ CRYODRGN = """
 
 RELION = """
 --ctf --sym C1 --K 1 --flatten_solvent --zero_mask --dont_combine_weights_via_disc --preread_images --pool 30 --pad 1
---particle_diameter 440 --oversampling 1 --offset_range 3 --offset_step 2 --j 1 --random_seed 1 --maxsig 100
+--particle_diameter 440 --oversampling 1 --offset_range 3 --offset_step 2 --j 1 --random_seed 1
 """
 
 SGD = """
---sgd --denovo_3dref --sgd_ini_iter 25 --sgd_inbetween_iter 100 --sgd_fin_iter 25 --sgd_write_iter 5
+--sgd --denovo_3dref --sgd_ini_iter 25 --sgd_inbetween_iter 100 --sgd_fin_iter 25 --sgd_write_iter 25
 --sgd_ini_resol 100 --sgd_fin_resol 40 --sgd_ini_subset 100 --sgd_fin_subset 300 --skip_gridding --healpix_order 1
 """
 
-EXPECTATION = "--iter 1 --ini_high 35 --tau2_fudge 4 --norm --scale --healpix_order 2"
+EXPECTATION = "--maxsig 100 --iter 1 --ini_high 35 --tau2_fudge 4 --norm --scale --healpix_order 2"
 
 
 def peers(environments: Path) -> dict[str, Peer]:
@@ -217,10 +217,7 @@ def _of_aspire(_: Path, rows: Path) -> Poses:
 
 
 def _of_relion(data: Path, volume: Path) -> Poses:
-    """Poses of the first particles by one expectation against the last map; none for earlier maps."""
-    last = sorted(volume.parent.glob("run_it*_class001.mrc"))[-1]
-    if volume != last:
-        return np.arange(0), np.zeros((0, 3, 3))
+    """Poses of the first particles by one expectation against a map."""
     optics, table = read_tables(data / "particles.star")
     write_star(data / "scored.star", optics, table.iloc[:SCORED])
     (volume.parent / "expectation").mkdir(exist_ok=True)
