@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from equipose.core.fourier_grid import FourierGrid, from_real_map, grid_volume, real_map, sampled
+from equipose.core.fourier_grid import FourierGrid, from_real_map, grid_volume, real_map, sampled, with_slopes
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.io.particles import read_particles
 from equipose.model.autoencoder import Autoencoder
-from equipose.poses import refinement
+from equipose.poses import refinement, search
 
 
 @pytest.mark.parametrize(
@@ -155,3 +155,24 @@ def test_an_image_that_goes_to_a_mate_of_its_pose_has_settled(monkeypatch, small
         return sum("poses changed" in line for line in said)
 
     assert passes("C2") == 4 and passes("C1") == 7
+
+
+@torch.no_grad()
+def test_half_of_the_shells_are_compared_at_an_eighth_of_the_orientations(monkeypatch, small_run, simulated_dataset):
+    """A shell has as many orientations to tell apart as the third power of its radius."""
+    particles, tried, compared = read_particles(simulated_dataset.folder / "particles.star"), [], []
+    run = small_run("d4_l2", 32)
+    settings = dataclasses.replace(run.model.search, refine_orientations=800, candidates=2, refine_iterations=1)
+    model = Autoencoder(dataclasses.replace(run, model=dataclasses.replace(run.model, search=settings)), 1.0)
+    spread, match = search.spread_rotations, search.match
+    monkeypatch.setattr(search, "spread_rotations", lambda count, *rest: tried.append(count) or spread(count, *rest))
+    monkeypatch.setattr(search, "match", lambda *given: compared.append(len(given[4].k)) or match(*given))
+    turned, moved = refinement.on_device(model, particles.rotations, particles.shifts)
+    every = torch.arange(len(turned))
+    field = with_slopes(grid_volume(refinement._back_projected(model, particles, every, turned, moved)), 16)
+    for resolution in (1.0, 0.5):
+        batch = refinement._read(model, particles, every[:4])
+        generator = torch.Generator().manual_seed(0)
+        refinement._best_pose(model, field, resolution, batch, turned[:4], moved[:4], generator)
+    assert tried == [800, 100]
+    assert compared[1] == pytest.approx(compared[0] / 4, rel=0.15)  # frequencies in a disc of half the radius

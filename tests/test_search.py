@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_fourier_grid import BOX, filled, slices_of
 
-from equipose.config.settings import Budget, EvaluationConfig, usual_shift
+from equipose.config.settings import Budget, EvaluationConfig, SearchConfig, usual_shift
 from equipose.core import point_groups
 from equipose.core.ctf import ctf
 from equipose.core.fourier import half_disc, shift_phase, to_half_disc
@@ -17,7 +17,7 @@ from equipose.core.pose_metrics import paper_scores, squared_distances
 from equipose.io.particles import read_particles
 from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.poses import search
-from equipose.poses.search_stages import fitting_rates, stage, start_search
+from equipose.poses.search_stages import fitting_rates, stage, start_search, tempering
 from equipose.training import train
 from equipose.training.checkpoint import IN_CHECKPOINT
 from equipose.training.run_progress import Progress
@@ -254,6 +254,14 @@ def test_stages_of_a_budget_in_seconds_follow_the_clock_between_evaluations(quic
         train.update(model, train.make_optimizers(model, quick.model.optimizer), progress, fetch, elapsed)
         seen.append(progress.search is not None)
     assert seen == [True, True, False]
+
+
+def test_a_start_compares_more_shells_and_more_orientations_and_keeps_fewer_hypotheses_step_by_step() -> None:
+    config = SearchConfig(steps=5, first_radius=3.0, last_radius=9.0, orientations=(100, 1600), hypotheses=(81.0, 1.0))
+    assert tempering(config, 0) == pytest.approx((9.0, 100, 81.0))  # makes the random volume, out to the last radius
+    assert tempering(config, 1) == pytest.approx((4.5, 200, 27.0))
+    assert tempering(config, 2) == pytest.approx((6.0, 400, 9.0))
+    assert tempering(config, 4) == pytest.approx((9.0, 1600, 1.0))
 
 
 @pytest.mark.parametrize("alike, starts", [(0.88, 2), (0.7, 3)])
