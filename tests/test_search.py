@@ -272,10 +272,14 @@ def test_no_start_follows_two_that_agree_and_networks_are_trained_if_none_do(
     run = dataclasses.replace(quick, model=dataclasses.replace(quick.model, search=settings))
     made, step = [], search.search_step
     monkeypatch.setattr(search, "search_step", lambda *args: made.append(args) or step(*args))
-    monkeypatch.setattr("equipose.poses.search_stages.likeness", lambda *_: alike)
+    shells = []
+    monkeypatch.setattr(
+        "equipose.poses.search_stages.likeness", lambda one, other, radius, _: shells.append(radius) or alike
+    )
     particles = read_particles(simulated_dataset.folder / "particles.star")
     train.train(run, particles, tmp_path, torch.device("cpu"), lambda _: None)
     assert len(made) == starts * (settings.steps - 1)  # the first step of each makes the random volume
+    assert set(shells) == {settings.last_radius}  # maps are compared as far as images were
     history = (tmp_path / "history.csv").read_text().splitlines()
     assert history[-1].split(",")[0] == ("10" if starts == 2 else "16")
     assert load_model(tmp_path / "model.pt").found is not None
