@@ -33,7 +33,7 @@ from equipose.io.particle_tables import (
     write_star,
 )
 from equipose.io.particles import check_training_box, checked_rows, read_particles, summarise
-from equipose.io.stacks import HEADER
+from equipose.io.stacks import HEADER, Images
 
 BY_RELION = Path(__file__).parent / "data/relion_project.star"
 
@@ -116,10 +116,13 @@ def test_the_same_tables_give_the_same_bytes(star: Callable) -> None:
     assert b"# version 30001" in first
 
 
-def test_images_in_stack_order_are_mapped_and_not_copied(star: Callable, images: np.ndarray) -> None:
+def test_images_are_read_where_they_are_indexed(tmp_path: Path, star: Callable, images: np.ndarray) -> None:
     particles = read_particles(star())
-    assert isinstance(particles.images, np.memmap) and particles.images.dtype == np.float32
-    np.testing.assert_array_equal(particles.images, images)
+    assert isinstance(particles.images, Images) and particles.images[1:3].dtype == np.float32
+    assert type(particles.images[:]) is np.ndarray  # no mapped file, whose pages would stay in memory
+    np.testing.assert_array_equal(particles.images[:], images)
+    write_stack(tmp_path / "stack.mrcs", 2 * images)
+    np.testing.assert_array_equal(particles.images[:], 2 * images)
 
 
 def test_poses_are_relions_matrices_and_shifts_are_minus_the_origins(star: Callable, tables: tuple) -> None:

@@ -91,7 +91,7 @@ class Particles:
     """n particles of L × L pixels. True or earlier poses are None if the star file has none."""
 
     images: np.ndarray | Images
-    """(n, L, L) float32: memory-mapped if they are one stack's images in order, otherwise read on access."""
+    """(n, L, L) float32; those of files are read where they are indexed, and `images[:]` reads all"""
     ctf: np.ndarray
     """(n, 7) float32 in the order of optics.CTF_COLUMNS; (n, 9) with ENVELOPE_COLUMNS where the file has these."""
     voxel_size: float
@@ -381,7 +381,7 @@ def _read_images(
     particle_table: pd.DataFrame,
     common: tuple[int, float] | None,
     quick: bool,
-) -> tuple[np.ndarray | Images, float]:
+) -> tuple[Images, float]:
     """The images, of one size and pixel size, and this in Å."""
     names = particle_table["rlnImageName"]
     index, number, stack_names, alone = image_names(star, names)
@@ -419,10 +419,8 @@ def _read_images(
     pixel[np.abs(pixel - 1) <= ALIKE] = 1
     _warn_of_stacks(star, stacks, number, index, sizes)
     images = Images(stacks, number, index, box, pixel)
-    in_order = len(stacks) == 1 and np.array_equal(index, np.arange(index[0], index[0] + len(index)))
-    plain = in_order and stacks[0].kind == np.float32 and (pixel == 1).all() and stacks[0].shape[-1] == box
     _check_images(star, images, names, checked_rows(images) if quick else np.arange(len(images)))
-    return (stacks[0].map()[index[0] : index[0] + len(index)] if plain else images), voxel_size
+    return images, voxel_size
 
 
 def _check_indices(
