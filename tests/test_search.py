@@ -16,8 +16,8 @@ from equipose.core.fourier_grid import FourierGrid, empty_grid, grid_slices, gri
 from equipose.core.pose_metrics import paper_scores, squared_distances
 from equipose.io.particles import read_particles
 from equipose.model.autoencoder import Autoencoder, load_model
-from equipose.poses import search
-from equipose.poses.search_stages import fitting_rates, stage, start_search, tempering
+from equipose.poses import search, search_stages
+from equipose.poses.search_stages import fitting_rates, search_length, stage, start_search, tempering
 from equipose.training import train
 from equipose.training.checkpoint import IN_CHECKPOINT
 from equipose.training.run_progress import Progress
@@ -206,6 +206,41 @@ def quick(small_run, simulated_dataset):
 def test_the_stage_follows_from_the_step_and_what_is_spent_of_the_budget(quick):
     names = [stage(step, step / 16, quick.model.search)[0] for step in range(14)]
     assert names == ["search"] * 4 + ["refine"] * 4 + ["fit"] * 4 + ["train"] * 2
+
+
+def test_the_fit_counts_the_nearest_answer_of_each_image_and_the_noise_of_most_images(quick, monkeypatch):
+    model, count = Autoencoder(quick, 1.0), 4
+    state = start_search(model)
+    state.volume = grid_volume(empty_grid(model.box // 2, torch.device("cpu")))
+    state.errors = torch.tensor([4.0] * 15 + [100.0] * 5)  # five images are in a wrong pose
+    away = torch.eye(3).repeat(2, count, 1, 1)  # of two hypotheses, (2, b, 3, 3)
+    for hypothesis, image in ((0, 1), (1, 1), (1, 2)):
+        away[hypothesis, image] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # a half turn: a squared distance of 8
+    centred = torch.full((count, 2), 0.5 * model.voxel_size)
+    moved = centred + torch.tensor([model.voxel_size, 0.0])  # one pixel
+    noises = []
+
+    def render(volume, radius, transfer, disc, noise, deviation, generator):
+        noises.append(float(noise))
+        return torch.zeros(count, model.box, model.box), torch.eye(3).repeat(count, 1, 1), torch.zeros(count, 2)
+
+    def loss(answers, index: int) -> float:
+        monkeypatch.setattr(model, "answers", lambda images: answers)
+        return float(search_stages._fit(state, index, model, [], torch.zeros(count, 7), torch.Generator()))
+
+    monkeypatch.setattr(search, "render", render)
+    monkeypatch.setattr(model, "mean_error", lambda *_: torch.zeros(()))
+    monkeypatch.setattr(search_stages, "descend", lambda *_: None)
+    assert loss([(away[0], centred)], 0) == pytest.approx(8 / 4)
+    assert loss([(away[1], centred)], 1) == pytest.approx(16 / 4)
+    assert loss([(away[0], moved)], 2) == pytest.approx(8 / 4 + search_stages.SHIFT_WEIGHT)
+    assert loss([(each, centred) for each in away], 3) == pytest.approx(8 / 4 + search_stages.LOSERS_WEIGHT * 24 / 8)
+    assert noises == pytest.approx([0.0, 1.0, 2.0, 2.0])  # clean at first; `fit_ramp` is 2 steps
+
+
+def test_all_images_of_a_refining_pass_are_refined_though_batches_do_not_divide_them():
+    config = SearchConfig(starts=2, steps=10, images=25, batch=10, refine_radii=(6, 8))
+    assert search_length(config) == 2 * 10 + 2 * 3
 
 
 def test_fitting_starts_at_its_own_learning_rates_and_falls_towards_those_of_training(quick):
