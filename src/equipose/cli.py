@@ -264,7 +264,7 @@ def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path
             f"{star}: no class has {FEWEST} particles in both half-sets: ask for fewer classes, or give more particles;"
             f" {work / SORTED} has the class of each"
         )
-    whole = join_classes(out, work, made)
+    whole = join_classes(star, out, work, made)
     write_text(out / "report.html", build(out, whole, CLASSES_REPORT, out.name))
     print(in_words(summary))
     for each in whole["reconstructed"]:
