@@ -379,7 +379,9 @@ def flip_hand(arguments: argparse.Namespace) -> None:
 
     folder = arguments.folder.resolve()
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
-        raise ConfigError(f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction")
+        raise ConfigError(
+            f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction, or of one of its classes"
+        )
     poses = folder / "poses.star"
     if not set(ANGLES) <= set(read_tables(poses)[1]):
         raise ConfigError(f"star file {poses} has no {', '.join(ANGLES)}: name the folder of a reconstruction")
