@@ -143,8 +143,12 @@ def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(
         own = table[table[classes.CLASS] == arguments.select[0][1]]
         write_star(arguments.out / "poses.star", optics, own.assign(rlnAngleRot=arguments.select[0][1]))
         write_map(arguments.out / "volume.mrc", blobs("C1", np.eye(3), np.zeros(3)).numpy(), VOXEL)
-        summary = {"verdict": {"state": "partly_converged"}, "resolution_angstrom": {"corrected": 20.0}, "junk": None}
-        summary |= {"symmetry": "C1", "agree_modulo": "D2", "particles": [1, 2], "star": "particles.star"}
+        summary = {
+            "verdict": {"state": "partly_converged", "text": "It settled."},
+            "resolution_angstrom": {"corrected": 20.0},
+        }
+        summary |= {"symmetry": "C1", "agree_modulo": "D2", "particles": [1, 2]}
+        summary |= {"junk": {"threshold": 0.7, "below": 3, "of": 12} if not asked[1:] else None}
         (arguments.out / "reconstruction.json").write_text(json.dumps(summary))
         return next(codes)
 
@@ -164,13 +168,17 @@ def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(
     assert "class 2: 2 particles" in said and f"class 1: {out / 'class1'}: partly converged" in said
     page = build(out, summary, cli.CLASSES_REPORT, "mixture")
     assert page.count("<canvas") == 2 and 'href="class2/report.html"' in page and "0.97" in page
+    assert f"<code>{star}</code>" in page and "</b>. It settled." in page and "not reconstructed" not in page
+    assert "<td>3 (25.0 %)</td>" in page and "<td>not known</td>" in page
 
     monkeypatch.setattr(cli, "FEWEST", 2)
     cli._reconstruct_each_class(arguments, Path(star), out)
     assert "class 2: a half of 1 particles is too few to search; 2 are needed" in capsys.readouterr().out
     assert len(read_tables(out / "poses.star")[1]) == 4
+    page = (out / "report.html").read_text()
+    assert page.count("<canvas") == 1 and "<td>1 and 1</td>" in page and "<b>not reconstructed</b>" in page
     monkeypatch.setattr(cli, "FEWEST", 3)
-    with pytest.raises(cli.ConfigError, match="no class has enough particles: ask for fewer classes"):
+    with pytest.raises(cli.ConfigError, match="no class has 3 particles in both.*fewer.*classes.star has"):
         cli._reconstruct_each_class(arguments, Path(star), out)
     monkeypatch.setattr(cli, "FEWEST", 1)
     with pytest.raises(SystemExit, match="1"):  # the workflow of the first class has failed

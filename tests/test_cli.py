@@ -366,6 +366,18 @@ def test_the_last_words_and_the_exit_code_are_the_verdict_s(
     assert files.endswith("report.html in a browser") and (tmp_path / "out/poses.star").is_file()
 
 
+@pytest.mark.parametrize(("fewest", "warned"), [(12, ""), (13, "has enough for 1 of 2 classes at most")])
+def test_more_classes_than_the_particles_are_enough_for_are_named_before_the_sorting(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path, fewest: int, warned: str
+) -> None:
+    monkeypatch.setattr(cli, "run_stoppable", lambda *_: (1, 0))  # the workflow fails at once
+    monkeypatch.setattr(cli, "FEWEST", fewest)
+    asked = "--out", tmp_path / "out", "--contrast", "bright", "--classes", 2
+    assert equipose(monkeypatch, "reconstruct", simulated_dataset.folder / "particles.star", *asked) == 1
+    said = capsys.readouterr().err
+    assert warned in said and said.count("\n") == bool(warned)
+
+
 def test_the_other_hand_is_the_mirrored_map_and_the_poses_that_project_it_alike(monkeypatch, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rotations = random_rotations(4, rng)

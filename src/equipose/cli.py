@@ -43,7 +43,7 @@ from equipose.config.settings import (
     preparation_config,
     usual_shift,
 )
-from equipose.errors import ConfigError
+from equipose.errors import ConfigError, FileWarning
 from equipose.io.files import cache_folder, check_can_be_made, whole_file, whole_folder, write_text
 from equipose.io.locks import alone
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable, stop_on_signals
@@ -143,6 +143,13 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     settings = merge(merge(defaults, yaml.safe_load(preset("particles").read_text())), own)
     for half_number, part in enumerate(rows, start=1):
         check(preparation_config(settings, f"half{half_number}"), particles, part)
+    if half < FEWEST * arguments.classes:  # sorting takes minutes: said before it
+        warnings.warn(
+            f"{star}: a half of {half} particles has enough for {half // FEWEST} of {arguments.classes} classes at"
+            f" most: a class with fewer than {FEWEST} in a half-set is sorted, but not reconstructed",
+            FileWarning,
+            stacklevel=2,
+        )
     steps = search_length(model_config(settings, "d4_search").search) + arguments.fit_steps
     own["experiments"] = {"particles": {"budget": {"steps": steps}}}
     own["reconstructions"] = {"particles": {"classes": arguments.classes}}
@@ -253,8 +260,11 @@ def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path
             sys.exit(code)
         made.append(name)
     if not made:
-        raise ConfigError(f"{star}: no class has enough particles: ask for fewer classes")
-    whole = join_classes(out, work, made)
+        raise ConfigError(
+            f"{star}: no class has {FEWEST} particles in both half-sets: ask for fewer classes, or give more particles;"
+            f" {work / SORTED} has the class of each"
+        )
+    whole = join_classes(star, out, work, made)
     write_text(out / "report.html", build(out, whole, CLASSES_REPORT, out.name))
     print(in_words(summary))
     for each in whole["reconstructed"]:
@@ -371,7 +381,9 @@ def flip_hand(arguments: argparse.Namespace) -> None:
 
     folder = arguments.folder.resolve()
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
-        raise ConfigError(f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction")
+        raise ConfigError(
+            f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction, or of one of its classes"
+        )
     poses = folder / "poses.star"
     if not set(ANGLES) <= set(read_tables(poses)[1]):
         raise ConfigError(f"star file {poses} has no {', '.join(ANGLES)}: name the folder of a reconstruction")

@@ -17,4 +17,10 @@ def build(folder: Path, summary: dict[str, Any], template: Path, title: str) -> 
         rows.append(
             row | {"alike": summary["halves_alike"][each["class"] - 1]} | mesh(volume, molecule_fraction(volume))
         )
-    return read_template(template).render(title=title, summary=summary, rows=rows)
+    made = {row["class"] for row in rows}
+    left = [
+        {"class": number, "particles": counts, "alike": alike}
+        for number, (counts, alike) in enumerate(zip(summary["particles"], summary["halves_alike"], strict=True), 1)
+        if number not in made
+    ]
+    return read_template(template).render(title=title, summary=summary, rows=rows, left=left)

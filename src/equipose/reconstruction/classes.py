@@ -123,11 +123,11 @@ def write_classes(output: Path, config: PreparationConfig, labels: list[np.ndarr
     write_star(output / SORTED, optics, table.assign(**{CLASS: np.concatenate(labels)[order], SUBSET: subset}))
 
 
-def join_classes(out: Path, work: Path, made: list[int]) -> dict[str, Any]:
+def join_classes(star: Path, out: Path, work: Path, made: list[int]) -> dict[str, Any]:
     """Write poses.star and reconstruction.json of all classes `made`, from those in the folders class1, class2, ….
 
-    Rows keep their order. Particles of a class that was not made are left out; classes.star in the folder `work` has
-    them.
+    `star` is the user's file. Rows keep their order. Particles of a class that was not made are left out; classes.star
+    in the folder `work` has them.
     """
     summary = json.loads((work / SUMMARY).read_text())
     own = read_tables(work / SORTED)[1][CLASS].to_numpy()
@@ -138,24 +138,24 @@ def join_classes(out: Path, work: Path, made: list[int]) -> dict[str, Any]:
     found = {name: json.loads((out / f"class{name}" / "reconstruction.json").read_text()) for name in made}
     kept = "verdict", "resolution_angstrom", "symmetry", "agree_modulo", "junk", "particles"
     each = [{"class": name, "folder": f"class{name}"} | {key: found[name][key] for key in kept} for name in made]
-    whole = summary | {"star": found[made[0]]["star"], "reconstructed": each, "text": in_words(summary)}
+    whole = summary | {"star": str(star), "reconstructed": each, "text": in_words(summary)}
     write_json(out / "reconstruction.json", whole)
     return dict(whole)
 
 
 def in_words(summary: dict[str, Any]) -> str:
     """A classes.json for people."""
-    parts = ", ".join(
-        f"class {number}: {sum(counts)} particles, alike by {alike:.2f} in both half-sets"
+    parts = [
+        f"Class {number}: {sum(counts)} particles; the two half-sets' maps of it are alike by {alike:.2f}."
         for number, (counts, alike) in enumerate(zip(summary["particles"], summary["halves_alike"], strict=True), 1)
-    )
+    ]
     alike = np.array(summary["classes_alike"])
     same = [(a + 1, b + 1) for a, b in zip(*np.nonzero(np.triu(alike >= SAME, 1)), strict=True)]
-    text = f"{parts}. "
+    text = " ".join(parts)
     if min(summary["halves_alike"]) >= SAME:
-        text += "Both half-sets have found the same classes."
+        text += " Both half-sets have found the same classes."
     else:
-        text += f"The half-sets do not agree on all classes ({SAME} and more is the same map): fewer may be there."
+        text += f" The half-sets do not agree on all classes ({SAME} and more is the same map): fewer may be there."
     for one, other in same:
         text += f" Classes {one} and {other} look the same ({alike[one - 1, other - 1]:.2f}): ask for fewer."
     return text

@@ -79,7 +79,10 @@ def read_finished(folder: Path, work: Path, anyway: bool) -> Finished:
     not converged, unless `anyway`.
     """
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
-        raise ConfigError(f"{folder} lacks {', '.join(missing)}: name the folder of a finished reconstruction")
+        raise ConfigError(
+            f"{folder} lacks {', '.join(missing)}:"
+            " name the folder of a finished reconstruction, or of one of its classes"
+        )
     summary = read_summary(folder)
     judged = verdict(summary)
     if judged.state == "not converged" and not anyway:

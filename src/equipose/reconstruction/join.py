@@ -134,7 +134,9 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "symmetry_correlation": together.correlations or {},
         "half_maps_alike": together.alike,
         "shift_std": configs[0].shift_std,
-        "far_shifts": far_shifts(np.concatenate(shifts), configs[0].shift_std),
+        "far_shifts": far_shifts(
+            np.concatenate(shifts), configs[0].shift_std, junk.seem_to_show(probabilities, found_junk)
+        ),
         "sampling_compensation": compensation_factor(np.concatenate(rotations), together.same),
         "correlation": _quartiles(np.concatenate(scores)),
         "junk": found_junk,
@@ -148,9 +150,12 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     say(f"{headline(summary)} {junk.in_words(found_junk)}".strip())
 
 
-def far_shifts(shifts: np.ndarray, shift_std: float) -> float:
-    """The share of shifts (n, 2) that are longer than `FAR_AWAY` of their assumed standard deviations."""
-    return float(np.mean(np.hypot(*shifts.T) > FAR_AWAY * shift_std))
+def far_shifts(shifts: np.ndarray, shift_std: float, shows: np.ndarray | None = None) -> float:
+    """The share of shifts (n, 2) that are longer than `FAR_AWAY` of their assumed standard deviations.
+
+    Counted are those of the images (n,) that seem to show the molecule: junk lies anywhere.
+    """
+    return float(np.mean(np.hypot(*(shifts if shows is None else shifts[shows]).T) > FAR_AWAY * shift_std))
 
 
 def _confirmed(runs: list[Path]) -> list[float] | None:

@@ -152,6 +152,13 @@ def summary_of(mixture: Mixture, probabilities: list[np.ndarray], degrees: list[
     }
 
 
+def seem_to_show(probabilities: list[np.ndarray] | None, junk: dict[str, Any] | None) -> np.ndarray | None:
+    """Which images (n,) of both half-sets more likely show the molecule; None where no threshold is proposed."""
+    if probabilities is None or junk is None or junk["threshold"] is None:
+        return None
+    return np.concatenate(probabilities) >= PROBABLE
+
+
 def in_words(junk: dict[str, Any] | None) -> str:
     """The summary for people."""
     if junk is None:

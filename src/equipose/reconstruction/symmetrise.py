@@ -30,7 +30,9 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
     """
     check_symmetry(symmetry)
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
-        raise ConfigError(f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction")
+        raise ConfigError(
+            f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction, or of one of its classes"
+        )
     if out.exists():
         raise ConfigError(f"{out} exists already: remove it, or name another folder with --out")
     poses = folder / "poses.star"
