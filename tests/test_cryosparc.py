@@ -196,6 +196,29 @@ def test_clean_projections_of_cryosparc_are_read_where_it_is_said_that_they_have
         read_tables(cs(tmp_path / "b.cs", {"blob/path": b"a.mrc", "blob/psize_A": 1.0}), told=Told(no_ctf=True))
 
 
+def test_a_pixel_size_that_the_file_lacks_may_be_said(tmp_path: Path) -> None:
+    fields = {name: value for name, value in BLOB.items() if name != "blob/psize_A"} | CTF
+    fields |= {"alignments3D/pose": np.zeros((NUMBER, 3), np.float32)}
+    fields |= {"alignments3D/shift": np.full((NUMBER, 2), 2, np.float32)}
+    path = cs(tmp_path / "a.cs", fields)
+    with pytest.raises(ConfigError, match="lacks the field blob/psize_A: .*, or say --pixel-size"):
+        read_tables(path)
+    optics, table = read_tables(path, told=Told(pixel_size=1.25))
+    assert list(optics["rlnImagePixelSize"]) == [1.25] and set(table["rlnOriginXAngst"]) == {2.5}
+    write_cryosparc(
+        tmp_path / "b.cs",
+        read_records(path),
+        np.arange(2),
+        np.tile(np.eye(3), (2, 1, 1)),
+        np.ones((2, 2)),
+        np.array([1, 2]),
+        1.25,
+    )
+    optics, table = read_tables(tmp_path / "b.cs")
+    assert list(optics["rlnImagePixelSize"]) == [1.25]
+    np.testing.assert_allclose(table["rlnOriginXAngst"], -1, rtol=1e-6)
+
+
 def test_places_whose_images_are_in_a_pass_through_file_are_no_picks(tmp_path: Path) -> None:
     cs(tmp_path / "J3_passthrough_particles.cs", BLOB | CTF)
     with pytest.raises(ConfigError, match="give the job's pass-through file too, such as .*J3_passthrough"):

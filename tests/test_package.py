@@ -83,6 +83,18 @@ def test_a_preset_that_is_not_there_is_named_with_those_that_are(installed: Path
     assert "there is no smok: choose one of ablation, " in said.stderr
 
 
+def test_settings_that_are_no_file_are_refused_in_one_line(installed: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # such as bash makes of <(echo …)
+    for given, why in (
+        ("pipe", "can be read only once, and each job reads it: write it to a file"),
+        (str(tmp_path), "is a folder"),
+        ("absent.yaml", "does not exist"),
+    ):
+        said = equipose(installed, tmp_path, "run", "--configfile", given, "-n")
+        assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr
+        assert f"error: --configfile: {given} {why}" in said.stderr
+
+
 def test_an_unknown_option_of_another_command_is_an_error(installed: Path, tmp_path: Path) -> None:
     said = equipose(installed, tmp_path, "status", "results", "--cores", "1")
     assert said.returncode == 2 and "unrecognized arguments: --cores 1" in said.stderr

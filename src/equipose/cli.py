@@ -601,7 +601,7 @@ def parser() -> argparse.ArgumentParser:
         reader.add_argument("passthrough", type=Path, nargs="*", help="more .cs files of the same job")
         reader.add_argument("--datadir", type=Path, help="folder that image names are relative to")
         reader.add_argument(
-            "--pixel-size", type=number(float, 0, above=True), help="Å, if the file's pixel size is wrong"
+            "--pixel-size", type=number(float, 0, above=True), help="Å, if the file has none or a wrong one"
         )
         reader.add_argument(
             "--phase-flipped", action="store_true", help="phases were flipped, but the file does not say so"
@@ -665,7 +665,7 @@ def parser() -> argparse.ArgumentParser:
     posed.add_argument("--watch", action="store_true", help="pose all files that come into a folder, until Ctrl-C")
     posed.add_argument("--out", type=Path, required=True, help="folder of all results")
     posed.add_argument("--datadir", type=Path, help="folder that image names are relative to")
-    posed.add_argument("--pixel-size", type=number(float, 0, above=True), help="Å, if the file's pixel size is wrong")
+    posed.add_argument("--pixel-size", type=number(float, 0, above=True), help="Å, if the file has none or a wrong one")
     posed.add_argument(
         "--encoder-only", action="store_true", help="the networks' poses as they are, without refinement"
     )

@@ -1,32 +1,19 @@
 """The live page in a real Chromium: a reconstruction from its start to its end, and one that fails.
 
-The commands are those of .venv. A run takes some four minutes of processor time.
+A run takes some four minutes of processor time.
 """
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-EQUIPOSE = Path(__file__).parents[2] / ".venv/bin/equipose"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MINUTES = 60_000.0  # ms; a busy machine takes many
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+from conftest import EQUIPOSE, MINUTES, opened
+from playwright.sync_api import Browser, expect
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +51,6 @@ def job_in(folder: Path, module: bytes) -> int:
             if module in arguments and Path(os.readlink(process / "cwd")) == folder.resolve():
                 return int(process.name)
     raise AssertionError(f"no {module!r} runs in {folder}")
-
-
-def opened(browser: Browser, url: str, width: int) -> tuple[Page, list[str]]:
-    """The page in a window of this width, and what its console complains of."""
-    page, complaints = browser.new_page(viewport={"width": width, "height": 800}), []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda asked: asked.url.startswith((url, "data:")) or complaints.append(asked.url))
-    page.goto(url, timeout=MINUTES)
-    return page, complaints
 
 
 def test_a_reconstruction_is_seen_from_its_start_to_its_end(browser: Browser, star: Path, tmp_path: Path) -> None:

@@ -73,10 +73,12 @@ FORMER = {"alpha": 1, "alpha_min": 1, "weight": 1, "class_posterior": 1}
 """New values of the fields of `alignments3D` that describe a former pose; all other such fields become zero."""
 
 
-def read_cryosparc(path: Path, passthrough: Sequence[Path] = (), no_ctf: bool = False) -> pd.DataFrame:
+def read_cryosparc(
+    path: Path, passthrough: Sequence[Path] = (), no_ctf: bool = False, pixel_size: float | None = None
+) -> pd.DataFrame:
     """Stacks, CTFs, micrographs, and poses and halves where there are any. Raises ConfigError, naming the field.
 
-    With `no_ctf`, fields of the CTF may be missing.
+    With `no_ctf`, fields of the CTF may be missing. With `pixel_size` in Å, `blob/psize_A` may be missing.
     """
     records = read_records(path, passthrough)
     names = set(records)
@@ -85,8 +87,11 @@ def read_cryosparc(path: Path, passthrough: Sequence[Path] = (), no_ctf: bool = 
         if field in names and STACK not in names and not beside:
             raise ConfigError(f"{path} lists {what}")
     needed = {STACK, INDEX, PIXEL} if no_ctf else NEEDED
+    if pixel_size is not None:
+        needed = needed - {PIXEL}
     if missing := needed - names:
-        raise ConfigError(f"{path} lacks the field {', '.join(sorted(missing))}: {_remedy(beside, names)}")
+        said = ", or say --pixel-size" * (missing == {PIXEL})
+        raise ConfigError(f"{path} lacks the field {', '.join(sorted(missing))}: {_remedy(beside, names)}{said}")
     index, stacks = _field(path, records, INDEX, "iu"), _texts(path, records, STACK)
     table: dict[str, object] = {
         "rlnImageName": [f"{number + 1:06d}@{stack}" for number, stack in zip(index.tolist(), stacks, strict=True)]
@@ -114,8 +119,9 @@ def read_cryosparc(path: Path, passthrough: Sequence[Path] = (), no_ctf: bool = 
         rotations = Rotation.from_rotvec(np.where(known[:, None], vectors, 0)).inv().as_matrix()
         angles = np.where(known[:, None], to_relion_angles(rotations), np.nan)
         table |= dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), angles.T, strict=True))
-        pixel = _field(path, records, POSE_PIXEL if POSE_PIXEL in names else PIXEL, "f").astype(float)
-        origins = _field(path, records, SHIFT, "f", 2).astype(float) * pixel[:, None]
+        own = next((name for name in (POSE_PIXEL, PIXEL) if name in names), None)
+        pixel = _field(path, records, own, "f").astype(float)[:, None] if own else pixel_size
+        origins = _field(path, records, SHIFT, "f", 2).astype(float) * pixel
         table |= dict(zip(("rlnOriginXAngst", "rlnOriginYAngst"), origins.T, strict=True))
     if SPLIT in names:
         table["rlnRandomSubset"] = 1 + _field(path, records, SPLIT, "iu").astype(np.int64)

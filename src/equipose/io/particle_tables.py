@@ -177,7 +177,7 @@ def read_tables(star: Path, as_written: bool = False, told: Told = Told()) -> Ta
         passthrough = tuple(map(Path, told.passthrough))
         if unused := ignored_fields(star, passthrough):
             warn(f"{star}: {', '.join(unused)} of cryoSPARC's refinement is not taken into account")
-        tables = _with_optics(star, read_cryosparc(star, passthrough, told.no_ctf), told)
+        tables = _with_optics(star, read_cryosparc(star, passthrough, told.no_ctf, told.pixel_size), told)
     else:
         tables = _star_tables(star, as_written, told)
     optics, particles = tables
