@@ -104,6 +104,8 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
 
     _check(check_can_be_made, arguments.out.absolute(), "--out")
     (star, tables, half_of_row), out = _star(arguments), arguments.out.resolve()
+    if star.parent == out and star.stem == "poses":
+        raise ConfigError(f"--out: {star} would be overwritten by the new poses: name another folder")
     select = {column: list(limits) for column, *limits in _selection(arguments)}
     particles = read_particles(star, arguments.datadir, tables, poses=False)
     warn_of_repeats(star, *tables)
@@ -323,6 +325,8 @@ def pose(arguments: argparse.Namespace) -> None:
     if arguments.watch and (passthrough or not star.is_dir()):
         raise ConfigError(f"--watch: {star} is no folder: name the one that star files come into, and nothing else")
     _check(check_can_be_made, out, "--out")
+    if (out / "reconstruction.json").exists():
+        raise ConfigError(f"--out: {out} has a reconstruction, whose maps would be overwritten: name another folder")
     _check_datadir(arguments)
     finished = read_finished(folder, folder / WORK, arguments.anyway)
 
@@ -355,6 +359,8 @@ def select(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{poses}: no particle has an {PROBABILITY} of {arguments.least:g}: give a lower --least")
     out = (arguments.out or poses.with_name("selected.star")).absolute()
     _check(check_can_be_made, out.parent, "--out")
+    if out.is_dir() or out.resolve() == poses:
+        raise ConfigError(f"--out: {out} is {'a folder' if out.is_dir() else 'the input'}: name another star file")
     write_star(out, optics, table[probable])
     print(f"{out}: {probable.sum()} of {len(table)} particles")
 
@@ -396,7 +402,7 @@ def flip_hand(arguments: argparse.Namespace) -> None:
         if (folder / "reconstruction.png").is_file():
             plot_reconstruction(partial, partial / "reconstruction.png")
         if (folder / "report.html").is_file():
-            (partial / "report.html").write_text(build(partial, folder / WORK, REPORT, out.name))
+            (partial / "report.html").write_text(build(partial, folder / WORK, REPORT, out.name, out))
     print(f"{out}: the other hand of {folder}")
 
 
@@ -544,6 +550,9 @@ def _check_datadir(arguments: argparse.Namespace) -> None:
 
 
 def _selection(arguments: argparse.Namespace) -> Selection:
+    columns = [column for column, *_ in arguments.select]
+    if twice := [column for column in columns if columns.count(column) > 1]:
+        raise ConfigError(f"--select names {twice[0]} twice: give its lowest and highest value at once")
     return tuple((column, *_limits(column, low, high)) for column, low, high in arguments.select)
 
 

@@ -29,6 +29,8 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
     the axes. Raises ConfigError if there is no reconstruction, or its map does not have this symmetry.
     """
     check_symmetry(symmetry)
+    if symmetry == "C1":
+        raise ConfigError("symmetry C1 is none, and there is nothing to make symmetric: name a group such as C4 or D7")
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
         raise ConfigError(f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction")
     if out.exists():
