@@ -192,5 +192,6 @@ def _columns(star: str) -> dict[str, list[str]]:
 
 def test_shifts_beyond_three_deviations_are_counted() -> None:
     normal = np.random.default_rng(0).normal(0, 5.0, (20_000, 2))
-    assert join.far_shifts(normal, 5.0) == pytest.approx(np.exp(-4.5), abs=0.003)
-    assert join.far_shifts(normal, 2.5) == pytest.approx(np.exp(-4.5 / 4), abs=0.01)
+    assert join.far_shifts(normal, 5.0, 4.0) == pytest.approx(np.exp(-4.5), abs=0.003)
+    assert join.far_shifts(normal, 2.5, 4.0) == pytest.approx(np.exp(-4.5 / 4), abs=0.01)
+    assert join.far_shifts(normal / 20, 0.0, 4.0) == 0, "poses are off by parts of a voxel, whatever is assumed"

@@ -38,9 +38,9 @@ from equipose.reconstruction.common_symmetry import compare
 from equipose.reconstruction.halves import ask_each_other, back_project, read_half
 from equipose.reconstruction.handback import write_poses
 from equipose.reconstruction.independent_shifts import independent_sums
-from equipose.reconstruction.names import AGREES, FAR_AWAY, THRESHOLD
+from equipose.reconstruction.names import AGREES, THRESHOLD
 from equipose.reconstruction.particle_scores import correlations, examples
-from equipose.reconstruction.verdict import headline, with_verdict
+from equipose.reconstruction.verdict import far_away, headline, with_verdict
 
 
 def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Callable[[str], None]) -> None:
@@ -134,7 +134,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "symmetry_correlation": together.correlations or {},
         "half_maps_alike": together.alike,
         "shift_std": configs[0].shift_std,
-        "far_shifts": far_shifts(np.concatenate(shifts), configs[0].shift_std),
+        "far_shifts": far_shifts(np.concatenate(shifts), configs[0].shift_std, voxel_size),
         "sampling_compensation": compensation_factor(np.concatenate(rotations), together.same),
         "correlation": _quartiles(np.concatenate(scores)),
         "junk": found_junk,
@@ -148,9 +148,9 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     say(f"{headline(summary)} {junk.in_words(found_junk)}".strip())
 
 
-def far_shifts(shifts: np.ndarray, shift_std: float) -> float:
-    """The share of shifts (n, 2) that are longer than `FAR_AWAY` of their assumed standard deviations."""
-    return float(np.mean(np.hypot(*shifts.T) > FAR_AWAY * shift_std))
+def far_shifts(shifts: np.ndarray, shift_std: float, voxel_size: float) -> float:
+    """The share of shifts (n, 2) that are `far_away` from the middle; all lengths in Å."""
+    return float(np.mean(np.hypot(*shifts.T) > far_away(shift_std, voxel_size)))
 
 
 def _confirmed(runs: list[Path]) -> list[float] | None:
