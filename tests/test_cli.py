@@ -427,6 +427,11 @@ def test_flipping_twice_gives_the_same_files_and_nothing_that_has_a_hand_is_left
         np.testing.assert_array_equal(twice, before)
     for name in cli.EITHER_HAND:
         assert (tmp_path / "twice" / name).read_bytes() == (joined / name).read_bytes()
+    once, before = (
+        json.loads((folder / "reconstruction.json").read_text())["directional_fsc"]["worst_along"]
+        for folder in (tmp_path / "once", joined)
+    )
+    assert once == [before[0], before[1], -before[2]]
     (_, twice), (_, before) = (read_tables(folder / "poses.star") for folder in (tmp_path / "twice", joined))
     poses = [from_relion_angles(table[list(ANGLES)].to_numpy(float)) for table in (twice, before)]
     np.testing.assert_allclose(*poses, atol=1e-7)

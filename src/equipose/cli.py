@@ -44,7 +44,15 @@ from equipose.config.settings import (
     usual_shift,
 )
 from equipose.errors import ConfigError
-from equipose.io.files import cache_folder, check_can_be_made, whole_file, whole_folder, write_text
+from equipose.io.files import (
+    cache_folder,
+    check_can_be_made,
+    read_json,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 from equipose.io.locks import alone
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable, stop_on_signals
 from equipose.io.progress import number, run_main, say
@@ -73,7 +81,11 @@ LISTED = 5
 
 MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "local_resolution.mrc")
 EITHER_HAND = ("fsc.csv", "agreement.csv", "detail_scores.csv", "examples.npz", "reconstruction.json")
-"""Files of a reconstruction: those that depend on the hand, and those that are the same in both hands."""
+"""Files of a reconstruction: those that depend on the hand, and those that are the same in both hands but for two
+directions in the last one."""
+
+OF_ALL = ("poses.cs", "filtered.mrc", "next.md", "reconstruction.png", "reconstruction.pdf")
+"""Further files of a reconstruction that one of several classes has in its own folder alone."""
 
 PORT = 8765
 """Of the live page."""
@@ -257,6 +269,8 @@ def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path
     if not made:
         raise ConfigError(f"{star}: no class has enough particles: ask for fewer classes")
     whole = join_classes(out, work, made)
+    for left in (*MAPS, *EITHER_HAND[:-1], *OF_ALL):
+        (out / left).unlink(missing_ok=True)  # of a former command without classes
     write_text(out / "report.html", build(out, whole, CLASSES_REPORT, out.name))
     print(in_words(summary))
     for each in whole["reconstructed"]:
@@ -396,6 +410,11 @@ def flip_hand(arguments: argparse.Namespace) -> None:
         for name in EITHER_HAND:
             if (folder / name).is_file():
                 shutil.copy2(folder / name, partial)
+        if (known := read_json(partial / "reconstruction.json")) and "directional_fsc" in known:
+            for name in ("worst_along", "best_along"):
+                x, y, z = known["directional_fsc"][name]
+                known["directional_fsc"][name] = [x, y, -z]
+            write_json(partial / "reconstruction.json", known)
         in_other_hand(poses, partial)
         if (folder / NEXT).is_file():
             write_next_steps(partial, out)
