@@ -617,10 +617,12 @@ def parser() -> argparse.ArgumentParser:
         reader.add_argument("passthrough", type=Path, nargs="*", help="more .cs files of the same job")
         reader.add_argument("--datadir", type=Path, help="folder that image names are relative to")
         reader.add_argument(
-            "--pixel-size", type=number(float, 0, above=True), help="Å, if the file's pixel size is wrong"
+            "--pixel-size", type=number(float, 0, above=True), help="pixel size in Å, in place of the file's"
         )
         reader.add_argument(
-            "--phase-flipped", action="store_true", help="phases were flipped, but the file does not say so"
+            "--phase-flipped",
+            action="store_true",
+            help="phases of the images were flipped, and the file does not say so",
         )
         reader.add_argument(
             "--select",
@@ -628,39 +630,49 @@ def parser() -> argparse.ArgumentParser:
             action="append",
             default=[],
             metavar=("COLUMN", "LOW", "HIGH"),
-            help="keep particles by a column, such as rlnMaxValueProbDistribution 0.1 -",
+            help="keep particles whose value lies from LOW to HIGH (-: no limit), such as"
+            " rlnMaxValueProbDistribution 0.1 -",
         )
         reader.add_argument("--no-ctf", action="store_true", help="images have no CTF, such as clean projections")
-        reader.add_argument("--symmetry", default="C1", help="point group: C1, C4, D7, T, O, I")
+        reader.add_argument(
+            "--symmetry", default="C1", help="point group, such as C4, D7, T, O or I; default: %(default)s"
+        )
         if run is reconstruct:
             reader.add_argument("--out", type=Path, required=True, help="folder of all results")
             reader.add_argument(
                 "--starts",
                 type=number(int, 1),
                 default=6,
-                help="random maps, at most, that each half is searched from, until two of the maps found agree;"
+                help="most random maps from which each half-set is searched; the search ends once two found maps agree;"
                 " default: %(default)d",
             )
             reader.add_argument(
                 "--fit-steps",
                 type=number(int, 0),
                 default=600,
-                help="of the networks, after a search without two starts that agree; default: %(default)d",
+                help="steps that train the networks, if no two starts of the search agree; default: %(default)d",
             )
             reader.add_argument(
                 "--classes",
                 type=number(int, 1),
                 default=1,
-                help="molecules to sort the particles into, each with maps of its own; default: %(default)d",
-            )
-            reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
-            reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")
-            reader.add_argument(
-                "--mask-radius", type=number(float, 0, above=True), help="Å, of a circular mask; default: none"
+                help="number of molecules; each gets its own particles and maps; default: %(default)d",
             )
             reader.add_argument(
-                "--whiten", action="store_true", help="whiten the noise by its spectrum outside of the mask"
+                "--box",
+                type=int,
+                choices=TRAINING_BOXES,
+                help="side in pixels to which images are cropped in Fourier space; default: 32",
             )
+            reader.add_argument(
+                "--contrast", default="detect", choices=["detect", "bright", "dark"], help="protein in the images"
+            )
+            reader.add_argument(
+                "--mask-radius",
+                type=number(float, 0, above=True),
+                help="radius in Å of a circular mask; default: no mask",
+            )
+            reader.add_argument("--whiten", action="store_true", help="filter the images so that their noise is white")
             reader.add_argument(
                 "--shift-std",
                 type=number(float, 0),
@@ -681,18 +693,18 @@ def parser() -> argparse.ArgumentParser:
     posed.add_argument("--watch", action="store_true", help="pose all files that come into a folder, until Ctrl-C")
     posed.add_argument("--out", type=Path, required=True, help="folder of all results")
     posed.add_argument("--datadir", type=Path, help="folder that image names are relative to")
-    posed.add_argument("--pixel-size", type=number(float, 0, above=True), help="Å, if the file's pixel size is wrong")
     posed.add_argument(
-        "--encoder-only", action="store_true", help="the networks' poses as they are, without refinement"
+        "--pixel-size", type=number(float, 0, above=True), help="pixel size in Å, in place of the file's"
     )
+    posed.add_argument("--encoder-only", action="store_true", help="take the networks' poses without refinement")
     posed.add_argument(
         "--anyway",
         action="store_true",
-        help="also if the reconstruction has not converged or the particles seem to be of another molecule",
+        help="pose the particles even if the reconstruction has not converged or they seem to show another molecule",
     )
     selected = command(select, "abinitio", "abinitio --least 0.9 --out sure.star")
     selected.add_argument("folder", type=Path, help="folder of a reconstruction")
-    selected.add_argument("--least", type=number(float, 0), default=0.5, help="probability; default: %(default)s")
+    selected.add_argument("--least", type=number(float, 0), default=0.5, help="least probability; default: %(default)s")
     selected.add_argument("--out", type=Path, help="star file; default: FOLDER/selected.star")
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
@@ -710,8 +722,12 @@ def parser() -> argparse.ArgumentParser:
         help="minutes without news after which a run counts as stuck",
     )
     seen = command(watch, "abinitio", "results/paper --port 9000")
-    seen.add_argument("folder", type=Path, help="of a reconstruction, of a workflow's results, or of posed particles")
-    seen.add_argument("--port", type=port, default=PORT, help="or the next free one; default: %(default)d")
+    seen.add_argument(
+        "folder", type=Path, help="folder of a reconstruction, of a workflow's results, or of posed particles"
+    )
+    seen.add_argument(
+        "--port", type=port, default=PORT, help="port of the page, or the next free one; default: %(default)d"
+    )
     add_run_options(command(run_workflow, "table1 --cores 8", "smoke --preset smoke --cores 2 -n"))
     command(where, "")
     return top
