@@ -156,6 +156,9 @@ def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(
     monkeypatch.setattr(cli, "FEWEST", 1)
     star = str(tmp_path / "particles.star")
     arguments = cli.parser().parse_args(["reconstruct", star, "--out", str(out), "--classes", "2"])
+    of_one = [out / name for name in ("volume.mrc", "half1.mrc", "fsc.csv", "next.md", "poses.cs")]
+    for path in of_one:
+        path.touch()
     assert cli._reconstruct_each_class(arguments, Path(star), out) == ["partly_converged"] * 2
     assert [each.classes for each in asked] == [1, 1] and [each.contrast for each in asked] == ["dark"] * 2
     assert [each.out.name for each in asked] == ["class1", "class2"] and asked[0].datadir == tmp_path
@@ -164,6 +167,7 @@ def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(
     assert (table["rlnAngleRot"] == table[classes.CLASS]).all()
     summary = json.loads((out / "reconstruction.json").read_text())
     assert [each["folder"] for each in summary["reconstructed"]] == ["class1", "class2"]
+    assert not any(path.exists() for path in of_one), "a map of all particles does not fit to the classes' poses"
     said = capsys.readouterr().out
     assert "class 2: 2 particles" in said and f"class 1: {out / 'class1'}: partly converged" in said
     page = build(out, summary, cli.CLASSES_REPORT, "mixture")

@@ -245,6 +245,27 @@ def test_a_selection_that_cannot_be_made_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_column_that_is_selected_by_twice_is_refused_since_a_run_would_know_the_last_limits_alone(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path
+) -> None:
+    words = ["--select", "rlnDefocusU", "1", "-", "--select", "rlnDefocusU", "-", "1e6"]
+    star = simulated_dataset.folder / "particles.star"
+    assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", *words) == 2
+    assert "--select names rlnDefocusU twice: give its lowest and highest value at once" in capsys.readouterr().err
+
+
+def test_a_reconstruction_does_not_overwrite_the_star_file_that_it_is_made_from(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path
+) -> None:
+    star = shutil.copy2(simulated_dataset.folder / "particles.star", tmp_path / "poses.star")
+    shutil.copy2(simulated_dataset.folder / "particles.mrcs", tmp_path)
+    monkeypatch.setattr(cli, "FEWEST", 5)
+    monkeypatch.setattr(cli, "run_stoppable", lambda *_: (1, 0))
+    assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path, "--contrast", "bright") == 2
+    assert "--out: " in (said := capsys.readouterr().err) and "would be overwritten by the new poses" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"poses.star", "particles.mrcs"}
+
+
 @pytest.mark.parametrize(
     ("option", "value", "wanted"),
     [
@@ -308,15 +329,24 @@ def _words(values: object) -> tuple:
         (["status", "."], ". has no runs: name a preset's results folder"),
         (["flip-hand", "."], "has no poses.star and volume.mrc"),
         (["flip-hand", "JOINED", "--out", "/proc/flipped"], "--out: /proc/flipped cannot be written ("),
+        (
+            ["symmetrise", "JOINED", "C1", "--out", "round"],
+            "symmetry C1 is none, and there is nothing to make symmetric",
+        ),
+        (
+            ["pose", "JOINED", "more", "--watch", "--out", "JOINED"],
+            "has a reconstruction, whose maps would be overwritten",
+        ),
     ],
 )
 def test_the_other_commands_check_their_options_too(
     monkeypatch, capsys, joined: Path, tmp_path: Path, words: list[str], wanted: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "more").mkdir()
     assert equipose(monkeypatch, *(joined if word == "JOINED" else word for word in words)) == 2
     assert wanted in capsys.readouterr().err.splitlines()[-1]
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["more"]
 
 
 def test_the_version_is_said(monkeypatch, capsys) -> None:
@@ -409,6 +439,11 @@ def test_flipping_twice_gives_the_same_files_and_nothing_that_has_a_hand_is_left
         np.testing.assert_array_equal(twice, before)
     for name in cli.EITHER_HAND:
         assert (tmp_path / "twice" / name).read_bytes() == (joined / name).read_bytes()
+    once, before = (
+        json.loads((folder / "reconstruction.json").read_text())["directional_fsc"]["worst_along"]
+        for folder in (tmp_path / "once", joined)
+    )
+    assert once == [before[0], before[1], -before[2]]
     (_, twice), (_, before) = (read_tables(folder / "poses.star") for folder in (tmp_path / "twice", joined))
     poses = [from_relion_angles(table[list(ANGLES)].to_numpy(float)) for table in (twice, before)]
     np.testing.assert_allclose(*poses, atol=1e-7)
@@ -427,6 +462,7 @@ def test_a_flipped_report_shows_the_flipped_map(monkeypatch, joined: Path, tmp_p
     volume = read_map(flipped / "volume.mrc")[0]
     assert mesh(volume, molecule_fraction(volume))["corners"] == maps[1][0]
     assert "equipose · shown_flipped" in (flipped / "report.html").read_text()
+    assert f"--i {flipped}/poses.star" in (flipped / "report.html").read_text(), "not the other hand's"
     pictures = [(folder / "reconstruction.png").read_bytes() for folder in (shown, flipped)]
     assert pictures[0] != pictures[1]
 
@@ -560,6 +596,10 @@ def test_select_writes_the_particles_that_probably_show_the_molecule(
     assert "40 of 50 particles" in capsys.readouterr().out
     selected = read_tables(tmp_path / "abinitio/selected.star")[1]
     assert selected["rlnImageName"].tolist() == table["rlnImageName"][chance == "0.9"].tolist()
+    for out, what in ((tmp_path, "a folder"), (tmp_path / "abinitio/poses.star", "the input")):
+        assert equipose(monkeypatch, "select", tmp_path / "abinitio", "--out", out) == 2
+        assert f"--out: {out} is {what}: name another star file" in capsys.readouterr().err
+    assert len(read_tables(tmp_path / "abinitio/poses.star")[1]) == 50
 
     assert equipose(monkeypatch, "select", tmp_path / "abinitio", "--least", "0.95") == 2
     assert "no particle has an equiposeProbability of 0.95: give a lower --least" in capsys.readouterr().err

@@ -122,6 +122,15 @@ def test_results_of_a_version_that_recorded_nothing_are_done_and_of_an_unknown_c
     assert freshness.made_by_other_code(results, [RUN]) == {RUN: freshness.UNKNOWN}
 
 
+def test_another_number_of_classes_sorts_the_particles_again(config: dict, tmp_path: Path) -> None:
+    asked = changed(config, reconstructions={"mixture": {"halves": ["a", "b"], "classes": 3}})
+    assert not freshness.sorting_changed(asked, "mixture"), "they have not been sorted yet"
+    write(tmp_path / "classes/mixture/classes.json", {"classes": 2})
+    assert freshness.sorting_changed(asked, "mixture")
+    write(tmp_path / "classes/mixture/classes.json", {"classes": 3})
+    assert not freshness.sorting_changed(asked, "mixture")
+
+
 def test_settings_of_a_version_with_other_keys_are_compared_by_the_keys_of_both(finished: dict) -> None:
     folder, path = freshness._run(finished, *RUN), Path(finished["pathvars"]["results"])
     dataset = path / "datasets" / DATASET / "config.json"

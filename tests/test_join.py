@@ -193,8 +193,9 @@ def _columns(star: str) -> dict[str, list[str]]:
 
 def test_shifts_beyond_three_deviations_are_counted() -> None:
     normal = np.random.default_rng(0).normal(0, 5.0, (20_000, 2))
-    assert join.far_shifts(normal, 5.0) == pytest.approx(np.exp(-4.5), abs=0.003)
-    assert join.far_shifts(normal, 2.5) == pytest.approx(np.exp(-4.5 / 4), abs=0.01)
+    assert join.far_shifts(normal, 5.0, 4.0) == pytest.approx(np.exp(-4.5), abs=0.003)
+    assert join.far_shifts(normal, 2.5, 4.0) == pytest.approx(np.exp(-4.5 / 4), abs=0.01)
+    assert join.far_shifts(normal / 20, 0.0, 4.0) == 0, "poses are off by parts of a voxel, whatever is assumed"
 
 
 def test_the_shifts_of_junk_are_not_counted_where_it_is_told_from_the_molecule() -> None:
@@ -202,6 +203,6 @@ def test_the_shifts_of_junk_are_not_counted_where_it_is_told_from_the_molecule()
     normal, anywhere = rng.normal(0, 5.0, (20_000, 2)), rng.uniform(-60, 60, (8_000, 2))
     both, probabilities = np.concatenate([normal, anywhere]), [np.ones(20_000), np.full(8_000, 0.1)]
     told = seem_to_show(probabilities, {"threshold": 0.6})
-    assert join.far_shifts(both, 5.0, told) == join.far_shifts(normal, 5.0)
+    assert join.far_shifts(both, 5.0, 4.0, told) == join.far_shifts(normal, 5.0, 4.0)
     assert seem_to_show(probabilities, {"threshold": None}) is seem_to_show(None, None) is None
-    assert join.far_shifts(both, 5.0, None) > 0.2
+    assert join.far_shifts(both, 5.0, 4.0, None) > 0.2

@@ -46,8 +46,8 @@ def test_commands_name_the_place_and_the_numbers_of_the_reconstruction(folder: P
     assert "--rescale_angpix 17 --new_box 32" in relion[1]
 
 
-def test_a_map_that_has_not_converged_is_not_recommended(joined: Path, tmp_path: Path) -> None:
-    lost = shutil.copytree(joined, tmp_path / "lost")
+def test_a_map_that_has_not_converged_is_not_recommended(folder: Path, tmp_path: Path) -> None:
+    lost = shutil.copytree(folder, tmp_path / "lost")  # with the files of a command that had converged
     summary = json.loads((lost / "reconstruction.json").read_text())
     (lost / "reconstruction.json").write_text(json.dumps(summary | {"halves_agree": [0.1, 0.1], "junk": None}))
     write_next_steps(lost, lost)

@@ -16,6 +16,7 @@ from conftest import BOX, VOXEL
 from test_cli import equipose
 
 from equipose.config.settings import PreparationConfig, RunConfig, Told, merge, simulation_config
+from equipose.core.fourier_grid import empty_grid
 from equipose.core.fsc import fourier_shell_correlation
 from equipose.core.mask import solvent_mask
 from equipose.core.pose_metrics import squared_distances
@@ -31,7 +32,8 @@ from equipose.model.autoencoder import Autoencoder, save_model
 from equipose.poses.search_stages import search_length
 from equipose.reconstruction import pose_more
 from equipose.reconstruction.finished import Finished, read_finished
-from equipose.reconstruction.growing import GROWN, SUMS, grow, read_sums
+from equipose.reconstruction.growing import GROWN, SUMS, grow, read_sums, sums_of, write_sums
+from equipose.reconstruction.halves import Half
 from equipose.reconstruction.handback import SCORE
 from equipose.training.evaluate import RelionPoses
 from equipose.training.run_progress import networks_trained
@@ -343,6 +345,31 @@ def test_the_map_of_posed_files_has_each_file_once(finished: Finished, more: Pat
     (tmp_path / "two" / SUMS).write_bytes(kept)
     grow(finished, tmp_path / "two")
     assert grown() == (pytest.approx(2 * power), ["one", "two"])
+
+
+def test_the_map_of_posed_files_has_the_point_group_of_the_reconstruction(finished: Finished, posed: Path) -> None:
+    rotations, shifts = poses(posed / "poses.star")
+    images = np.zeros((len(shifts), BOX, BOX), np.float32)
+    ctf = np.tile(np.float32([20000, 20000, 0, 300, 2.7, 0.1, 0]), (len(shifts), 1))
+    particles = Particles(images, ctf, VOXEL, None, None, pd.DataFrame(), pd.DataFrame())
+    part = [Half(particles, rotations, shifts, "C1")]
+    assert finished.symmetry == "C1"
+    alone, three = (
+        float(sums_of(dataclasses.replace(finished, symmetry=name), 0, part).power.sum()) for name in ("C1", "C3")
+    )
+    assert three == pytest.approx(3 * alone, rel=0.01) and alone > 0
+
+
+def test_files_posed_by_two_reconstructions_are_not_added(finished: Finished, tmp_path: Path) -> None:
+    grids = [empty_grid(BOX // 2, torch.device("cpu"))] * 2
+    for name, digest in (("one", "a"), ("two", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings.json").write_text(json.dumps({"its_files": digest}))
+        write_sums(tmp_path / name / SUMS, grids, [name])
+    write_sums(tmp_path / GROWN, grids, ["one"])
+    with pytest.raises(ConfigError, match=r"grown\.npz has particles posed by another reconstruction"):
+        grow(finished, tmp_path / "two")
+    assert read_sums(tmp_path / GROWN, BOX // 2)[1] == ["one"]
 
 
 def test_a_watched_folder_is_posed_file_by_file_and_after_a_kill_nothing_is_posed_again(

@@ -1,5 +1,6 @@
 """A reconstruction brought onto RELION's axes: map and poses still show the same images."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from equipose.errors import ConfigError
 from equipose.io.maps import read_map, write_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables, write_star
 from equipose.reconstruction.symmetrise import symmetrise
+from equipose.reconstruction.verdict import with_verdict
 
 VOXEL = 8.0
 
@@ -64,3 +66,21 @@ def test_a_symmetry_that_the_map_does_not_have_is_refused_and_nothing_written(fo
     with pytest.raises(ConfigError, match="does not have the symmetry C4: its best axes correlate by 0"):
         symmetrise(folder, "C4", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("agree", "state"), [(0.99, "converged"), (0.1, "not_converged")])
+def test_a_resolution_is_claimed_where_the_runs_agree_and_nothing_is_said_of_the_former_frame(
+    folder: Path, tmp_path: Path, agree: float, state: str
+) -> None:
+    local = {"local_resolution_angstrom": {"median": 40.0}, "resolved_to_the_last_shell": False}
+    along = {"directional_fsc": {"worst_angstrom": 40.0, "worst_along": [0, 1, 0], "best_angstrom": 30.0}}
+    measured = {"halves_compared": [600] * 2, "halves_agree": [agree] * 2, "agree_within_degrees": 15.0}
+    former = with_verdict(measured | local | along | {"resolution_angstrom": {"corrected": 40.0, "unmasked": 50.0}})
+    (folder / "reconstruction.json").write_text(json.dumps(former))
+    symmetrise(folder, "C3", tmp_path / "symmetric")
+    found = json.loads((tmp_path / "symmetric/reconstruction.json").read_text())
+    assert found["verdict"]["state"] == state and found["symmetry"] == "C3"
+    assert (found["resolution_angstrom"]["corrected"] is None) == (state == "not_converged")
+    crosses = found["fsc_crosses_at_angstrom"]["corrected"]
+    assert crosses != 40.0 and crosses == pytest.approx(BOX * VOXEL / (BOX / 2 - 1)), "the half-maps here are the same"
+    assert "directional_fsc" not in found

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten
 from equipose.config.settings import Budget, EvaluationConfig, ModelConfig
 from equipose.core.rotations import random_rotations
 from equipose.errors import ConfigError
+from equipose.io.files import REFINEMENT
 from equipose.io.particles import Particles, read_particles
 from equipose.model import autoencoder
 from equipose.model.autoencoder import Autoencoder, load_model
@@ -312,6 +313,22 @@ def test_a_finished_run_that_is_asked_for_again_is_not_trained_again(run, partic
     stop_after(0, monkeypatch)
     train_quietly(run, particles, tmp_path / "run")
     assert without_time(tmp_path / "run/history.csv").equals(history)
+
+
+def test_a_model_that_is_trained_anew_is_not_refined_from_where_the_former_one_was_cut_off(
+    run, simulated_dataset, tmp_path, monkeypatch
+):
+    """Where networks are not trained, all runs start refinement from the same poses: the file fits any of them."""
+    (tmp_path / "config.json").write_text(run.to_json())
+    (tmp_path / REFINEMENT).write_bytes(b"of a run with another --shift-std")
+    seen = []
+    monkeypatch.setattr(train, "train", lambda *_: seen.append((tmp_path / REFINEMENT).exists()))
+    words = ["--config", tmp_path / "config.json", "--dataset", simulated_dataset.folder, "--output", tmp_path]
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, words), "--threads", "1", "--jobs-per-gpu", "1"])
+    threads = torch.get_num_threads()
+    train.main()
+    torch.set_num_threads(threads)
+    assert seen == [False]
 
 
 def test_a_run_says_with_what_it_was_made_from_each_start_on(run, particles, tmp_path, monkeypatch):

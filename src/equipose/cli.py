@@ -44,7 +44,15 @@ from equipose.config.settings import (
     usual_shift,
 )
 from equipose.errors import ConfigError, FileWarning
-from equipose.io.files import cache_folder, check_can_be_made, whole_file, whole_folder, write_text
+from equipose.io.files import (
+    cache_folder,
+    check_can_be_made,
+    read_json,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 from equipose.io.locks import alone
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable, stop_on_signals
 from equipose.io.progress import number, run_main, say
@@ -73,7 +81,11 @@ LISTED = 5
 
 MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "local_resolution.mrc")
 EITHER_HAND = ("fsc.csv", "agreement.csv", "detail_scores.csv", "examples.npz", "reconstruction.json")
-"""Files of a reconstruction: those that depend on the hand, and those that are the same in both hands."""
+"""Files of a reconstruction: those that depend on the hand, and those that are the same in both hands but for two
+directions in the last one."""
+
+OF_ALL = ("poses.cs", "filtered.mrc", "next.md", "reconstruction.png", "reconstruction.pdf")
+"""Further files of a reconstruction that one of several classes has in its own folder alone."""
 
 PORT = 8765
 """Of the live page."""
@@ -104,6 +116,8 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
 
     _check(check_can_be_made, arguments.out.absolute(), "--out")
     (star, tables, half_of_row), out = _star(arguments), arguments.out.resolve()
+    if star.parent == out and star.stem == "poses":
+        raise ConfigError(f"--out: {star} would be overwritten by the new poses: name another folder")
     select = {column: list(limits) for column, *limits in _selection(arguments)}
     particles = read_particles(star, arguments.datadir, tables, poses=False)
     warn_of_repeats(star, *tables)
@@ -265,6 +279,8 @@ def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path
             f" {work / SORTED} has the class of each"
         )
     whole = join_classes(star, out, work, made)
+    for left in (*MAPS, *EITHER_HAND[:-1], *OF_ALL):
+        (out / left).unlink(missing_ok=True)  # of a former command without classes
     write_text(out / "report.html", build(out, whole, CLASSES_REPORT, out.name))
     print(in_words(summary))
     for each in whole["reconstructed"]:
@@ -333,6 +349,8 @@ def pose(arguments: argparse.Namespace) -> None:
     if arguments.watch and (passthrough or not star.is_dir()):
         raise ConfigError(f"--watch: {star} is no folder: name the one that star files come into, and nothing else")
     _check(check_can_be_made, out, "--out")
+    if (out / "reconstruction.json").exists():
+        raise ConfigError(f"--out: {out} has a reconstruction, whose maps would be overwritten: name another folder")
     _check_datadir(arguments)
     finished = read_finished(folder, folder / WORK, arguments.anyway)
 
@@ -365,6 +383,8 @@ def select(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{poses}: no particle has an {PROBABILITY} of {arguments.least:g}: give a lower --least")
     out = (arguments.out or poses.with_name("selected.star")).absolute()
     _check(check_can_be_made, out.parent, "--out")
+    if out.is_dir() or out.resolve() == poses:
+        raise ConfigError(f"--out: {out} is {'a folder' if out.is_dir() else 'the input'}: name another star file")
     write_star(out, optics, table[probable])
     print(f"{out}: {probable.sum()} of {len(table)} particles")
 
@@ -402,13 +422,18 @@ def flip_hand(arguments: argparse.Namespace) -> None:
         for name in EITHER_HAND:
             if (folder / name).is_file():
                 shutil.copy2(folder / name, partial)
+        if (known := read_json(partial / "reconstruction.json")) and "directional_fsc" in known:
+            for name in ("worst_along", "best_along"):
+                x, y, z = known["directional_fsc"][name]
+                known["directional_fsc"][name] = [x, y, -z]
+            write_json(partial / "reconstruction.json", known)
         in_other_hand(poses, partial)
         if (folder / NEXT).is_file():
             write_next_steps(partial, out)
         if (folder / "reconstruction.png").is_file():
             plot_reconstruction(partial, partial / "reconstruction.png")
         if (folder / "report.html").is_file():
-            (partial / "report.html").write_text(build(partial, folder / WORK, REPORT, out.name))
+            (partial / "report.html").write_text(build(partial, folder / WORK, REPORT, out.name, out))
     print(f"{out}: the other hand of {folder}")
 
 
@@ -556,6 +581,9 @@ def _check_datadir(arguments: argparse.Namespace) -> None:
 
 
 def _selection(arguments: argparse.Namespace) -> Selection:
+    columns = [column for column, *_ in arguments.select]
+    if twice := [column for column in columns if columns.count(column) > 1]:
+        raise ConfigError(f"--select names {twice[0]} twice: give its lowest and highest value at once")
     return tuple((column, *_limits(column, low, high)) for column, low, high in arguments.select)
 
 
@@ -601,10 +629,14 @@ def parser() -> argparse.ArgumentParser:
         reader.add_argument("passthrough", type=Path, nargs="*", help="more .cs files of the same job")
         reader.add_argument("--datadir", type=Path, help="folder that image names are relative to")
         reader.add_argument(
-            "--pixel-size", type=number(float, 0, above=True), help="Å, if the file has none or a wrong one"
+            "--pixel-size",
+            type=number(float, 0, above=True),
+            help="pixel size in Å, if the file's is missing or wrong",
         )
         reader.add_argument(
-            "--phase-flipped", action="store_true", help="phases were flipped, but the file does not say so"
+            "--phase-flipped",
+            action="store_true",
+            help="phases of the images were flipped, and the file does not say so",
         )
         reader.add_argument(
             "--select",
@@ -612,39 +644,49 @@ def parser() -> argparse.ArgumentParser:
             action="append",
             default=[],
             metavar=("COLUMN", "LOW", "HIGH"),
-            help="keep particles by a column, such as rlnMaxValueProbDistribution 0.1 -",
+            help="keep particles whose value lies from LOW to HIGH (-: no limit), such as"
+            " rlnMaxValueProbDistribution 0.1 -",
         )
         reader.add_argument("--no-ctf", action="store_true", help="images have no CTF, such as clean projections")
-        reader.add_argument("--symmetry", default="C1", help="point group: C1, C4, D7, T, O, I")
+        reader.add_argument(
+            "--symmetry", default="C1", help="point group, such as C4, D7, T, O or I; default: %(default)s"
+        )
         if run is reconstruct:
             reader.add_argument("--out", type=Path, required=True, help="folder of all results")
             reader.add_argument(
                 "--starts",
                 type=number(int, 1),
                 default=6,
-                help="random maps, at most, that each half is searched from, until two of the maps found agree;"
+                help="most random maps from which each half-set is searched; the search ends once two found maps agree;"
                 " default: %(default)d",
             )
             reader.add_argument(
                 "--fit-steps",
                 type=number(int, 0),
                 default=600,
-                help="of the networks, after a search without two starts that agree; default: %(default)d",
+                help="steps that train the networks, if no two starts of the search agree; default: %(default)d",
             )
             reader.add_argument(
                 "--classes",
                 type=number(int, 1),
                 default=1,
-                help="molecules to sort the particles into, each with maps of its own; default: %(default)d",
-            )
-            reader.add_argument("--box", type=int, choices=TRAINING_BOXES, help="pixels to crop to; default: 32")
-            reader.add_argument("--contrast", default="detect", choices=["detect", "bright", "dark"], help="of protein")
-            reader.add_argument(
-                "--mask-radius", type=number(float, 0, above=True), help="Å, of a circular mask; default: none"
+                help="number of molecules; each gets its own particles and maps; default: %(default)d",
             )
             reader.add_argument(
-                "--whiten", action="store_true", help="whiten the noise by its spectrum outside of the mask"
+                "--box",
+                type=int,
+                choices=TRAINING_BOXES,
+                help="side in pixels to which images are cropped in Fourier space; default: 32",
             )
+            reader.add_argument(
+                "--contrast", default="detect", choices=["detect", "bright", "dark"], help="protein in the images"
+            )
+            reader.add_argument(
+                "--mask-radius",
+                type=number(float, 0, above=True),
+                help="radius in Å of a circular mask; default: no mask",
+            )
+            reader.add_argument("--whiten", action="store_true", help="filter the images so that their noise is white")
             reader.add_argument(
                 "--shift-std",
                 type=number(float, 0),
@@ -665,18 +707,18 @@ def parser() -> argparse.ArgumentParser:
     posed.add_argument("--watch", action="store_true", help="pose all files that come into a folder, until Ctrl-C")
     posed.add_argument("--out", type=Path, required=True, help="folder of all results")
     posed.add_argument("--datadir", type=Path, help="folder that image names are relative to")
-    posed.add_argument("--pixel-size", type=number(float, 0, above=True), help="Å, if the file has none or a wrong one")
     posed.add_argument(
-        "--encoder-only", action="store_true", help="the networks' poses as they are, without refinement"
+        "--pixel-size", type=number(float, 0, above=True), help="pixel size in Å, if the file's is missing or wrong"
     )
+    posed.add_argument("--encoder-only", action="store_true", help="take the networks' poses without refinement")
     posed.add_argument(
         "--anyway",
         action="store_true",
-        help="also if the reconstruction has not converged or the particles seem to be of another molecule",
+        help="pose the particles even if the reconstruction has not converged or they seem to show another molecule",
     )
     selected = command(select, "abinitio", "abinitio --least 0.9 --out sure.star")
     selected.add_argument("folder", type=Path, help="folder of a reconstruction")
-    selected.add_argument("--least", type=number(float, 0), default=0.5, help="probability; default: %(default)s")
+    selected.add_argument("--least", type=number(float, 0), default=0.5, help="least probability; default: %(default)s")
     selected.add_argument("--out", type=Path, help="star file; default: FOLDER/selected.star")
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
@@ -694,8 +736,12 @@ def parser() -> argparse.ArgumentParser:
         help="minutes without news after which a run counts as stuck",
     )
     seen = command(watch, "abinitio", "results/paper --port 9000")
-    seen.add_argument("folder", type=Path, help="of a reconstruction, of a workflow's results, or of posed particles")
-    seen.add_argument("--port", type=port, default=PORT, help="or the next free one; default: %(default)d")
+    seen.add_argument(
+        "folder", type=Path, help="folder of a reconstruction, of a workflow's results, or of posed particles"
+    )
+    seen.add_argument(
+        "--port", type=port, default=PORT, help="port of the page, or the next free one; default: %(default)d"
+    )
     add_run_options(command(run_workflow, "table1 --cores 8", "smoke --preset smoke --cores 2 -n"))
     command(where, "")
     return top

@@ -6,6 +6,7 @@ rule sort_classes:
         configs=of_halves("runs/{half}/{model}/seed{seed}/config.json"),
         particles=of_halves("datasets/{half}/particles.star"),
         stacks=of_halves("datasets/{half}/particles.mrcs"),
+        changed=where(freshness.sorting_changed),
     output:
         "<results>/classes/{reconstruction}/classes.star",
         "<results>/classes/{reconstruction}/classes.json",

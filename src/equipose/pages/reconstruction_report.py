@@ -39,7 +39,11 @@ DPI = 200
 MAPS = {"volume": "all particles", "half1": "half 1", "half2": "half 2"}
 
 
-def build(folder: Path, results: Path, template: Path, title: str) -> str:
+def build(folder: Path, results: Path, template: Path, title: str, place: Path | None = None) -> str:
+    """The page of the reconstruction in `folder`, whose command lines name files in `place`, where it will lie.
+
+    By default that is the folder above `results`, which holds the benchmarks.
+    """
     summary = json.loads((folder / "reconstruction.json").read_text())
     volumes = {label: read_map(folder / f"{name}.mrc")[0] for name, label in MAPS.items()}
     fraction = molecule_fraction(volumes["all particles"])
@@ -49,7 +53,7 @@ def build(folder: Path, results: Path, template: Path, title: str) -> str:
         verdict=verdict(summary),
         maps=[{"label": label} | mesh(volume, fraction) for label, volume in volumes.items()],
         pictures=pictures(folder),
-        steps=steps(folder, results.resolve().parent) if verdict(summary).state != "not converged" else [],
+        steps=steps(folder, place or results.resolve().parent) if verdict(summary).state != "not converged" else [],
         versions=package_versions(),
         hardware=hardware(),
         times=wall_times(results),

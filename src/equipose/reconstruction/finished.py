@@ -68,6 +68,8 @@ class Finished:
     """Of its own particles"""
     state: str
     """How far it has converged"""
+    symmetry: str
+    """The point group on whose axes its map is; C1 where it was made without one"""
     files: tuple[Path, ...]
     """Those that decide the poses of more particles"""
 
@@ -109,7 +111,8 @@ def read_finished(folder: Path, work: Path, anyway: bool) -> Finished:
     config = PreparationConfig.load(datasets[0] / "config.json")
     scores = table[SCORE].to_numpy(float)
     files = (*(run / "model.pt" for run in runs), *(folder / name for name in NEEDED))
-    return Finished(folder, (first, second), config, optics, shells, mask, scores, judged.state, files)
+    symmetry = summary.get("symmetry", "C1")  # folders of before lack it
+    return Finished(folder, (first, second), config, optics, shells, mask, scores, judged.state, symmetry, files)
 
 
 def _runs(folder: Path, work: Path, summary: dict[str, Any]) -> tuple[list[Path], list[Path]]:

@@ -4,6 +4,7 @@ Each posed file leaves the sums of its two half-sets. They are added to those of
 with the sums names what it has, so that a kill between two steps neither loses nor doubles a file.
 """
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,23 +14,29 @@ import torch
 
 from equipose.core.fourier_grid import FourierGrid, empty_grid, from_real_map, grid_map, together
 from equipose.core.fsc import corrected_fsc
-from equipose.io.files import whole_file, write_text
+from equipose.errors import ConfigError
+from equipose.io.files import read_json, whole_file, write_text
 from equipose.io.maps import write_map
 from equipose.reconstruction.finished import Finished
 from equipose.reconstruction.halves import Half
 from equipose.reconstruction.independent_shifts import back_project_apart
 
-SUMS, GROWN = "sums.npz", "grown.npz"
-"""The file with the sums of one posed file, and that with all sums so far."""
+SUMS, GROWN, SETTINGS = "sums.npz", "grown.npz", "settings.json"
+"""The file with the sums of one posed file, that with all sums so far, and that with what decides a file's poses."""
 
 
 def sums_of(finished: Finished, number: int, parts: Iterable[Half]) -> FourierGrid:
-    """The sums of particles of half-set `number`, 0 or 1, whose poses are in the frame of the reconstruction."""
+    """The sums of particles of half-set `number`, 0 or 1, whose poses are in the frame of the reconstruction.
+
+    They are averaged over its point group: poses are sought in the asymmetric unit, whose views alone leave holes.
+    """
     radius, shift_std = len(finished.mask) // 2, finished.config.shift_std
     other = from_real_map(finished.halves[number].other, radius)
     grid = empty_grid(radius, torch.device("cpu"))
     for part in parts:
-        grid = together(grid, back_project_apart(part, other, shift_std))
+        grid = together(
+            grid, back_project_apart(dataclasses.replace(part, symmetry=finished.symmetry), other, shift_std)
+        )
     return grid
 
 
@@ -53,12 +60,19 @@ def read_sums(path: Path, radius: int) -> tuple[list[FourierGrid], list[str]]:
 def grow(finished: Finished, posed: Path) -> None:
     """Add the sums that lie in the folder `posed` to those of the folder above, and write the maps of all there.
 
-    These are volume.mrc, half1.mrc, half2.mrc and fsc.csv. Nothing is done for a folder without sums.
+    These are volume.mrc, half1.mrc, half2.mrc and fsc.csv. Nothing is done for a folder without sums. Raises
+    ConfigError where files before were posed by another reconstruction.
     """
     output, radius = posed.parent, len(finished.mask) // 2
     if not (posed / SUMS).is_file():
         return
     grids, names = read_sums(output / GROWN, radius)
+    own, *others = (_reconstruction_of(output / name) for name in (posed.name, *names))
+    if own and any(other not in (own, None) for other in others):
+        raise ConfigError(
+            f"{output / GROWN} has particles posed by another reconstruction than {finished.folder} is now, in another"
+            " frame: name another folder with --out"
+        )
     if posed.name not in names:
         grids = [together(*pair) for pair in zip(grids, read_sums(posed / SUMS, radius)[0], strict=True)]
         write_sums(output / GROWN, grids, [*names, posed.name])
@@ -71,3 +85,8 @@ def grow(finished: Finished, posed: Path) -> None:
     table |= corrected_fsc(first, second, finished.mask)
     write_text(output / "fsc.csv", pd.DataFrame(table).to_csv(index=False))
     (posed / SUMS).unlink()
+
+
+def _reconstruction_of(posed: Path) -> str | None:
+    """The digest of the reconstruction by which the file in folder `posed` was posed, if it is known."""
+    return (read_json(posed / SETTINGS) or {}).get("its_files")

@@ -38,9 +38,9 @@ from equipose.reconstruction.common_symmetry import compare
 from equipose.reconstruction.halves import ask_each_other, back_project, read_half
 from equipose.reconstruction.handback import write_poses
 from equipose.reconstruction.independent_shifts import independent_sums
-from equipose.reconstruction.names import AGREES, FAR_AWAY, THRESHOLD
+from equipose.reconstruction.names import AGREES, THRESHOLD
 from equipose.reconstruction.particle_scores import correlations, examples
-from equipose.reconstruction.verdict import headline, with_verdict
+from equipose.reconstruction.verdict import far_away, headline, with_verdict
 
 
 def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Callable[[str], None]) -> None:
@@ -135,7 +135,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "half_maps_alike": together.alike,
         "shift_std": configs[0].shift_std,
         "far_shifts": far_shifts(
-            np.concatenate(shifts), configs[0].shift_std, junk.seem_to_show(probabilities, found_junk)
+            np.concatenate(shifts), configs[0].shift_std, voxel_size, junk.seem_to_show(probabilities, found_junk)
         ),
         "sampling_compensation": compensation_factor(np.concatenate(rotations), together.same),
         "correlation": _quartiles(np.concatenate(scores)),
@@ -150,12 +150,13 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     say(f"{headline(summary)} {junk.in_words(found_junk)}".strip())
 
 
-def far_shifts(shifts: np.ndarray, shift_std: float, shows: np.ndarray | None = None) -> float:
-    """The share of shifts (n, 2) that are longer than `FAR_AWAY` of their assumed standard deviations.
+def far_shifts(shifts: np.ndarray, shift_std: float, voxel_size: float, shows: np.ndarray | None = None) -> float:
+    """The share of shifts (n, 2) that are `far_away` from the middle; all lengths in Å.
 
     Counted are those of the images (n,) that seem to show the molecule: junk lies anywhere.
     """
-    return float(np.mean(np.hypot(*(shifts if shows is None else shifts[shows]).T) > FAR_AWAY * shift_std))
+    counted = shifts if shows is None else shifts[shows]
+    return float(np.mean(np.hypot(*counted.T) > far_away(shift_std, voxel_size))) if len(counted) else 0.0
 
 
 def _confirmed(runs: list[Path]) -> list[float] | None:

@@ -38,8 +38,11 @@ class Step:
 def write_next_steps(folder: Path, place: Path) -> None:
     """Write filtered.mrc and next.md in the folder of a reconstruction, for the `place` where it will lie.
 
-    Nothing is written for one that has not converged, or that lacks half-maps, mask or FSC.
+    Nothing is written for one that has not converged, or that lacks half-maps, mask or FSC. Those of a former command
+    in this folder are removed first.
     """
+    for name in (FILTERED, NEXT):
+        (folder / name).unlink(missing_ok=True)
     needed = ("volume.mrc", "mask.mrc", "fsc.csv", "poses.star", "reconstruction.json")
     if not all((folder / name).is_file() for name in needed):
         return

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from equipose.io.files import whole_folder, write_json, write_text
 from equipose.io.maps import read_cube, write_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, need, per_particle, read_tables, write_star
 from equipose.reconstruction.names import THRESHOLD
-from equipose.reconstruction.verdict import read_summary
+from equipose.reconstruction.verdict import read_summary, with_verdict
 
 MAPS = ("volume", "half1", "half2", "mask", "local_resolution")
 
@@ -29,6 +30,8 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
     the axes. Raises ConfigError if there is no reconstruction, or its map does not have this symmetry.
     """
     check_symmetry(symmetry)
+    if symmetry == "C1":
+        raise ConfigError("symmetry C1 is none, and there is nothing to make symmetric: name a group such as C4 or D7")
     if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
         raise ConfigError(
             f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction, or of one of its classes"
@@ -72,7 +75,16 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
             write_text(partial / "fsc.csv", pd.DataFrame(frequency | curves).to_csv(index=False))
             if (folder / "reconstruction.json").is_file():
                 found = {name: fsc.exact_resolution(each, THRESHOLD, voxel_size).first for name, each in curves.items()}
-                summary = read_summary(folder)
-                changed = {"symmetry": symmetry, "resolution_angstrom": found}
-                write_json(partial / "reconstruction.json", summary | changed)
+                write_json(partial / "reconstruction.json", _summary(folder, symmetry, found))
     return frame
+
+
+def _summary(folder: Path, symmetry: str, resolution: dict[str, float | None]) -> dict[str, Any]:
+    """reconstruction.json of the symmetric maps, with its verdict: where the runs disagree, it claims no resolution.
+
+    The directions in which half-maps agree least and most were measured in the former frame, without the symmetry.
+    """
+    former = read_summary(folder)
+    gone = "verdict", "fsc_crosses_at_angstrom", "directional_fsc"
+    kept = {key: value for key, value in former.items() if key not in gone}
+    return with_verdict(kept | {"symmetry": symmetry, "resolution_angstrom": resolution})

@@ -24,8 +24,8 @@ EVEN = 0.8
 """Sampling compensation factor below which views are called uneven; views from all around one axis have 0.81."""
 
 FAR = 0.05
-"""Share of images more than `FAR_AWAY` standard deviations of the shifts from the middle, from which the verdict says
-so. Of shifts that have this deviation 1 % are.
+"""Share of images `far_away` from the middle, from which the verdict says so. Of shifts with the assumed standard
+deviation 1 % are.
 """
 
 SURE = 0.95
@@ -116,11 +116,10 @@ def verdict(summary: dict[str, Any]) -> Verdict:
     if state != "not converged" and summary.get("sampling_compensation", 1.0) < EVEN:
         says += _uneven(summary)
     if state != "not converged" and summary.get("far_shifts", 0.0) > FAR:
-        deviation = summary["shift_std"]
+        limit = far_away(summary["shift_std"], summary["voxel_size"])
         says += (
-            f" {100 * summary['far_shifts']:.0f} % of the images lie more than {FAR_AWAY:.0f} × {deviation:.3g} Å from"
-            " the middle, and others may lie beyond the search: reconstruct again with --shift-std"
-            f" {2 * deviation:.2g}."
+            f" {100 * summary['far_shifts']:.0f} % of the images lie more than {limit:.3g} Å from the middle, and"
+            f" others may lie beyond the search: reconstruct again with --shift-std {2 * limit / FAR_AWAY:.2g}."
         )
     below = "" if worst.low >= CONVERGED else f"; a converged one has at least {CONVERGED:.0%}"
     certainty = (
@@ -131,6 +130,14 @@ def verdict(summary: dict[str, Any]) -> Verdict:
         " a wrong CTF)."
     )
     return Verdict(state, says, certainty, shares)
+
+
+def far_away(shift_std: float, voxel_size: float) -> float:
+    """Å from the middle, beyond which a search with this standard deviation of shifts may lose an image.
+
+    It is a voxel at least: a right pose is off by a part of one, also where `--shift-std 0` says that no image is.
+    """
+    return max(FAR_AWAY * shift_std, voxel_size)
 
 
 def agree_without_junk(summary: dict[str, Any]) -> float:

@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 
 from equipose.config.settings import RunConfig
 from equipose.errors import ConfigError
-from equipose.io.files import CHECKPOINTS, whole_file, write_json, write_text
+from equipose.io.files import CHECKPOINTS, REFINEMENT, whole_file, write_json, write_text
 from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
 from equipose.io.particles import Particles, check_training_box, read_particles
@@ -258,6 +258,7 @@ def main() -> None:
         if waited and (arguments.output / "model.pt").exists():
             say(f"{arguments.output}: the other process has finished this run")
             return
+        (arguments.output / REFINEMENT).unlink(missing_ok=True)  # of a former model, whose evaluation was cut off
         with claim_device(arguments.jobs_per_gpu, say) as device, stop_on_signals() as stop_requested:
             try:
                 train(config, particles, arguments.output, device, say, stop_requested)

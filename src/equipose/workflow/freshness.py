@@ -179,6 +179,12 @@ def outcomes_changed(config: dict[str, Any]) -> bool:
     return {run: age for run, age in said.items() if age} != made_by_other_code(path.parent, list(said))
 
 
+def sorting_changed(config: dict[str, Any], reconstruction: str) -> bool:
+    """Whether particles were sorted into another number of classes than the configuration asks for."""
+    found = read_json(Path(config["pathvars"]["results"]) / "classes" / reconstruction / "classes.json")
+    return found is not None and found["classes"] != config["reconstructions"][reconstruction].get("classes", 1)
+
+
 def reconstruction_changed(config: dict[str, Any], reconstruction: str) -> bool:
     found = read_json(Path(config["pathvars"]["results"]) / "maps" / reconstruction / "reconstruction.json")
     return config["retrain"] == "code" and found is not None and bool(age(found.get("code", {"reconstruct": None})))
