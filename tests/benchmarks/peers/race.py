@@ -86,7 +86,7 @@ SGD = """
 --sgd_ini_resol 100 --sgd_fin_resol 40 --sgd_ini_subset 100 --sgd_fin_subset 300 --skip_gridding --healpix_order 1
 """
 
-EXPECTATION = "--maxsig 100 --iter 1 --ini_high 35 --tau2_fudge 4 --norm --scale --healpix_order 2"
+EXPECTATION = "--firstiter_cc --iter 1 --ini_high 35 --tau2_fudge 4 --norm --scale --healpix_order 2"
 
 
 def peers(environments: Path) -> dict[str, Peer]:
@@ -217,7 +217,11 @@ def _of_aspire(_: Path, rows: Path) -> Poses:
 
 
 def _of_relion(data: Path, volume: Path) -> Poses:
-    """Poses of the first particles by one expectation against a map."""
+    """Poses of the first particles by one expectation against a map.
+
+    By cross-correlation: RELION's first maps are not of the images' grey scale (here 5 times as strong), and without it
+    every pose is random.
+    """
     optics, table = read_tables(data / "particles.star")
     write_star(data / "scored.star", optics, table.iloc[:SCORED])
     (volume.parent / "expectation").mkdir(exist_ok=True)
