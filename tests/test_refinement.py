@@ -195,3 +195,27 @@ def test_the_contrasts_of_images_are_found_at_their_poses(monkeypatch, small_run
     for part in np.array_split(np.arange(len(true)), 2):
         np.testing.assert_allclose(found[part].mean(), 1, atol=1e-5)
         assert np.corrcoef(found[part], true[part])[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(("spread", "searches"), [(1.0, 1), (2.0, 2)])
+def test_poses_are_sought_again_with_the_contrasts_where_these_vary(
+    monkeypatch, small_run, simulated_dataset, spread, searches
+):
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    true = np.geomspace(1 / spread, spread, len(particles.images)).astype(np.float32)
+    particles = dataclasses.replace(particles, images=particles.images[:] * true[:, None, None])
+    model, seen = Autoencoder(small_run("d4_l2", 32), 1.0), []
+
+    def right(model, field, resolution, batch, rotations, shifts, generator):
+        seen.append(batch[1])
+        return rotations, shifts
+
+    monkeypatch.setattr(refinement, "_best_pose", right)
+    turned, moved = refinement.on_device(model, particles.rotations, particles.shifts)
+    every = torch.arange(len(turned))
+    contrasts = torch.from_numpy(true)
+    volume = grid_volume(refinement._back_projected(model, particles, every, turned, moved, contrasts))
+    refinement.poses_against(model, volume, particles, particles.rotations, particles.shifts)
+    assert len(seen) == searches
+    if searches == 2:
+        assert np.corrcoef(seen[1][:, 8], true)[0, 1] > 0.95
