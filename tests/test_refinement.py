@@ -33,6 +33,7 @@ def test_images_are_compared_with_the_map_of_all_others(monkeypatch, small_run, 
         return rotations, shifts
 
     monkeypatch.setattr(refinement, "_best_pose", stay)
+    monkeypatch.setattr(refinement, "_contrasts", lambda before, *_: torch.linspace(0.5, 1.5, len(before)))
     rotations, shifts, volume = refinement.refine(
         model, particles, particles.rotations, particles.shifts, lambda _: None, tmp_path / "refinement.pt"
     )
@@ -40,7 +41,9 @@ def test_images_are_compared_with_the_map_of_all_others(monkeypatch, small_run, 
 
     turned, moved = refinement.on_device(model, particles.rotations, particles.shifts)
     every = torch.arange(len(turned))
-    whole = grid_volume(refinement._back_projected(model, particles, every, turned, moved))
+    contrasts = torch.cat([torch.linspace(0.5, 1.5, len(part)) for part in every.chunk(refinement.PARTS)])
+    known = turned, moved, contrasts
+    whole = grid_volume(refinement._back_projected(model, particles, every, *known))
     assert torch.allclose(volume, whole, atol=1e-6 * float(whole.abs().max()))
     mask = solvent_mask(real_map(whole, 16))
     first_pass, second_pass = seen[: len(seen) // 2], seen[len(seen) // 2 :]
@@ -48,7 +51,7 @@ def test_images_are_compared_with_the_map_of_all_others(monkeypatch, small_run, 
     start = 0
     for count, field in second_pass:
         parts = [every[:start], every[start + count :]]
-        grids = [refinement._back_projected(model, particles, rows, turned, moved) for rows in parts if len(rows)]
+        grids = [refinement._back_projected(model, particles, rows, *known) for rows in parts if len(rows)]
         others = FourierGrid(16, sum(grid.signal for grid in grids), sum(grid.power for grid in grids))
         molecule = masked_volume(others, mask)
         assert torch.allclose(field[:, :2], molecule, atol=1e-3 * float(molecule.abs().max()))
@@ -176,3 +179,43 @@ def test_half_of_the_shells_are_compared_at_an_eighth_of_the_orientations(monkey
         refinement._best_pose(model, field, resolution, batch, turned[:4], moved[:4], generator)
     assert tried == [800, 100]
     assert compared[1] == pytest.approx(compared[0] / 4, rel=0.15)  # frequencies in a disc of half the radius
+
+
+def test_the_contrasts_of_images_are_found_at_their_poses(monkeypatch, small_run, simulated_dataset, tmp_path):
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    true = np.geomspace(0.5, 2.0, len(particles.images)).astype(np.float32)
+    particles = dataclasses.replace(particles, images=particles.images[:] * true[:, None, None])
+    run = small_run("d4_l2", 32)
+    model = Autoencoder(dataclasses.replace(run, model=dataclasses.replace(run.model, refine_passes=4)), 1.0)
+    monkeypatch.setattr(refinement, "_best_pose", lambda *args: args[4:6])
+    monkeypatch.setattr(refinement, "PARTS", 2)  # contrasts are relative to those of their part
+    start = particles.rotations, particles.shifts
+    refinement.refine(model, particles, *start, lambda _: None, tmp_path / "refinement.pt")
+    found = torch.load(tmp_path / "refinement.pt", weights_only=True)["contrasts"].numpy()
+    for part in np.array_split(np.arange(len(true)), 2):
+        np.testing.assert_allclose(found[part].mean(), 1, atol=1e-5)
+        assert np.corrcoef(found[part], true[part])[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(("spread", "searches"), [(1.0, 1), (2.0, 2)])
+def test_poses_are_sought_again_with_the_contrasts_where_these_vary(
+    monkeypatch, small_run, simulated_dataset, spread, searches
+):
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    true = np.geomspace(1 / spread, spread, len(particles.images)).astype(np.float32)
+    particles = dataclasses.replace(particles, images=particles.images[:] * true[:, None, None])
+    model, seen = Autoencoder(small_run("d4_l2", 32), 1.0), []
+
+    def right(model, field, resolution, batch, rotations, shifts, generator):
+        seen.append(batch[1])
+        return rotations, shifts
+
+    monkeypatch.setattr(refinement, "_best_pose", right)
+    turned, moved = refinement.on_device(model, particles.rotations, particles.shifts)
+    every = torch.arange(len(turned))
+    contrasts = torch.from_numpy(true)
+    volume = grid_volume(refinement._back_projected(model, particles, every, turned, moved, contrasts))
+    refinement.poses_against(model, volume, particles, particles.rotations, particles.shifts)
+    assert len(seen) == searches
+    if searches == 2:
+        assert np.corrcoef(seen[1][:, 8], true)[0, 1] > 0.95

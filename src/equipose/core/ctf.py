@@ -33,6 +33,14 @@ def electron_wavelength(voltage: Tensor) -> Tensor:
     return 12.2643247 / torch.sqrt(volts * (1 + volts * 0.978466e-6))
 
 
+def scaled(parameters: Tensor, contrast: Tensor) -> Tensor:
+    """CTF parameters (b, 9) of images whose CTF is that of `parameters`, (b, 7) or (b, 9), times `contrast` (b,)."""
+    if parameters.shape[-1] == len(CTF_COLUMNS):
+        without_envelope = torch.tensor([0.0, 1.0]).to(parameters).expand(len(parameters), -1)
+        parameters = torch.cat([parameters, without_envelope], dim=-1)
+    return torch.cat([parameters[:, :-1], parameters[:, -1:] * contrast[:, None]], dim=-1)
+
+
 def ctf(parameters: Tensor, k: Tensor, box_angstrom: float) -> Tensor:
     """CTF (..., n) at frequencies `k`, (..., n, 2) cycles per box, of images `box_angstrom` Å wide.
 

@@ -25,6 +25,7 @@ from equipose.config.settings import DatasetConfig, RunConfig
 from equipose.core.fourier import HalfDisc, from_half_disc, shift_phase
 from equipose.core.fourier_grid import FourierGrid, blend, empty_grid, grid_slices, insert_slices
 from equipose.core.mask import masked_volume
+from equipose.poses import contrast
 
 SPIRAL = (2**0.5, 1.533751168755204288)
 """Turns a point of the spiral's two circles: √2, and the root of x⁴ = x + 4."""
@@ -126,7 +127,7 @@ def search_step(
     hypotheses: float,
     rate: float,
     generator: torch.Generator,
-) -> Tensor:
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """One stochastic EM step on images `target` (b, n) with CTFs `transfer` (b, n), within the disc's radius.
 
     `spectrum` (shells,) is the mean squared error a coefficient of each shell: noise, and what the volume does
@@ -135,7 +136,7 @@ def search_step(
     leaves more in doubt; it follows from step to step. So many `orientations` are tried, each at all trial `shifts`
     (s, 2), which have a normal distribution with standard deviation `deviation`, in pixels. With several `grids`, one
     for each class, a pose is one in any of them. Grids (at this `rate`), spectrum and temperature are moved in place;
-    returns the mean squared error per coefficient of the best matches.
+    returns the mean squared error per coefficient of the best matches, and their `contrast.evidence`.
     """
     alone = torch.eye(3, device=target.device)[None]
     rotations = spread_rotations(orientations, generator, alone)
@@ -148,7 +149,7 @@ def search_step(
     signal = torch.zeros_like(tempered)
     power = torch.zeros_like(squares)
     missed, weighed = torch.zeros_like(power[0]), torch.zeros_like(temperature)
-    images = max(1, AT_ONCE // (len(shifts) * len(slices)))
+    images, told = max(1, AT_ONCE // (len(shifts) * len(slices))), []
     for target_part, transfer_part in zip(target.split(images), transfer.split(images), strict=True):
         centred = _flat((target_part * transfer_part)[:, None] * phases)  # (b, s, 2n)
         of_powers = transfer_part**2
@@ -163,6 +164,7 @@ def search_step(
 
         chosen = transfer_part * phases[best // len(slices)].conj() * slices[best % len(slices)]
         missed += (target_part - chosen).abs().square().sum(0)
+        told.append(contrast.evidence(target_part, chosen, white.weights / temperature))
 
         belief = belief.view_as(likelihood)
         with quick_products():
@@ -179,7 +181,8 @@ def search_step(
         new = empty_grid(grid.radius, target.device)
         insert_slices(new, rotations, disc, own_values, own_power, alone)
         blend(grid, new, rate, within=disc.k.norm(dim=-1).max())
-    return residual.mean()
+    product, power = (torch.cat(parts) for parts in zip(*told, strict=True))
+    return residual.mean(), (product, power)
 
 
 def whitened(disc: HalfDisc, spectrum: Tensor) -> HalfDisc:

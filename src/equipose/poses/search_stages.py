@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from equipose.config.settings import OptimizerConfig, RunConfig, SearchConfig
-from equipose.core.ctf import ctf
+from equipose.core.ctf import ctf, scaled
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import (
     FourierGrid,
@@ -32,7 +32,7 @@ from equipose.core.mask import masked_volume
 from equipose.core.symmetry_axes import find_axes, symmetrised
 from equipose.model.autoencoder import Autoencoder
 from equipose.model.optimizers import descend, set_rates
-from equipose.poses import search
+from equipose.poses import contrast, search
 
 Fetch = Callable[[np.ndarray], tuple[Tensor, Tensor]]
 
@@ -63,12 +63,13 @@ class SearchState:
     grid: FourierGrid  # of the search, in which it moves, or of a refining pass
     spectrum: Tensor  # (shells,) mean squared error a coefficient, of the best matches
     temperature: Tensor  # () of the beliefs
-    best: tuple[FourierGrid, Tensor] | None  # sums and spectrum of the best start so far
+    best: tuple[FourierGrid, Tensor, Tensor] | None  # sums, spectrum and contrasts of the best start so far
     rotations: Tensor  # (images, 3, 3)
     shifts: Tensor  # (images, 2) pixels about L/2
     errors: Tensor  # (images,) squared, per coefficient
     volume: Tensor | None = None  # (m³, 2) at the points of a grid of radius L/2: of the search, or of the last pass
     others: list[Tensor] = field(default_factory=list)  # maps of all starts but the best one
+    contrast: Tensor | None = None  # (n,) of all images, by the last start, or by the best one after its end
     alike: float = 0.0  # how alike the best start's map and the nearest of the others are
 
 
@@ -133,22 +134,35 @@ def initial_step(
         if agreed(state):
             return torch.zeros((), device=model.frequencies.device)  # no other start is needed
         rows = rng.choice(run.dataset.images, config.batch, replace=False)
-        return _search(state, index, model, *fetch(rows), generator)
+        return _search(state, index, model, rows, *fetch(rows), generator)
     if name == "refine":
         cycle, chunk = divmod(index, _chunks(config))
         chosen = np.random.default_rng(run.seed).permutation(run.dataset.images)[: config.images]
         part = slice(chunk * config.batch, (chunk + 1) * config.batch)
-        return _refine(state, cycle, part, model, *fetch(chosen[part]), generator)
+        images, parameters = fetch(chosen[part])
+        if state.contrast is not None:
+            parameters = scaled(parameters, state.contrast[torch.from_numpy(chosen[part]).to(images.device)])
+        return _refine(state, cycle, part, model, images, parameters, generator)
     rows = rng.choice(run.dataset.images, run.model.batch, replace=False)
     set_rates(optimizers, fitting_rates(spent, config, run.model.optimizer))
     return _fit(state, index, model, optimizers, fetch(rows)[1], generator)
 
 
 def _search(
-    state: SearchState, index: int, model: Autoencoder, images: Tensor, parameters: Tensor, generator: torch.Generator
+    state: SearchState,
+    index: int,
+    model: Autoencoder,
+    rows: np.ndarray,
+    images: Tensor,
+    parameters: Tensor,
+    generator: torch.Generator,
 ) -> Tensor:
-    config = model.config.model.search
+    config, chosen = model.config.model.search, torch.from_numpy(rows).to(images.device)
     index %= config.steps  # within this start
+    if index == 0 or state.contrast is None:
+        state.contrast = torch.ones(model.config.dataset.images, device=images.device)
+    before = state.contrast[chosen]
+    parameters = scaled(parameters, before)
     radius, orientations, hypotheses = tempering(config, index)
     disc = half_disc(model.box, radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)
@@ -156,7 +170,7 @@ def _search(
         state.grid, state.spectrum = search.random_start(coarse_radius(model.config), target, transfer, disc, generator)
         state.temperature = torch.ones((), device=images.device)
         return target.abs().square().mean()
-    error = search.search_step(
+    error, told = search.search_step(
         [state.grid],
         state.spectrum,
         state.temperature,
@@ -170,6 +184,7 @@ def _search(
         config.rate,
         generator,
     )
+    state.contrast[chosen] = contrast.likeliest(before, *told)
     if index == config.steps - 1:
         _end_start(state, disc, model.box // 2, generator)
     return error
@@ -200,7 +215,8 @@ def _end_start(state: SearchState, disc: HalfDisc, radius: int, generator: torch
     The error of a step's images is measured before they move the volume.
     """
     shells = int(disc.k.norm(dim=-1).max().round()) + 1
-    ended = state.grid, state.spectrum.clone()
+    assert state.contrast is not None  # the start has taken steps
+    ended = state.grid, state.spectrum.clone(), state.contrast
     if state.best is None:
         state.best = ended
     else:
@@ -210,7 +226,7 @@ def _end_start(state: SearchState, disc: HalfDisc, radius: int, generator: torch
         best = real_map(masked_volume(better[0]), better[0].radius)
         rotations = search.spread_rotations(FITS, generator, torch.eye(3, device=best.device)[None])
         state.alike = max(likeness(best, other, shells - 1, rotations) for other in state.others)
-    grid, state.spectrum = state.best
+    grid, state.spectrum, state.contrast = state.best
     state.volume = enlarged(masked_volume(grid), grid.radius, radius)
     state.grid = empty_grid(radius, disc.k.device)
 

@@ -54,10 +54,10 @@ def part(run: Path, dataset: Path, folder: Path, refine_pass: int, job: int, job
         few = _some(particles, slice(0, BATCH))
         reference = first_volume(model, few, *_start(model, few, trained), trained)
         turned, moved = _start(model, own, trained)
-        begun = turned.clone()
+        begun, contrasts = turned.clone(), torch.ones(len(turned), device=turned.device)
     else:
         state, before = _load(_gathered(folder, refine_pass - 1)), _load(_of_job(folder, refine_pass - 1, job))
-        turned, moved, begun = before["turned"], before["moved"], before["begun"]
+        turned, moved, begun, contrasts = (before[key] for key in ("turned", "moved", "begun", "contrasts"))
         grid = FourierGrid(model.box // 2, state["signal"], state["power"])
         if state["settled"]:
             _save(before, _of_job(folder, refine_pass, job))
@@ -66,10 +66,10 @@ def part(run: Path, dataset: Path, folder: Path, refine_pass: int, job: int, job
     sums, elsewhere = empty_grid(model.box // 2, turned.device), 0
     size = len(torch.arange(len(particles.images)).chunk(PARTS)[0])
     for some in torch.arange(end - first).split(size):
-        changed, more = refine_part(model, own, some, turned, moved, reference, refine_pass, first)
+        changed, more = refine_part(model, own, some, turned, moved, contrasts, reference, refine_pass, first)
         sums, elsewhere = together(sums, more), elsewhere + changed
         say(f"pass {refine_pass + 1}, job {job}: {int(some[-1]) + 1} of {end - first} images")
-    kept = {"turned": turned, "moved": moved, "begun": begun, "elsewhere": elsewhere}
+    kept = {"turned": turned, "moved": moved, "begun": begun, "contrasts": contrasts, "elsewhere": elsewhere}
     _save(kept | {"signal": sums.signal, "power": sums.power}, _of_job(folder, refine_pass, job))
 
 
@@ -94,7 +94,7 @@ def gather(run: Path, folder: Path, refine_pass: int, jobs: int) -> None:
         say(f"pass {refine_pass + 1}: {elsewhere} of {count} poses changed, the map correlates by {alike:.4f}")
         if settled or refine_pass + 1 == passes:
             every = [_load(_of_job(folder, refine_pass, job)) for job in range(jobs)]
-            names = {"rotations": "turned", "shifts": "moved", "start": "begun"}
+            names = {"rotations": "turned", "shifts": "moved", "start": "begun", "contrasts": "contrasts"}
             joined = {name: torch.cat([each[key] for each in every]) for name, key in names.items()}
             _save(state | joined, run / REFINEMENT)
     _save(state, _gathered(folder, refine_pass))
