@@ -238,6 +238,16 @@ def test_the_fit_counts_the_nearest_answer_of_each_image_and_the_noise_of_most_i
     assert noises == pytest.approx([0.0, 1.0, 2.0, 2.0])  # clean at first; `fit_ramp` is 2 steps
 
 
+def test_contrasts_are_those_of_the_start_whose_volume_is_kept(quick, generator):
+    state, disc, kept = start_search(Autoencoder(quick, 1.0)), half_disc(BOX, 12), []
+    for error in (2.0, 1.0, 3.0):
+        state.grid, state.spectrum = filled(disc, generator), torch.full((BOX // 2 + 1,), error)
+        state.contrast = torch.full((5,), error)
+        search_stages._end_start(state, disc, BOX // 2, generator)
+        kept.append(float(state.contrast[0]))
+    assert kept == [2.0, 1.0, 1.0]
+
+
 def test_all_images_of_a_refining_pass_are_refined_though_batches_do_not_divide_them():
     config = SearchConfig(starts=2, steps=10, images=25, batch=10, refine_radii=(6, 8))
     assert search_length(config) == 2 * 10 + 2 * 3

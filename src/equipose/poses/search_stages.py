@@ -63,13 +63,14 @@ class SearchState:
     grid: FourierGrid  # of the search, in which it moves, or of a refining pass
     spectrum: Tensor  # (shells,) mean squared error a coefficient, of the best matches
     temperature: Tensor  # () of the beliefs
-    best: tuple[FourierGrid, Tensor, Tensor] | None  # sums, spectrum and contrasts of the best start so far
+    best: tuple[FourierGrid, Tensor] | None  # sums and spectrum of the best start so far
     rotations: Tensor  # (images, 3, 3)
     shifts: Tensor  # (images, 2) pixels about L/2
     errors: Tensor  # (images,) squared, per coefficient
     volume: Tensor | None = None  # (m³, 2) at the points of a grid of radius L/2: of the search, or of the last pass
     others: list[Tensor] = field(default_factory=list)  # maps of all starts but the best one
-    contrast: Tensor | None = None  # (n,) of all images, by the last start, or by the best one after its end
+    contrast: Tensor | None = None  # (n,) of all images in this start; None: not known, as in an older checkpoint
+    best_contrast: Tensor | None = None  # (n,) in the best start so far
     alike: float = 0.0  # how alike the best start's map and the nearest of the others are
 
 
@@ -215,8 +216,7 @@ def _end_start(state: SearchState, disc: HalfDisc, radius: int, generator: torch
     The error of a step's images is measured before they move the volume.
     """
     shells = int(disc.k.norm(dim=-1).max().round()) + 1
-    assert state.contrast is not None  # the start has taken steps
-    ended = state.grid, state.spectrum.clone(), state.contrast
+    ended = state.grid, state.spectrum.clone()
     if state.best is None:
         state.best = ended
     else:
@@ -226,7 +226,9 @@ def _end_start(state: SearchState, disc: HalfDisc, radius: int, generator: torch
         best = real_map(masked_volume(better[0]), better[0].radius)
         rotations = search.spread_rotations(FITS, generator, torch.eye(3, device=best.device)[None])
         state.alike = max(likeness(best, other, shells - 1, rotations) for other in state.others)
-    grid, state.spectrum, state.contrast = state.best
+    if state.best is ended:
+        state.best_contrast = state.contrast
+    (grid, state.spectrum), state.contrast = state.best, state.best_contrast
     state.volume = enlarged(masked_volume(grid), grid.radius, radius)
     state.grid = empty_grid(radius, disc.k.device)
 
