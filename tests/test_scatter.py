@@ -9,6 +9,7 @@ import torch
 from equipose.errors import ConfigError
 from equipose.io.files import REFINEMENT
 from equipose.io.particles import read_particles
+from equipose.io.stacks import Images
 from equipose.model.autoencoder import Autoencoder, save_model
 from equipose.poses import refinement
 from equipose.training import scatter
@@ -49,3 +50,8 @@ def _rows(model, particles, some):
     first = next(row for row in range(len(particles.ctf)) if np.array_equal(particles.ctf[row], some.ctf[0]))
     rows = slice(first, first + len(some.ctf))
     return refinement.on_device(model, particles.rotations[rows], particles.shifts[rows])
+
+
+def test_a_job_does_not_hold_the_images_of_its_particles(simulated_dataset):
+    own = scatter._some(read_particles(simulated_dataset.folder / "particles.star"), slice(3, 7))
+    assert isinstance(own.images, Images) and len(own.images) == len(own.ctf) == 4

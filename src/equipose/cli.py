@@ -397,13 +397,10 @@ def flip_hand(arguments: argparse.Namespace) -> None:
     from equipose.pages.reconstruction_report import build
     from equipose.reconstruction.handback import in_other_hand
     from equipose.reconstruction.next_steps import NEXT, write_next_steps
-    from equipose.reconstruction.verdict import read_summary
+    from equipose.reconstruction.verdict import check_has_map, read_summary
 
     folder = arguments.folder.resolve()
-    if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
-        raise ConfigError(
-            f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction, or of one of its classes"
-        )
+    check_has_map(folder)
     poses = folder / "poses.star"
     if not set(ANGLES) <= set(read_tables(poses)[1]):
         raise ConfigError(f"star file {poses} has no {', '.join(ANGLES)}: name the folder of a reconstruction")

@@ -109,7 +109,7 @@ class Images:
             images[here] = found
         return images
 
-    def of(self, rows: np.ndarray) -> "Images":
+    def of(self, rows: slice | np.ndarray) -> "Images":
         """Some of the images, not read yet."""
         return replace(self, stack=self.stack[rows], index=self.index[rows], pixel=self.pixel[rows])
 

@@ -235,12 +235,11 @@ def poses_against(
     field = with_slopes(volume, model.box // 2)
     turned, moved = on_device(model, rotations, shifts)
     for rows in torch.arange(len(turned), device=volume.device).split(BATCH):
-        images, parameters, side = _read(model, particles, rows)
-        poses = _best_pose(model, field, 1.0, (images, parameters, side), turned[rows], moved[rows], generator)
-        average = torch.ones(len(rows), device=volume.device)
-        coefficients = _coefficients((images, parameters, side), model.disc)
-        contrasts = _contrasts(average, volume, model.box // 2, poses, *coefficients)
+        batch, average = _read(model, particles, rows), torch.ones(len(rows), device=volume.device)
+        poses = _best_pose(model, field, 1.0, batch, turned[rows], moved[rows], generator)
+        contrasts = _contrasts(average, volume, model.box // 2, poses, *_coefficients(batch, model.disc))
         if len(rows) > 1 and contrasts.std() > VARIED:
+            images, parameters, side = batch
             poses = _best_pose(model, field, 1.0, (images, scaled(parameters, contrasts), side), *poses, generator)
         turned[rows], moved[rows] = poses
     return _as_arrays(model, turned, moved)

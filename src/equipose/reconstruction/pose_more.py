@@ -45,7 +45,7 @@ from equipose.io.progress import reporter
 from equipose.io.stacks import stack_path
 from equipose.poses.refinement import poses_against
 from equipose.reconstruction.finished import Finished, FinishedHalf
-from equipose.reconstruction.growing import SUMS, sums_of, write_sums
+from equipose.reconstruction.growing import SETTINGS, SUMS, sums_of, write_sums
 from equipose.reconstruction.halves import Half
 from equipose.reconstruction.handback import write_posed
 from equipose.reconstruction.junk import decoy
@@ -67,8 +67,8 @@ ANOTHER = 0.25
 own at SNR 1, 24 % at SNR 0.1 and 7 % at 0.03; of others 18 % (spike), 10 % (β-galactosidase), 0 % (GroEL, ribosome).
 """
 
-PARTIAL, SETTINGS, SUMMARY = "partial", "settings.json", "pose.json"
-"""Folder of the parts until all are done, the file that tells what decides the poses, and the results' summary."""
+PARTIAL, SUMMARY = "partial", "pose.json"
+"""Folder of the parts until all are done, and the results' summary."""
 
 Say = Callable[[str], None]
 

@@ -18,7 +18,7 @@ from equipose.io.files import whole_folder, write_json, write_text
 from equipose.io.maps import read_cube, write_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, need, per_particle, read_tables, write_star
 from equipose.reconstruction.names import THRESHOLD
-from equipose.reconstruction.verdict import read_summary, with_verdict
+from equipose.reconstruction.verdict import check_has_map, read_summary, with_verdict
 
 MAPS = ("volume", "half1", "half2", "mask", "local_resolution")
 
@@ -32,10 +32,7 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
     check_symmetry(symmetry)
     if symmetry == "C1":
         raise ConfigError("symmetry C1 is none, and there is nothing to make symmetric: name a group such as C4 or D7")
-    if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
-        raise ConfigError(
-            f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction, or of one of its classes"
-        )
+    check_has_map(folder)
     if out.exists():
         raise ConfigError(f"{out} exists already: remove it, or name another folder with --out")
     poses = folder / "poses.star"

@@ -54,6 +54,14 @@ class Verdict:
     shares: list[Share]
 
 
+def check_has_map(folder: Path) -> None:
+    """Raises ConfigError unless the folder is that of a reconstruction with one map."""
+    if not (folder / "poses.star").is_file() or not (folder / "volume.mrc").is_file():
+        raise ConfigError(
+            f"{folder} has no poses.star and volume.mrc: name the folder of a reconstruction, or of one of its classes"
+        )
+
+
 def read_summary(folder: Path) -> dict[str, Any]:
     """reconstruction.json of a reconstruction's folder. Raises ConfigError if it is broken, or of something else."""
     path = folder / "reconstruction.json"

@@ -24,6 +24,7 @@ from equipose.errors import ConfigError
 from equipose.io.files import REFINEMENT, whole_file
 from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import number, reporter, run_main, say
+from equipose.io.stacks import Images
 from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.poses.refinement import BATCH, PARTS, first_volume, judge_pass, on_device, refine_part
 from equipose.training.evaluate import predict, unknown_poses
@@ -108,7 +109,10 @@ def _start(model: Autoencoder, particles: Particles, trained: bool) -> tuple[Ten
 
 
 def _some(particles: Particles, rows: slice) -> Particles:
-    return dataclasses.replace(particles, images=particles.images[rows], ctf=particles.ctf[rows])
+    """Some of the particles. Images of files are not read yet: those of one job may be more than memory holds."""
+    images = particles.images
+    some = images.of(rows) if isinstance(images, Images) else images[rows]
+    return dataclasses.replace(particles, images=some, ctf=particles.ctf[rows])
 
 
 def _of_job(folder: Path, refine_pass: int, job: int) -> Path:
