@@ -37,8 +37,8 @@ def run(small_run: Callable[..., RunConfig]) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def mixture() -> Particles:
-    """Images of two molecules in random order of poses, at SNR 2."""
+def clean() -> Particles:
+    """Images of two molecules in random order of poses, without noise."""
     rng = np.random.default_rng(0)
     parameters = np.tile(np.array([15_000, 15_000, 0, 300, 2.7, 0.1, 0], np.float32), (len(SHOWN), 1))
     rotations, shifts = random_rotations(len(SHOWN), rng), np.zeros((len(SHOWN), 2))
@@ -52,8 +52,18 @@ def mixture() -> Particles:
     )
     for which in (0, 1):  # a class is not told by its contrast
         images[which == SHOWN] /= images[which == SHOWN].std()
-    images += 0.5**0.5 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     return Particles(images.numpy(), parameters, VOXEL, None, None, pd.DataFrame(), pd.DataFrame())
+
+
+def noisy(particles: Particles) -> Particles:
+    """The same images at SNR 2."""
+    noise = torch.randn(particles.images.shape, generator=torch.Generator().manual_seed(1)).numpy()
+    return dataclasses.replace(particles, images=particles.images + 0.5**0.5 * noise)
+
+
+@pytest.fixture(scope="module")
+def mixture(clean: Particles) -> Particles:
+    return noisy(clean)
 
 
 def test_a_search_with_two_volumes_finds_which_image_shows_which_molecule(run: RunConfig, mixture: Particles) -> None:
@@ -61,6 +71,16 @@ def test_a_search_with_two_volumes_finds_which_image_shows_which_molecule(run: R
     label, sure = classes.chosen(misfits(run, mixture, start))
     right = np.mean(label == SHOWN)
     assert max(right, 1 - right) > 0.9 and sure.mean() > 0.9
+
+
+def test_images_of_varied_contrast_are_sorted_and_their_contrasts_found(run: RunConfig, clean: Particles) -> None:
+    contrasts = np.exp(0.3 * np.random.default_rng(2).standard_normal(len(SHOWN))).astype(np.float32)
+    varied = noisy(dataclasses.replace(clean, images=clean.images * contrasts[:, None, None]))
+    start = search_classes(run, varied, 2, seed=0)
+    label, _ = classes.chosen(misfits(run, varied, start))
+    right = np.mean(label == SHOWN)
+    assert max(right, 1 - right) > 0.9
+    assert np.corrcoef(np.log(start.contrasts.numpy()), np.log(contrasts))[0, 1] > 0.8
 
 
 def test_each_image_goes_to_the_class_that_leaves_least_with_a_probability() -> None:
@@ -80,7 +100,7 @@ def test_classes_are_matched_one_to_one_by_the_likeness_of_all() -> None:
 def test_searches_follow_until_all_classes_of_two_are_alike(run, mixture, monkeypatch, by_pair, tried, least) -> None:
     values = iter(by_pair * 9)
     made: list[int] = []
-    start = Start([], torch.ones(1))
+    start = Start([], torch.ones(1), torch.ones(1))
     monkeypatch.setattr(classes, "search_classes", lambda run, part, count, seed: made.append(seed) or start)
     monkeypatch.setattr(classes, "likenesses", lambda *_: np.diag([1.0, next(values)]))
     pair, count = classes.agreeing_starts([run, run], [mixture, mixture], 2, lambda _: None)
@@ -105,7 +125,7 @@ def sorted_ones(run, mixture, monkeypatch, tmp_path: Path) -> tuple[dict, Path]:
     errors = iter([np.array([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0]]), np.array([[0.0, 9.0], [0.0, 9.0], [9.0, 0.0]])])
     alike = iter([np.array([[0.1, 0.96], [0.97, 0.2]]), np.array([[1.0, 0.3], [0.3, 1.0]])])
     monkeypatch.setattr(classes, "read_particles", lambda path: mixture)
-    monkeypatch.setattr(classes, "search_classes", lambda *_: Start([], torch.ones(1)))
+    monkeypatch.setattr(classes, "search_classes", lambda *_: Start([], torch.ones(1), torch.ones(1)))
     monkeypatch.setattr(classes, "likenesses", lambda *_: next(alike))
     monkeypatch.setattr(classes, "misfits", lambda *_: next(errors))
     monkeypatch.setattr("equipose.reconstruction.handback.sizes_of", lambda *_: np.full((6, 1), BOX))

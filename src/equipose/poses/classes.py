@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from equipose.config.settings import RunConfig
-from equipose.core.ctf import ctf
+from equipose.core.ctf import ctf, scaled
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import enlarged, real_map, with_slopes
 from equipose.core.likeness import likeness
 from equipose.core.mask import masked_volume
 from equipose.io.particles import Particles
-from equipose.poses import search
+from equipose.poses import contrast, search
 from equipose.poses.search_stages import FITS, coarse_radius, tempering
 
 BATCH = 200
@@ -31,12 +31,14 @@ SCALED_BY = 1000
 
 @dataclass(frozen=True)
 class Start:
-    """What one search has found: the classes' volumes and the spectrum of what they leave of the images."""
+    """What one search has found: volumes of the classes, contrasts of the images, and what both leave of them."""
 
     volumes: list[Tensor]
     """(m³, 2) each, at the points of a grid of radius L/2, masked"""
     spectrum: Tensor
     """(shells,) mean squared error a coefficient of the best matches"""
+    contrasts: Tensor
+    """(n,) of all images; 1 of those that no step has seen"""
 
     @property
     def maps(self) -> list[Tensor]:
@@ -50,12 +52,12 @@ def search_classes(run: RunConfig, particles: Particles, classes: int, seed: int
     config, box = run.model.search, run.dataset.box
     rng, generator = np.random.default_rng([seed, classes]), torch.Generator().manual_seed(seed)
     batch = min(len(particles.ctf), max(config.batch, config.batch * classes // 2))
-    temperature = torch.ones(())
+    temperature, contrasts = torch.ones(()), torch.ones(len(particles.ctf))
     for step in range(config.steps):
         rows = np.sort(rng.choice(len(particles.ctf), batch, replace=False))
         radius, orientations, hypotheses = tempering(config, step)
         disc = half_disc(box, radius)
-        target, transfer = _measured(run, particles, rows, disc)
+        target, transfer = _measured(run, particles, rows, disc, contrasts)
         if step == 0:
             some = torch.from_numpy(rng.permutation(batch)).chunk(classes)
             begun = [
@@ -66,10 +68,11 @@ def search_classes(run: RunConfig, particles: Particles, classes: int, seed: int
         shifts = search.trial_shifts(run, radius, torch.device("cpu"))
         deviation = search.shift_deviation(run.dataset)
         moved = grids, spectrum, temperature
-        search.search_step(
+        _, told = search.search_step(
             *moved, target, transfer, disc, shifts, deviation, orientations, hypotheses, config.rate, generator
         )
-    return Start([enlarged(masked_volume(grid), grid.radius, box // 2) for grid in grids], spectrum)
+        contrasts[rows] = contrast.likeliest(contrasts[rows], *told)
+    return Start([enlarged(masked_volume(grid), grid.radius, box // 2) for grid in grids], spectrum, contrasts)
 
 
 @torch.no_grad()
@@ -86,7 +89,7 @@ def misfits(run: RunConfig, particles: Particles, start: Start) -> np.ndarray:
     fields = [with_slopes(volume, radius) for volume in start.volumes]
     found = []
     for rows in np.array_split(np.arange(len(particles.ctf)), max(1, len(particles.ctf) // BATCH)):
-        target, transfer = _measured(run, particles, rows, disc)
+        target, transfer = _measured(run, particles, rows, disc, start.contrasts)
         errors = []
         for volume, field in zip(start.volumes, fields, strict=True):
             matched = search.match(
@@ -112,9 +115,11 @@ def matched(alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return partner, alike[np.arange(len(alike)), partner]
 
 
-def _measured(run: RunConfig, particles: Particles, rows: np.ndarray, disc: HalfDisc) -> tuple[Tensor, Tensor]:
-    """Coefficients and CTFs (b, n) of some images."""
+def _measured(
+    run: RunConfig, particles: Particles, rows: np.ndarray, disc: HalfDisc, contrasts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Coefficients and CTFs (b, n) of some images, with their `contrasts`, of all images (n,)."""
     scale = float(1 / np.std(particles.images[:SCALED_BY], dtype=np.float64))
     images = torch.from_numpy(np.array(particles.images[rows], np.float32))
-    parameters = torch.from_numpy(np.array(particles.ctf[rows], np.float32))
+    parameters = scaled(torch.from_numpy(np.array(particles.ctf[rows], np.float32)), contrasts[rows])
     return to_half_disc(images * scale, disc), ctf(parameters, disc.k, run.dataset.box * run.dataset.voxel_size)
