@@ -52,6 +52,9 @@ ERROR = re.compile(r"^(error: |Traceback \(most recent call last\))", re.MULTILI
 STOPPED = "stopped; "
 LEFT = re.compile(r"([\d.]+) min left")
 NAME = re.compile(r"^\[.*?\] ")
+ON_THE_WAY = re.compile(r"^step (\d+)(?:/\d+)?(?: \(.*?\))?|( · [\d.]+ min left)")
+"""What a line of training says of its end: the steps so far of all steps, their stage, and the time that is left."""
+
 LAST_LINES = 5
 
 
@@ -194,4 +197,6 @@ def _time_left(runs: list[RunStatus], at_once: int) -> str:
 
 def _line(run: RunStatus) -> str:
     last = NAME.sub("", run.log[-1]) if run.log else "no log"
+    if run.state == "done":  # a run may end before its budget does
+        last = ON_THE_WAY.sub(lambda found: f"{found[1]} steps" if found[1] else "", last)
     return f"  {run.name}  {last}" + f"  ({run.silent:.0f} min ago)" * (run.state not in ("done", "unreadable"))
