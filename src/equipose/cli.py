@@ -57,7 +57,7 @@ from equipose.io.locks import alone
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable, stop_on_signals
 from equipose.io.progress import number, run_main, say
 from equipose.reconstruction.names import NOT_CONVERGED
-from equipose.study.status import LOCK, SETTINGS, WORK
+from equipose.study.status import LOCK, SETTINGS, WORK, former_classes
 from equipose.workflow.command import add_run_options, where
 from equipose.workflow.command import run as run_workflow
 
@@ -281,6 +281,9 @@ def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path
     whole = join_classes(star, out, work, made)
     for left in (*MAPS, *EITHER_HAND[:-1], *OF_ALL):
         (out / left).unlink(missing_ok=True)  # of a former command without classes
+    for former in former_classes(out, made):
+        shutil.rmtree(former)
+        print(f"{former}: removed: a class of a former command")
     write_text(out / "report.html", build(out, whole, CLASSES_REPORT, out.name))
     print(in_words(summary))
     for each in whole["reconstructed"]:

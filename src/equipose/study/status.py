@@ -1,6 +1,7 @@
 """The state of the runs in a results folder, read from its files alone: no Snakemake, no scheduler, no weights."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +137,13 @@ def class_folders(top: Path) -> list[Path]:
     """The folders of the classes whose reconstructions have begun, the largest class first."""
     names = (f"class{number}" for number in range(1, classes_asked(top) + 1))
     return [top / name for name in names if (top / name / SETTINGS).is_file()]
+
+
+def former_classes(top: Path, made: Collection[int]) -> list[Path]:
+    """The folders of classes that a former command reconstructed in `top`, but for those `made` now."""
+    now = {f"class{number}" for number in made}
+    folders = [path.parent for path in top.glob(f"class*/{SETTINGS}")]
+    return sorted(each for each in folders if re.fullmatch(r"class\d+", each.name) and each.name not in now)
 
 
 def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -> RunStatus:
