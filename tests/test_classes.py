@@ -179,6 +179,9 @@ def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(
     of_one = [out / name for name in ("volume.mrc", "half1.mrc", "fsc.csv", "next.md", "poses.cs")]
     for path in of_one:
         path.touch()
+    for name in ("class3", "class3_copy", "class"):  # one of a former command with --classes 3, two of the user's
+        (out / name).mkdir()
+        (out / name / "particles.yaml").touch()
     assert cli._reconstruct_each_class(arguments, Path(star), out) == ["partly_converged"] * 2
     assert [each.classes for each in asked] == [1, 1] and [each.contrast for each in asked] == ["dark"] * 2
     assert [each.out.name for each in asked] == ["class1", "class2"] and asked[0].datadir == tmp_path
@@ -188,7 +191,9 @@ def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(
     summary = json.loads((out / "reconstruction.json").read_text())
     assert [each["folder"] for each in summary["reconstructed"]] == ["class1", "class2"]
     assert not any(path.exists() for path in of_one), "a map of all particles does not fit to the classes' poses"
+    assert not (out / "class3").exists() and (out / "class3_copy").exists() and (out / "class").exists()
     said = capsys.readouterr().out
+    assert f"{out / 'class3'}: removed: a class of a former command" in said
     assert "class 2: 2 particles" in said and f"class 1: {out / 'class1'}: partly converged" in said
     page = build(out, summary, cli.CLASSES_REPORT, "mixture")
     assert page.count("<canvas") == 2 and 'href="class2/report.html"' in page and "0.97" in page

@@ -86,6 +86,26 @@ def test_what_select_leaves_out_need_not_be_sound(monkeypatch, capsys, simulated
     assert "49 particles of 32 pixels are sound" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("shares", [True, False])
+def test_halves_that_are_drawn_anew_for_rows_that_select_leaves_out_are_a_warning(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path, shares: bool
+) -> None:
+    optics, table = read_tables(simulated_dataset.folder / "particles.star")
+    (tmp_path / "particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")
+    table = table.assign(rlnRandomSubset=[1, 2] * 25, rlnScore=np.arange(50) > 3)
+    left_out = {"rlnImageName": table["rlnImageName"][2]} if shares else {"rlnRandomSubset": 0}
+    table.loc[3, left_out.keys()] = left_out.values()
+    write_star(tmp_path / "a.star", optics, table)
+    assert equipose(monkeypatch, "info", tmp_path / "a.star", "--select", "rlnScore", 1, "-") == 0
+    said = capsys.readouterr()
+    assert "drawn anew: those of rlnRandomSubset are not sound in all rows of the file\n" in said.out
+    assert "half-sets are drawn anew, since rlnRandomSubset is not sound in all rows: with those that" in said.err
+    write_star(tmp_path / "a.star", optics, table[table["rlnScore"]])
+    assert equipose(monkeypatch, "info", tmp_path / "a.star", "--select", "rlnScore", 1, "-") == 0
+    said = capsys.readouterr()
+    assert ", rlnRandomSubset in the file\n" in said.out and "warning" not in said.err
+
+
 def test_warnings_are_a_line_each_on_stderr(monkeypatch, capsys, simulated_dataset, tmp_path: Path) -> None:
     optics, table = read_tables(simulated_dataset.folder / "particles.star")
     (tmp_path / "particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")

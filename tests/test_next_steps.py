@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from equipose.core.fsc import fourier_shell_correlation
 from equipose.io.maps import read_map
+from equipose.io.particle_tables import read_tables, write_star
 from equipose.reconstruction.next_steps import steps, write_next_steps
 
 
@@ -44,6 +46,23 @@ def test_commands_name_the_place_and_the_numbers_of_the_reconstruction(folder: P
     assert resolution < float(asked["--ini_high"]) < 2 * resolution
     assert 100 < float(asked["--particle_diameter"]) < 544
     assert "--rescale_angpix 17 --new_box 32" in relion[1]
+
+
+def test_sizes_are_those_of_the_first_image_and_others_are_named(folder: Path, tmp_path: Path) -> None:
+    several = shutil.copytree(folder, tmp_path / "several")
+    optics, table = read_tables(several / "poses.star")
+    first = optics["rlnOpticsGroup"].iloc[0]
+    unused, finer = (optics.assign(rlnOpticsGroup=first + n, rlnImagePixelSize=8.5, rlnImageSize=64) for n in (1, 2))
+    table.loc[5, "rlnOpticsGroup"] = first + 2
+    write_star(several / "poses.star", pd.concat([unused.assign(rlnImageSize=99), optics, finer]), table)
+    made = {step.program: step for step in steps(several, several)}
+    for program in ("RELION", "cryoDRGN"):
+        assert made[program].why.endswith(
+            " Optics groups differ: box and pixel size below are those of the first image, 32 pixels of 17 Å; others"
+            " have 64 pixels of 8.5 Å."
+        )
+    assert "--rescale_angpix 17 --new_box 32" in made["RELION"].lines[1] and "-D 32" in made["cryoDRGN"].lines[1]
+    assert "differ" not in (folder / "next.md").read_text()
 
 
 def test_a_map_that_has_not_converged_is_not_recommended(folder: Path, tmp_path: Path) -> None:

@@ -85,12 +85,14 @@ def test_a_preset_that_is_not_there_is_named_with_those_that_are(installed: Path
 
 def test_settings_that_are_no_file_are_refused_in_one_line(installed: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # such as bash makes of <(echo …)
+    (tmp_path / "latin.yaml").write_bytes(b"pathvars:\n  results: caf\xe9\n")
     for given, why in (
         ("pipe", "can be read only once, and each job reads it: write it to a file"),
         (str(tmp_path), "is a folder"),
         ("absent.yaml", "does not exist"),
+        ("latin.yaml: line 2", "is not UTF-8 text: save the file as UTF-8"),
     ):
-        said = equipose(installed, tmp_path, "run", "--configfile", given, "-n")
+        said = equipose(installed, tmp_path, "run", "--configfile", given.partition(":")[0], "-n")
         assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr
         assert f"error: --configfile: {given} {why}" in said.stderr
 

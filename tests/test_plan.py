@@ -4,8 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from equipose.config.folder import WORKFLOW
 from equipose.config.settings import asked_runs, merge
-from equipose.study.plan import EVALUATE_MINUTES, RECONSTRUCT_MINUTES, SIMULATE_MINUTES, TRAIN_FACTOR, makespan, plan
+from equipose.io.progress import run_main
+from equipose.study.plan import (
+    EVALUATE_MINUTES,
+    RECONSTRUCT_MINUTES,
+    SIMULATE_MINUTES,
+    TRAIN_FACTOR,
+    main,
+    makespan,
+    plan,
+)
 
 
 @pytest.fixture
@@ -116,3 +126,26 @@ def test_steps_take_their_models_time_where_it_is_known(config: dict, tmp_path: 
 def test_the_longest_jobs_go_first() -> None:
     assert makespan([1, 1, 1, 3], 2) == 3
     assert makespan([], 8) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"run: [caf\xe9]\n", ": line 1 is not UTF-8 text: save the file as UTF-8"),
+        (b"run: [smoke\n", " is no YAML: "),
+        (b"", " has no settings"),
+        (None, " does not exist"),
+    ],
+)
+def test_a_preset_that_cannot_be_read_is_one_line(
+    content: bytes | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    if content is not None:
+        mine.write_bytes(content)
+    monkeypatch.setattr("sys.argv", ["plan", str(WORKFLOW / "config.yaml"), str(mine)])
+    with pytest.raises(SystemExit) as ended:
+        run_main(main)
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (2, 1)
+    assert said.startswith(f"error: {mine}{why}")

@@ -170,6 +170,22 @@ def test_an_interrupted_call_continues_and_gives_the_same_and_a_finished_one_doe
     assert (tmp_path / "whole/poses.star").read_bytes() == before
 
 
+def test_a_call_does_not_overwrite_the_settings_of_one_that_began_meanwhile(
+    finished: Finished, more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / "out/settings.json"
+
+    def other_begins(*_: object) -> dict:
+        theirs.parent.mkdir()
+        theirs.write_text('{"encoder_only": true}')
+        return {"images": 200, "share_above_decoy": 1.0, "doubtful_share": 0.0}
+
+    monkeypatch.setattr(pose_more, "_compare_with_decoy", other_begins)
+    with pytest.raises(ConfigError, match="has poses with another .*encoder_only"):
+        pose(finished, more / "more.star", tmp_path / "out")
+    assert theirs.read_text() == '{"encoder_only": true}'
+
+
 def test_without_refinement_poses_are_those_of_the_networks_moved_into_the_frame(
     finished: Finished, more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

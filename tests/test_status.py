@@ -185,6 +185,19 @@ def test_of_several_classes_the_stage_is_said_and_then_each_class(reconstruction
     assert status(reconstruction, 30.0, NOW).startswith(f"{reconstruction}: 2 classes, done\n\n")
 
 
+def test_a_run_that_ended_before_its_budget_is_done_and_has_no_time_left(reconstruction: Path, paper_config) -> None:
+    work = reconstruction / "work"
+    said = "step 384/984 (fit), 70 s · 1.8 min left · 182 ms a step · loss 0.2916"
+    config = run_config(paper_config, "80s_snr1", "d4_l2", 0)
+    write(work / "runs/80s_snr1/d4_l2/seed0/config.json", config.to_json())
+    log(work, 0, f"[80s_snr1 d4_l2 seed 0] {said}\n")
+    assert said in status(reconstruction, 30.0, NOW)
+    touch(work, 0, "model.pt")
+    touch(work, 0, "metrics.json")
+    shown = status(reconstruction, 30.0, NOW)
+    assert "seed0  384 steps, 70 s · 182 ms a step · loss 0.2916" in shown and "min left" not in shown
+
+
 def test_a_folder_without_runs_is_one_message(tmp_path: Path, monkeypatch, capsys) -> None:
     with pytest.raises(ConfigError, match="has no runs"):
         status(tmp_path, 30.0, NOW)

@@ -14,6 +14,7 @@ from equipose.core.fourier import half_disc, shift_phase
 from equipose.core.fourier_grid import from_real_map, grid_slices
 from equipose.core.rotations import from_relion_angles, random_rotations, to_relion_angles
 from equipose.errors import ConfigError
+from equipose.io.cryosparc import INDEX, PIXEL, STACK, UID, read_cryosparc, write_cryosparc
 from equipose.io.maps import read_map, write_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables, write_star
 from equipose.reconstruction.symmetrise import symmetrise
@@ -60,6 +61,24 @@ def test_map_and_poses_move_together_and_the_axis_comes_to_z(folder: Path, tmp_p
     disc = half_disc(BOX, 10)
     plain, turned = (grid_slices(volume, BOX // 2, poses, disc) for poses in (looks, looks @ turn))
     assert (turned - plain).abs().square().sum() < 0.01 * plain.abs().square().sum()
+
+
+def test_poses_of_cryosparc_move_with_those_of_relion(folder: Path, tmp_path: Path) -> None:
+    optics, table = read_tables(folder / "poses.star")
+    table = table.assign(rlnRandomSubset=[1, 2] * 10)
+    write_star(folder / "poses.star", optics, table)
+    rotations, shifts = from_relion_angles(table[list(ANGLES)].to_numpy()), -table[list(ORIGINS)].to_numpy()
+    records = {UID: np.arange(20) + 7, STACK: np.full(20, b"particles.mrcs"), INDEX: np.arange(20)}
+    records[PIXEL] = np.full(20, VOXEL)
+    halves = table["rlnRandomSubset"].to_numpy()
+    write_cryosparc(folder / "poses.cs", records, np.arange(20), rotations, shifts, halves)
+    symmetrise(folder, "C3", tmp_path / "symmetric")
+    ours = read_tables(tmp_path / "symmetric/poses.star")[1]
+    theirs = read_cryosparc(tmp_path / "symmetric/poses.cs", no_ctf=True)
+    poses = [from_relion_angles(each[list(ANGLES)].to_numpy(float)) for each in (theirs, ours)]
+    np.testing.assert_allclose(*poses, atol=1e-5)
+    np.testing.assert_allclose(theirs[list(ORIGINS)], ours[list(ORIGINS)], atol=1e-4)
+    assert list(theirs["ucsfUid"]) == list(range(7, 27)) and list(theirs["rlnRandomSubset"]) == [1, 2] * 10
 
 
 def test_a_symmetry_that_the_map_does_not_have_is_refused_and_nothing_written(folder: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ from equipose.io.locks import alone
 from equipose.io.processes import exit_after, exit_on_signals, run_stoppable, stop_on_signals
 from equipose.io.progress import number, run_main, say
 from equipose.reconstruction.names import NOT_CONVERGED
-from equipose.study.status import LOCK, SETTINGS, WORK
+from equipose.study.status import LOCK, SETTINGS, WORK, former_classes
 from equipose.workflow.command import add_run_options, where
 from equipose.workflow.command import run as run_workflow
 
@@ -120,7 +120,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--out: {star} would be overwritten by the new poses: name another folder")
     select = {column: list(limits) for column, *limits in _selection(arguments)}
     particles = read_particles(star, arguments.datadir, tables, poses=False)
-    warn_of_repeats(star, *tables)
+    warn_of_repeats(star, *tables, half_of_row)
     size = particles.images.shape[-1]
     box = _training_box(star, arguments.box, size)
     width = size * particles.voxel_size
@@ -281,6 +281,9 @@ def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path
     whole = join_classes(star, out, work, made)
     for left in (*MAPS, *EITHER_HAND[:-1], *OF_ALL):
         (out / left).unlink(missing_ok=True)  # of a former command without classes
+    for former in former_classes(out, made):
+        shutil.rmtree(former)
+        print(f"{former}: removed: a class of a former command")
     write_text(out / "report.html", build(out, whole, CLASSES_REPORT, out.name))
     print(in_words(summary))
     for each in whole["reconstructed"]:
@@ -297,9 +300,9 @@ def validate(arguments: argparse.Namespace) -> None:
     from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import read_particles
 
-    star, tables, _ = _star(arguments)
+    star, tables, half_of_row = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
-    warn_of_repeats(star, *tables)
+    warn_of_repeats(star, *tables, half_of_row)
     box = _training_box(star, None, particles.images.shape[-1])
     check(_as_asked(star, box, "bright"), particles, np.arange(len(particles.images)))
     print(f"{star}: {len(particles.images)} particles of {particles.images.shape[-1]} pixels are sound")
@@ -315,7 +318,7 @@ def info(arguments: argparse.Namespace) -> None:
 
     star, tables, half_of_row = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False, quick=True)
-    again = warn_of_repeats(star, *tables)
+    again = warn_of_repeats(star, *tables, half_of_row)
     size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
     units = " kV", " mm", ""
     optics = [_values(column, unit) for column, unit in zip(particles.ctf.T[3:6], units, strict=True)]
@@ -323,7 +326,7 @@ def info(arguments: argparse.Namespace) -> None:
     groups = len(particles.optics_table)
     print(f"particles      {len(particles.images)}, in {groups} optics group{'s' * (groups != 1)}")
     print(f"box            {size} pixels of {particles.voxel_size:g} Å, {size * particles.voxel_size:.0f} Å")
-    print(f"halves         {first} and {second}, {_source_of_halves(particles)}")
+    print(f"halves         {first} and {second}, {_source_of_halves(particles, half_of_row)}")
     if again:
         print(f"repeats        {again} rows show an image that an earlier row shows")
     print(f"optics         {optics[0]}, Cs {optics[1]}, amplitude contrast {optics[2]}")
@@ -469,14 +472,17 @@ def mirrored(volume: np.ndarray) -> np.ndarray:
     return np.roll(volume[::-1], 1, axis=0) if len(volume) % 2 == 0 else volume[::-1]
 
 
-def _source_of_halves(particles: Particles) -> str:
-    from equipose.io.half_sets import SUBSET, has_halves, kept_together, torn
+def _source_of_halves(particles: Particles, half_of_row: np.ndarray) -> str:
+    from equipose.io.half_sets import SUBSET, drawn_for_all, has_halves, kept_together, torn
 
     particle_table = particles.particle_table
-    if has_halves(particle_table):
-        shared = torn(particle_table, kept_together(particle_table, particles.optics_table)).any()
-        return f"drawn anew: those of {SUBSET} share particles" if shared else f"{SUBSET} in the file"
-    return "drawn at random" + (f": {SUBSET} in the file is not 1 and 2" if SUBSET in particle_table else "")
+    if not has_halves(particle_table):
+        return "drawn at random" + (f": {SUBSET} in the file is not 1 and 2" if SUBSET in particle_table else "")
+    if torn(particle_table, kept_together(particle_table, particles.optics_table)).any():
+        return f"drawn anew: those of {SUBSET} share particles"
+    if drawn_for_all(particle_table, half_of_row):
+        return f"drawn anew: those of {SUBSET} are not sound in all rows of the file"
+    return f"{SUBSET} in the file"
 
 
 def _protein(particles: Particles, star: Path) -> str:

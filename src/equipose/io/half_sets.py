@@ -85,10 +85,12 @@ def repeats(particle_table: pd.DataFrame) -> int:
     return len(particle_table) - len(pd.unique(_images(particle_table[IMAGE]))) if IMAGE in particle_table else 0
 
 
-def warn_of_repeats(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> int:
-    """Warn of rows that repeat an image, and of a file's own half-sets that are not used because they share images.
+def warn_of_repeats(
+    star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame, half: np.ndarray | None = None
+) -> int:
+    """Warn of rows that repeat an image, and of a file's own half-sets that are not used.
 
-    The number of rows that repeat one.
+    `half` (n,) are the half-sets of rows that were chosen from a file. The number of rows that repeat an image.
     """
     if again := repeats(particle_table):
         text = f"{star}: {again} of {len(particle_table)} rows repeat an image of an earlier row"
@@ -97,7 +99,18 @@ def warn_of_repeats(star: Path, optics_table: pd.DataFrame, particle_table: pd.D
     if shared is not None and shared.any():
         text = f"{star}: {SUBSET} puts {shared.sum()} rows that share an image, a tube or a place into both half-sets"
         warnings.warn(f"{text}: half-sets are drawn anew", FileWarning, stacklevel=2)
+    elif half is not None and drawn_for_all(particle_table, half):
+        text = (
+            f"{star}: half-sets are drawn anew, since {SUBSET} is not sound in all rows: with those that are left out"
+        )
+        text += ", rows share an image, a tube or a place across half-sets, or lack a half-set"
+        warnings.warn(f"{text}: write a file of the chosen rows to keep theirs", FileWarning, stacklevel=2)
     return again
+
+
+def drawn_for_all(particle_table: pd.DataFrame, half: np.ndarray) -> bool:
+    """Whether rows that were chosen from a file have half-sets of their own, but those of `half` (n,) are others."""
+    return has_halves(particle_table) and not np.array_equal(_own(particle_table), half)
 
 
 def kept_together(particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> np.ndarray:

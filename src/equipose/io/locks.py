@@ -20,6 +20,7 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 def one_at_a_time(path: Path, say: Callable[[str], None]) -> Iterator[bool]:
     """Hold `path`, made if need be, while the block runs. The block gets whether another process held it before."""
     with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a")  # noqa: SIM115 (held to the end of the block)
     with file:
         waited = not lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, otherwise=True)

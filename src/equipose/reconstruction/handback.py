@@ -163,15 +163,27 @@ def in_other_hand(poses: Path, output: Path) -> None:
     angles = np.stack([numbers(poses, table[label]) for label in ANGLES], axis=1)
     rotations = other_hand(from_relion_angles(angles))
     turned = dict(zip(ANGLES, to_relion_angles(rotations).T, strict=True))
-    write_star(output / "poses.star", optics, without_poses(table, but=(*ANGLES, *ORIGINS)).assign(**turned))
-    if (beside := poses.with_suffix(".cs")).is_file():
-        need(poses, "particles", table, (*ORIGINS, SUBSET))
-        shifts = -np.stack([numbers(poses, table[label]) for label in ORIGINS], axis=1)
-        records, subset = read_records(beside), numbers(poses, table[SUBSET]).astype(np.int64)
-        place = image_names(poses, table["rlnImageName"]).place
-        if not np.array_equal(place, records.get(INDEX, np.empty(0))):
-            raise ConfigError(
-                f"{beside} has other particles than {poses.name} ({len(records[UID])} and {len(table)}), or others in"
-                f" their order: move it away, and {poses.name} is flipped alone"
-            )
-        write_cryosparc(output / "poses.cs", records, np.arange(len(table)), rotations, shifts, subset)
+    changed = without_poses(table, but=(*ANGLES, *ORIGINS)).assign(**turned)
+    write_star(output / "poses.star", optics, changed)
+    write_beside(poses, output, changed, rotations)
+
+
+def write_beside(poses: Path, output: Path, changed: pd.DataFrame, rotations: np.ndarray) -> None:
+    """Write poses.cs into the folder `output`, if one lies beside the file `poses`.
+
+    `changed` is the table of `poses` with new `rotations` (n, 3, 3) and origins. Raises ConfigError where poses.cs has
+    other particles than the table.
+    """
+    beside = poses.with_suffix(".cs")
+    if not beside.is_file():
+        return
+    need(poses, "particles", changed, (*ORIGINS, SUBSET))
+    shifts = -np.stack([numbers(poses, changed[label]) for label in ORIGINS], axis=1)
+    records, subset = read_records(beside), numbers(poses, changed[SUBSET]).astype(np.int64)
+    place = image_names(poses, changed["rlnImageName"]).place
+    if not np.array_equal(place, records.get(INDEX, np.empty(0))):
+        raise ConfigError(
+            f"{beside} has other particles than {poses.name} ({len(records[UID])} and {len(changed)}), or others in"
+            f" their order: move it away, and {poses.name} alone is changed"
+        )
+    write_cryosparc(output / "poses.cs", records, np.arange(len(changed)), rotations, shifts, subset)

@@ -14,7 +14,7 @@ from equipose.core.sharpening import FEWEST, GUINIER, fsc_weights, guinier_b_fac
 from equipose.core.surface import enclosing_level, molecule_fraction
 from equipose.io.files import write_text
 from equipose.io.maps import read_map, write_map
-from equipose.io.particle_tables import PIXEL, SIZE, find_datadir, read_tables
+from equipose.io.particle_tables import NAMED, PIXEL, SIZE, find_datadir, of_groups, read_tables
 from equipose.reconstruction.verdict import verdict
 
 FILTERED, NEXT = "filtered.mrc", "next.md"
@@ -71,7 +71,8 @@ def steps(folder: Path, place: Path) -> list[Step]:
     summary = json.loads((folder / "reconstruction.json").read_text())
     (volume, voxel_size), (mask, _) = (read_map(folder / name) for name in ("volume.mrc", "mask.mrc"))
     optics, table = read_tables(folder / "poses.star")
-    pixel, box = float(optics[PIXEL].iloc[0]), int(optics[SIZE].iloc[0])
+    sizes = np.stack([of_groups(folder / "poses.star", label, optics, table) for label in (SIZE, PIXEL)], axis=1)
+    box, pixel = int(sizes[0, 0]), float(sizes[0, 1])
     images = _images(summary, table)
     at = {name: shlex.quote(str(place / name)) for name in ("poses.star", "volume.mrc", "reference.mrc", FILTERED)}
     axis = np.arange(len(mask)) - len(mask) // 2
@@ -90,7 +91,8 @@ def steps(folder: Path, place: Path) -> list[Step]:
     return [
         Step(
             "RELION",
-            "Refinement in its own half-sets, which are ours, from our poses. Local angular searches start at once.",
+            "Refinement in its own half-sets, which are ours, from our poses. Local angular searches start at once."
+            + _several(sizes),
             [
                 f"cd {shlex.quote(str(images))}",
                 f"relion_image_handler --i {at['volume.mrc']} --o {at['reference.mrc']} --angpix {voxel_size:.6g}"
@@ -101,7 +103,7 @@ def steps(folder: Path, place: Path) -> list[Step]:
         ),
         Step(
             "cryoDRGN",
-            "Heterogeneity, with our poses held.",
+            "Heterogeneity, with our poses held." + _several(sizes),
             [
                 f"cd {shlex.quote(str(images))}",
                 f"cryodrgn parse_pose_star {cryodrgn} -o poses.pkl",
@@ -112,6 +114,15 @@ def steps(folder: Path, place: Path) -> list[Step]:
         ),
         Step("ChimeraX", "The map, and the filtered one.", [f"chimerax --cmd {shlex.quote(show)}"]),
     ]
+
+
+def _several(sizes: np.ndarray) -> str:
+    """What to say of boxes and pixel sizes (n, 2) that differ between images; nothing if they are the same."""
+    first, *others = (f"{box:.0f} pixels of {pixel:g} Å" for box, pixel in pd.DataFrame(sizes).drop_duplicates().values)
+    if not others:
+        return ""
+    more = f"{', '.join(others[:NAMED])}{', …' if len(others) > NAMED else ''}"
+    return f" Optics groups differ: box and pixel size below are those of the first image, {first}; others have {more}."
 
 
 def _images(summary: dict[str, Any], table: pd.DataFrame) -> Path:

@@ -138,11 +138,11 @@ def pose(
             f" would; {ANOTHER:.0%} are needed. Give particles of the same molecule, or reconstruct these anew;"
             " --anyway poses them all the same"
         )
-    write_json(output / PARTIAL / "decoy.json", judged)
-    write_json(output / SETTINGS, settings)
     with one_at_a_time(output / PARTIAL / "lock", say):
         if _is_done(output, settings):  # by the process that we waited for
             return read_json(output / SUMMARY)
+        write_json(output / SETTINGS, settings)
+        write_json(output / PARTIAL / "decoy.json", judged)
         rotations, shifts, scores = zip(*_all_posed(finished, more, encoder_only, output, say), strict=True)
         summary = _summary(finished, more, np.concatenate(scores), judged, encoder_only)
         if with_sums:

@@ -17,6 +17,7 @@ from equipose.errors import ConfigError
 from equipose.io.files import whole_folder, write_json, write_text
 from equipose.io.maps import read_cube, write_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, need, per_particle, read_tables, write_star
+from equipose.reconstruction.handback import write_beside
 from equipose.reconstruction.names import THRESHOLD
 from equipose.reconstruction.verdict import check_has_map, read_summary, with_verdict
 
@@ -24,7 +25,7 @@ MAPS = ("volume", "half1", "half2", "mask", "local_resolution")
 
 
 def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
-    """Write poses.star and the maps of a reconstruction in `folder` on the axes of `symmetry`, in `out`.
+    """Write the poses and the maps of a reconstruction in `folder` on the axes of `symmetry`, in `out`.
 
     Each half-map is made symmetric separately, and their FSC is computed again. Returns the frame in which the map has
     the axes. Raises ConfigError if there is no reconstruction, or its map does not have this symmetry.
@@ -58,11 +59,13 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
     origins = np.stack([per_particle(poses, label, optics, table) for label in ORIGINS], axis=1)
     rotations = from_relion_angles(angles)
     table[list(ORIGINS)] = origins - voxel_size * rotations[:, :2] @ frame.centre
-    table[list(ANGLES)] = to_relion_angles(rotations @ frame.rotation)
+    turned = rotations @ frame.rotation
+    table[list(ANGLES)] = to_relion_angles(turned)
     with whole_folder(out) as partial:
         for name, data in made.items():
             write_map(partial / f"{name}.mrc", data, voxel_size)
         write_star(partial / "poses.star", optics, table)
+        write_beside(poses, partial, table, turned)
         if (folder / "agreement.csv").is_file():
             shutil.copy2(folder / "agreement.csv", partial)
         if {"half1", "half2", "mask"} <= made.keys():

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from snakemake.api import SnakemakeApi
 from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
 
+from equipose.config.given import read_given
 from equipose.config.settings import DatasetConfig, asked_runs, merge
 from equipose.io.progress import duration, number, run_main
 from equipose.study.job_times import wall_times
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("config", type=Path, nargs="+", help="config.yaml, then the presets to lay over it")
     parser.add_argument("--gpus", type=number(int, 1), nargs="+", default=GPUS, help="numbers of GPUs to plan for")
     arguments = parser.parse_args()
-    layers = [yaml.safe_load(path.read_text()) for path in arguments.config]
+    layers = [read_given(path) for path in arguments.config]
     print(plan(reduce(merge, layers), files_to_make(arguments.config), arguments.gpus))
 
 

@@ -1,6 +1,7 @@
 """The state of the runs in a results folder, read from its files alone: no Snakemake, no scheduler, no weights."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,9 @@ ERROR = re.compile(r"^(error: |Traceback \(most recent call last\))", re.MULTILI
 STOPPED = "stopped; "
 LEFT = re.compile(r"([\d.]+) min left")
 NAME = re.compile(r"^\[.*?\] ")
+ON_THE_WAY = re.compile(r"^step (\d+)(?:/\d+)?(?: \(.*?\))?|( · [\d.]+ min left)")
+"""What a line of training says of its end: the steps so far of all steps, their stage, and the time that is left."""
+
 LAST_LINES = 5
 
 
@@ -135,6 +139,13 @@ def class_folders(top: Path) -> list[Path]:
     return [top / name for name in names if (top / name / SETTINGS).is_file()]
 
 
+def former_classes(top: Path, made: Collection[int]) -> list[Path]:
+    """The folders of classes that a former command reconstructed in `top`, but for those `made` now."""
+    now = {f"class{number}" for number in made}
+    folders = [path.parent for path in top.glob(f"class*/{SETTINGS}")]
+    return sorted(each for each in folders if re.fullmatch(r"class\d+", each.name) and each.name not in now)
+
+
 def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -> RunStatus:
     name = folder.relative_to(results / "runs")
     try:
@@ -194,4 +205,6 @@ def _time_left(runs: list[RunStatus], at_once: int) -> str:
 
 def _line(run: RunStatus) -> str:
     last = NAME.sub("", run.log[-1]) if run.log else "no log"
+    if run.state == "done":  # a run may end before its budget does
+        last = ON_THE_WAY.sub(lambda found: f"{found[1]} steps" if found[1] else "", last)
     return f"  {run.name}  {last}" + f"  ({run.silent:.0f} min ago)" * (run.state not in ("done", "unreadable"))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from equipose.config.folder import WORKFLOW, preset
+from equipose.config.given import check_given
 from equipose.errors import ConfigError
 
 
@@ -13,23 +14,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Snakemake on the paper's workflow, with results in the working folder."""
     presets = [preset(name) for name in arguments.preset]
     for file in arguments.configfile:
-        _check_is_a_file(file)
+        try:
+            check_given(file)
+        except ConfigError as error:
+            raise ConfigError(f"--configfile: {error}") from error
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile"), *arguments.snakemake]
     if files := [*presets, *arguments.configfile]:
         command += ["--configfile", *map(str, files)]
     sys.stdout.flush()
     os.execv(sys.executable, command)  # Snakemake in our place: its signals and its exit code are its own
-
-
-def _check_is_a_file(path: Path) -> None:
-    """Raises ConfigError with the remedy if a `--configfile` cannot be read again and again: each job reads it."""
-    if path.is_file():
-        return
-    if path.is_dir():
-        raise ConfigError(f"--configfile: {path} is a folder: name a file of settings in it")
-    if path.exists():
-        raise ConfigError(f"--configfile: {path} can be read only once, and each job reads it: write it to a file")
-    raise ConfigError(f"--configfile: {path} does not exist")
 
 
 def where(_: argparse.Namespace) -> None:
