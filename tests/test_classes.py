@@ -191,9 +191,9 @@ def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(
     summary = json.loads((out / "reconstruction.json").read_text())
     assert [each["folder"] for each in summary["reconstructed"]] == ["class1", "class2"]
     assert not any(path.exists() for path in of_one), "a map of all particles does not fit to the classes' poses"
-    assert not (out / "class3").exists() and (out / "class3_copy").exists() and (out / "class").exists()
+    assert (out / "class3").exists(), "hours may lie in it"
     said = capsys.readouterr().out
-    assert f"{out / 'class3'}: removed: a class of a former command" in said
+    assert said.count("a class of a former command") == 1 and f"warning: {out / 'class3'}: " in said
     assert "class 2: 2 particles" in said and f"class 1: {out / 'class1'}: partly converged" in said
     page = build(out, summary, cli.CLASSES_REPORT, "mixture")
     assert page.count("<canvas") == 2 and 'href="class2/report.html"' in page and "0.97" in page

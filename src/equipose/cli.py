@@ -282,8 +282,7 @@ def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path
     for left in (*MAPS, *EITHER_HAND[:-1], *OF_ALL):
         (out / left).unlink(missing_ok=True)  # of a former command without classes
     for former in former_classes(out, made):
-        shutil.rmtree(former)
-        print(f"{former}: removed: a class of a former command")
+        print(f"warning: {former}: a class of a former command: {out / 'poses.star'} has none of its poses")
     write_text(out / "report.html", build(out, whole, CLASSES_REPORT, out.name))
     print(in_words(summary))
     for each in whole["reconstructed"]:
