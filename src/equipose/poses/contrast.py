@@ -4,10 +4,14 @@ Ice, dose and defocus make it vary from image to image. A strong image that is t
 every pose badly, and a weak one fits the poses of little signal.
 """
 
+import torch
 from torch import Tensor
 
 PRIOR = 4.0
 """The inverse variance of contrasts that are not known yet: they are 1 ± 0.5."""
+
+FEW = 1.0
+"""So many images around a direction leave half of the difference of their mean contrast from that of all."""
 
 LEAST, MOST = 0.2, 5.0
 """Contrasts beyond these are none of a molecule."""
@@ -22,10 +26,26 @@ def evidence(target: Tensor, predicted: Tensor, weights: Tensor) -> tuple[Tensor
     return (target.conj() * predicted).real @ weights, predicted.abs().square() @ weights
 
 
-def likeliest(before: Tensor, product: Tensor, power: Tensor) -> Tensor:
+def likeliest(before: Tensor, product: Tensor, power: Tensor, rotations: Tensor) -> Tensor:
     """The likeliest contrasts (b,), by the `evidence` of predictions that were made with the contrasts `before`.
 
-    Their mean is 1: the scale of all contrasts is that of the map, and would drift from step to step.
+    Their mean is 1: the scale of all contrasts is that of the map, and would drift from step to step. So it is around
+    each viewing direction of the poses `rotations` (b, 3, 3): a map is damped where few images see it, these images
+    would be taken for strong ones, and the map that they make would be damped more.
     """
     found = ((product / before + PRIOR) / (power / before**2 + PRIOR)).clamp(LEAST, MOST)
+    found = found / usual(found, rotations[:, 2])
     return found / found.mean()
+
+
+def usual(contrasts: Tensor, directions: Tensor) -> Tensor:
+    """The mean (b,) of `contrasts` (b,) around each of the viewing directions (b, 3), where these tell of a difference.
+
+    It is a quadratic form of the direction, fitted to the contrasts, so that opposite directions have the same.
+    """
+    first, second = torch.triu_indices(3, 3, device=directions.device)
+    products = directions[:, first] * directions[:, second]  # (b, 6)
+    mean = contrasts.mean()
+    apart = products.T @ (contrasts - mean)
+    curvature = products.T @ products + FEW * torch.eye(6, device=directions.device)
+    return (mean + products @ torch.linalg.solve(curvature, apart)).clamp_min(LEAST)

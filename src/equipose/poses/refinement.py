@@ -193,7 +193,7 @@ def _contrasts(
     rotations, shifts = poses
     seen = transfer * shift_phase(shifts, disc) * grid_slices(volume, radius, rotations, disc)
     noise = ((target - seen).abs().square() @ disc.weights / disc.weights.sum()).median()
-    return contrast.likeliest(before, *contrast.evidence(target, seen, disc.weights / noise))
+    return contrast.likeliest(before, *contrast.evidence(target, seen, disc.weights / noise), rotations)
 
 
 def judge_pass(

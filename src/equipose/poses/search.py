@@ -127,7 +127,7 @@ def search_step(
     hypotheses: float,
     rate: float,
     generator: torch.Generator,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """One stochastic EM step on images `target` (b, n) with CTFs `transfer` (b, n), within the disc's radius.
 
     `spectrum` (shells,) is the mean squared error a coefficient of each shell: noise, and what the volume does
@@ -136,7 +136,7 @@ def search_step(
     leaves more in doubt; it follows from step to step. So many `orientations` are tried, each at all trial `shifts`
     (s, 2), which have a normal distribution with standard deviation `deviation`, in pixels. With several `grids`, one
     for each class, a pose is one in any of them. Grids (at this `rate`), spectrum and temperature are moved in place;
-    returns the mean squared error per coefficient of the best matches, and their `contrast.evidence`.
+    returns the mean squared error per coefficient of the best matches, and their `contrast.evidence` and rotations.
     """
     alone = torch.eye(3, device=target.device)[None]
     rotations = spread_rotations(orientations, generator, alone)
@@ -164,7 +164,8 @@ def search_step(
 
         chosen = transfer_part * phases[best // len(slices)].conj() * slices[best % len(slices)]
         missed += (target_part - chosen).abs().square().sum(0)
-        told.append(contrast.evidence(target_part, chosen, white.weights / temperature))
+        turned = rotations[best % len(slices) % len(rotations)]
+        told.append((*contrast.evidence(target_part, chosen, white.weights / temperature), turned))
 
         belief = belief.view_as(likelihood)
         with quick_products():
@@ -181,8 +182,8 @@ def search_step(
         new = empty_grid(grid.radius, target.device)
         insert_slices(new, rotations, disc, own_values, own_power, alone)
         blend(grid, new, rate, within=disc.k.norm(dim=-1).max())
-    product, power = (torch.cat(parts) for parts in zip(*told, strict=True))
-    return residual.mean(), (product, power)
+    product, power, turned = (torch.cat(parts) for parts in zip(*told, strict=True))
+    return residual.mean(), (product, power, turned)
 
 
 def whitened(disc: HalfDisc, spectrum: Tensor) -> HalfDisc:
