@@ -10,7 +10,7 @@ from torch import Tensor
 PRIOR = 4.0
 """The inverse variance of contrasts that are not known yet: they are 1 ± 0.5."""
 
-FEW = 1.0
+FEW = 2.0
 """So many images around a direction leave half of the difference of their mean contrast from that of all."""
 
 LEAST, MOST = 0.2, 5.0

@@ -162,9 +162,10 @@ def search_step(
         torch.threshold_(belief, NO_BELIEF, 0.0)
         weighed -= 2 * belief.norm(dim=1).log().sum()
 
-        chosen = transfer_part * phases[best // len(slices)].conj() * slices[best % len(slices)]
+        which = best % len(slices)
+        chosen = transfer_part * phases[best // len(slices)].conj() * slices[which]
         missed += (target_part - chosen).abs().square().sum(0)
-        turned = rotations[best % len(slices) % len(rotations)]
+        turned = rotations[which % len(rotations)]
         told.append((*contrast.evidence(target_part, chosen, white.weights / temperature), turned))
 
         belief = belief.view_as(likelihood)
