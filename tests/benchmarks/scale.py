@@ -49,7 +49,7 @@ def main() -> None:
     for images in arguments.images:
         data, folder = arguments.out / f"data_{images}", arguments.out / f"{images}_{arguments.box}px"
         if not (folder / "report.html").exists() and not arguments.table:
-            make(data, box=64, voxel_size=8.5, snr=0.2, images=images)
+            make(data, "5nrl", box=64, voxel_size=8.5, snr=0.2, images=images)
             print(f"{time.strftime('%H:%M')} {images} particles", file=sys.stderr, flush=True)
             command = [equipose, "reconstruct", data / "particles.star", "--contrast", "bright", "--out", folder]
             command += ["--box", str(arguments.box), "--cores", str(arguments.cores)]

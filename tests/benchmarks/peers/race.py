@@ -48,10 +48,15 @@ SCORED = 200
 HERE = Path(__file__).resolve().parent
 
 DATA = {
-    "spliceosome_snr1_32px": {"box": 32, "voxel_size": 17.0, "snr": 1.0, "images": 3000},
-    "spliceosome_snr0.2_64px": {"box": 64, "voxel_size": 8.5, "snr": 0.2, "images": 3000},
+    "spliceosome_snr1_32px": {"atoms": "5nrl", "box": 32, "voxel_size": 17.0, "snr": 1.0, "images": 3000},
+    "spliceosome_snr0.2_64px": {"atoms": "5nrl", "box": 64, "voxel_size": 8.5, "snr": 0.2, "images": 3000},
+    "igg1_snr0.2_64px": {"atoms": "1igy", "box": 64, "voxel_size": 4.16, "snr": 0.2, "images": 3000},
+    "cav1_1_snr0.2_64px": {"atoms": "5gjv", "box": 64, "voxel_size": 6.10, "snr": 0.2, "images": 3000},
 }
-"""Simulated from the embedded atoms of 5NRL, shifts of 3 % of the box."""
+"""Simulated from embedded atoms (C1, all of them), shifts of 3 % of the box."""
+
+MASK = 0.81
+"""Diameter of RELION's mask in sides of the box."""
 
 Poses = tuple[np.ndarray, np.ndarray]
 """Rows (n,) of the particles, from 0, and rotations (n, 3, 3)."""
@@ -78,7 +83,7 @@ CRYODRGN = """
 
 RELION = """
 --ctf --sym C1 --K 1 --flatten_solvent --zero_mask --dont_combine_weights_via_disc --preread_images --pool 30 --pad 1
---particle_diameter 440 --oversampling 1 --offset_range 3 --offset_step 2 --j 1 --random_seed 1
+--oversampling 1 --offset_range 3 --offset_step 2 --j 1 --random_seed 1
 """
 
 SGD = """
@@ -97,8 +102,8 @@ def peers(environments: Path) -> dict[str, Peer]:
             lambda data, out: [
                 f"{equipose} reconstruct {data}/particles.star --contrast bright --out {out}/r --cores 1"
             ],
-            "r/poses.star",
-            lambda _, star: _of_star(star),
+            "r/**/poses.star",
+            _of_equipose,
             f"{equipose} --version",
         ),
         "cryodrgn": Peer(
@@ -112,7 +117,7 @@ def peers(environments: Path) -> dict[str, Peer]:
             f"{cryodrgn}/python -c 'import cryodrgn; print(cryodrgn.__version__)'",
         ),
         "relion": Peer(
-            lambda _, out: [f"relion_refine --i particles.star --o {out}/run {RELION} {SGD}"],
+            lambda data, out: [f"relion_refine --i particles.star --o {out}/run {_relion(data.name)} {SGD}"],
             "run_it*_class001.mrc",
             _of_relion,
             "relion_refine --version",
@@ -126,17 +131,17 @@ def peers(environments: Path) -> dict[str, Peer]:
     }
 
 
-def make(folder: Path, box: int, voxel_size: float, snr: float, images: int) -> None:
+def make(folder: Path, atoms: str, box: int, voxel_size: float, snr: float, images: int) -> None:
     """particles.star without poses, their stack and truth.star, in `folder`; nothing if they are there."""
     if (folder / "truth.star").exists():
         return
     defaults = yaml.safe_load((WORKFLOW / "config.yaml").read_text())["simulation"]
-    own = {"name": folder.name, "structure": "spliceosome", "box": box, "voxel_size": voxel_size, "snr": snr}
+    own = {"name": folder.name, "structure": atoms, "box": box, "voxel_size": voxel_size, "snr": snr}
     own |= {"images": images, "held_out": 0, "shift_std": 0.03 * box * voxel_size}
     config = SimulationConfig.from_dict(defaults | own, "simulation")
     folder.mkdir(parents=True, exist_ok=True)
-    atoms = WORKFLOW / "workflow/resources/structures/5nrl.npz"
-    write_map(folder / "volume.mrc", density(atoms, box, voxel_size, config.resolution), voxel_size)
+    packed = WORKFLOW / f"workflow/resources/structures/{atoms}.npz"
+    write_map(folder / "volume.mrc", density(packed, box, voxel_size, config.resolution), voxel_size)
     simulate(config, folder / "volume.mrc", folder, 1, lambda *_: None)
     optics, table = read_tables(folder / "particles.star")
     (folder / "particles.star").rename(folder / "with_poses.star")
@@ -205,6 +210,17 @@ def _of_star(star: Path) -> Poses:
     return rows, from_relion_angles(table[list(ANGLES)].to_numpy(float))
 
 
+def _of_equipose(_: Path, star: Path) -> Poses:
+    """Of all particles, or of those of the half-set whose own poses.star it is, in the order of all."""
+    rows, rotations = _of_star(star)
+    if "runs" not in star.parts:
+        return rows, rotations
+    folder, half = Path(*star.parts[: star.parts.index("work")]), star.parts[star.parts.index("runs") + 1]
+    table = read_tables(folder / "poses.star")[1]
+    where = table["rlnImageName"].str.split("@").str[0].astype(int).to_numpy() - 1
+    return where[table["rlnRandomSubset"].astype(int) == int(half.removeprefix("half"))][rows], rotations
+
+
 def _of_cryodrgn(_: Path, pickled: Path) -> Poses:
     with open(pickled, "rb") as file:
         rotations = np.asarray(pickle.load(file)[0], float)
@@ -216,6 +232,11 @@ def _of_aspire(_: Path, rows: Path) -> Poses:
     return np.load(rows), np.load(rows.with_suffix(".rotations.npy")).astype(float).swapaxes(1, 2)
 
 
+def _relion(name: str) -> str:
+    """RELION's options for a data set."""
+    return f"{RELION} --particle_diameter {MASK * DATA[name]['box'] * DATA[name]['voxel_size']:.0f}"
+
+
 def _of_relion(data: Path, volume: Path) -> Poses:
     """Poses of the first particles by one expectation against a map.
 
@@ -225,7 +246,8 @@ def _of_relion(data: Path, volume: Path) -> Poses:
     optics, table = read_tables(data / "particles.star")
     write_star(data / "scored.star", optics, table.iloc[:SCORED])
     (volume.parent / "expectation").mkdir(exist_ok=True)
-    command = f"relion_refine --i scored.star --ref {volume} --o {volume.parent}/expectation/run {RELION} {EXPECTATION}"
+    command = f"relion_refine --i scored.star --ref {volume} --o {volume.parent}/expectation/run"
+    command += f" {_relion(data.name)} {EXPECTATION}"
     subprocess.run(shlex.split(command), cwd=data, env=os.environ | ONE_THREAD, check=True, capture_output=True)
     return _of_star(volume.parent / "expectation/run_it001_data.star")
 
