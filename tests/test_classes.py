@@ -115,22 +115,42 @@ def table_of(count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(optics), pd.DataFrame(rows | {"rlnRandomSubset": [1 + row % 2 for row in range(count)]})
 
 
-@pytest.fixture
-def sorted_ones(run, mixture, monkeypatch, tmp_path: Path) -> tuple[dict, Path]:
-    """Six particles sorted into two classes by patched searches; the second half has them the other way round."""
+def sort_six(run, mixture, monkeypatch, tmp_path: Path, errors: list, alike: list[np.ndarray]) -> tuple[dict, Path]:
+    """Six particles sorted by patched searches with these `errors` in each half-set, and what likenesses are found."""
     write_star(tmp_path / "particles.star", *table_of(6))
     (tmp_path / "half1").mkdir()
     asked = PreparationConfig(name="x", star=str(tmp_path / "particles.star"), subset=1)
     (tmp_path / "half1/config.json").write_text(asked.to_json())
-    errors = iter([np.array([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0]]), np.array([[0.0, 9.0], [0.0, 9.0], [9.0, 0.0]])])
-    alike = iter([np.array([[0.1, 0.96], [0.97, 0.2]]), np.array([[1.0, 0.3], [0.3, 1.0]])])
+    found, likenesses = iter(np.array(errors)), iter(alike)
     monkeypatch.setattr(classes, "read_particles", lambda path: mixture)
     monkeypatch.setattr(classes, "search_classes", lambda *_: Start([], torch.ones(1), torch.ones(1)))
-    monkeypatch.setattr(classes, "likenesses", lambda *_: next(alike))
-    monkeypatch.setattr(classes, "misfits", lambda *_: next(errors))
+    monkeypatch.setattr(classes, "likenesses", lambda *_: next(likenesses))
+    monkeypatch.setattr(classes, "misfits", lambda *_: next(found))
     monkeypatch.setattr("equipose.reconstruction.handback.sizes_of", lambda *_: np.full((6, 1), BOX))
     work = tmp_path / "out/work/classes/particles"
-    return classes.sort([run, run], [tmp_path / "half1", tmp_path / "half2"], 2, work, lambda _: None), work
+    halves = [tmp_path / "half1", tmp_path / "half2"]
+    return classes.sort([run, run], halves, len(alike[0]), work, lambda _: None), work
+
+
+@pytest.fixture
+def sorted_ones(run, mixture, monkeypatch, tmp_path: Path) -> tuple[dict, Path]:
+    """Sorted into two classes; the second half has them the other way round."""
+    errors = [[[9.0, 0.0], [9.0, 0.0], [0.0, 9.0]], [[0.0, 9.0], [0.0, 9.0], [9.0, 0.0]]]
+    alike = [np.array([[0.1, 0.96], [0.97, 0.2]]), *[np.array([[1.0, 0.3], [0.3, 1.0]])] * 2]
+    return sort_six(run, mixture, monkeypatch, tmp_path, errors, alike)
+
+
+@pytest.mark.parametrize(
+    ("counts", "alike", "joined"),
+    [
+        ([[700, 235, 815], [700, 1049, 1]], 0.83, [0, 1, 1]),  # measured: GroEL's images in two classes
+        ([[700, 235, 815], [700, 1049, 1]], 0.3, [0, 1, 2]),  # not alike: a failed search, and no copies
+        ([[700, 620, 430], [700, 590, 460]], 0.9, [0, 1, 2]),  # the same shares in both half-sets: two states
+    ],
+)
+def test_classes_that_the_half_sets_divide_differently_are_copies_of_one_molecule(counts, alike, joined) -> None:
+    likeness = np.array([[1, 0.1, 0.1], [0.1, 1, alike], [0.1, alike, 1]])
+    assert classes.copies(np.array(counts), likeness).tolist() == joined
 
 
 def test_the_user_s_rows_get_a_class_and_their_half_the_largest_class_first(sorted_ones) -> None:
@@ -144,6 +164,15 @@ def test_the_user_s_rows_get_a_class_and_their_half_the_largest_class_first(sort
     alone = summary | {"halves_alike": [0.97, 0.4], "classes_alike": [[1.0, 0.98], [0.98, 1.0]]}
     said = classes.in_words(alone)
     assert "do not agree on all classes" in said and "Classes 1 and 2 look the same (0.98)" in said
+
+
+def test_copies_of_one_molecule_are_one_class(run, mixture, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(classes, "copies", lambda *_: np.array([0, 0, 2]))
+    errors = [[9.0, 1.0, 5.0], [1.0, 9.0, 5.0], [9.0, 9.0, 0.0]]
+    summary, work = sort_six(run, mixture, monkeypatch, tmp_path, [errors, errors], [np.eye(3)] * 3)
+    assert read_tables(work / classes.SORTED)[1][classes.CLASS].tolist() == [1, 1, 1, 1, 2, 2]
+    assert summary["classes"] == 2 and summary["particles"] == [[2, 2], [1, 1]]
+    assert "3 classes were asked for" in classes.in_words(summary)
 
 
 def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(

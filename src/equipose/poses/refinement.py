@@ -14,6 +14,7 @@ removes the noise of the solvent from this map (`mask.py`). At its new pose, eac
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,10 @@ was. With 1,500 images a half, GroEL's correlated by 0.9962, 0.9963, 0.9964 and 
 than 0.9985 in pass 11; half 1 went to the last pass in vain.
 """
 
+FURTHER, FEW_CHANGED = 12, 0.05
+"""The most further passes over a molecule that is nearly symmetric. They end once a smaller share of the poses changes.
+"""
+
 FAR = 4.0
 """Shifts within so many standard deviations are tried. An image with a larger shift is lost. Of 10,000 images, 1.1 %
 lie outside of three deviations, half of all wrong poses that refinement left at SNR 0.1; 0.03 % lie outside of four.
@@ -82,6 +87,20 @@ VARIED = 0.25
 """Standard deviation of contrasts above which poses are sought again with them. Where it was 0.6, 83 to 86 % of right
 poses were found again without them. Noise alone, and contrasts that vary by 15 %, leave less.
 """
+
+
+@dataclass(frozen=True)
+class Mates:
+    """Rotations (g, 3, 3) about a `centre` (3,), pixels from L/2, after which a map looks nearly the same."""
+
+    rotations: Tensor
+    centre: Tensor
+
+    def of(self, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+        """The poses (b, g, 3, 3) and (b, g, 2) that show nearly what poses (b, 3, 3) and (b, 2), pixels, show."""
+        mates = rotations[:, None] @ self.rotations
+        return mates, shifts[:, None] + (rotations[:, None, :2] - mates[:, :, :2]) @ self.centre
+
 
 JUDGED = 1000
 """Number of images by which a run is judged without a truth; at most half of all images."""
@@ -116,14 +135,9 @@ def refine(
     else:
         volume = first_volume(model, particles, turned, moved, trained)
     for refine_pass in range(first, first if settled else passes):
-        started, following, elsewhere = time.perf_counter(), empty_grid(radius, device), 0
         reference = volume if grid is None else (grid, solvent_mask(grid_map(grid)))
         assert reference is not None  # the first volume, or that of `grid`
-        for some in torch.arange(len(turned), device=device).chunk(PARTS):
-            changed, sums = refine_part(model, particles, some, turned, moved, contrasts, reference, refine_pass)
-            following, elsewhere, done = together(following, sums), elsewhere + changed, int(some[-1]) + 1
-            left = (time.perf_counter() - started) * (len(turned) / done - 1)
-            say(f"refinement {refine_pass + 1}/{passes}: {done} images, {left:.0f} s left")
+        elsewhere, following = _whole_pass(model, particles, turned, moved, contrasts, reference, refine_pass, say)
         alike, settled = judge_pass(refine_pass, passes, elsewhere / len(turned), grid, following, alike)
         say(f"refinement {refine_pass + 1}/{passes}: {elsewhere} poses changed, the map correlates by {alike:.4f}")
         grid = following
@@ -138,6 +152,66 @@ def refine(
     return *_as_arrays(model, turned, moved), grid_volume(grid)
 
 
+@torch.no_grad()
+def refine_further(
+    model: Autoencoder,
+    particles: Particles,
+    rotations: np.ndarray,
+    shifts: np.ndarray,
+    mates: Mates,
+    say: Callable[[str], None],
+    kept: Path,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Poses of all particles after further passes over those that `refine` left, until few of them change.
+
+    Of a molecule that is nearly symmetric, `refine` leaves many images at a wrong one of the nearly alike poses: the
+    map hardly changes any more, but what breaks its symmetry grows from pass to pass. Here the `mates` of each pose are
+    compared, too. Poses are as for `refine`. The state after a pass is kept in a file, and the same call continues
+    from it.
+    """
+    turned, moved = on_device(model, rotations, shifts)
+    start, rows, contrasts = turned.clone(), torch.arange(len(turned)), torch.ones(len(turned), device=turned.device)
+    first, done = model.config.model.refine_passes, 0
+    if known := _known(kept, start):
+        done, turned, moved, contrasts = (known[name] for name in ("passes", "rotations", "shifts", "contrasts"))
+        grid = FourierGrid(model.box // 2, known["signal"], known["power"])
+    else:
+        grid = _back_projected(model, particles, rows.to(turned.device), turned, moved)
+    for further in range(done, FURTHER):
+        reference = grid, solvent_mask(grid_map(grid))
+        changed, grid = _whole_pass(model, particles, turned, moved, contrasts, reference, first + further, say, mates)
+        say(f"further refinement {further + 1}/{FURTHER}: {changed} poses changed")
+        known = {"passes": further + 1, "start": start, "rotations": turned, "shifts": moved, "contrasts": contrasts}
+        with whole_file(kept) as partial:
+            torch.save(known | {"signal": grid.signal, "power": grid.power}, partial)
+        if changed < FEW_CHANGED * len(turned):
+            break
+    return _as_arrays(model, turned, moved)
+
+
+def _whole_pass(
+    model: Autoencoder,
+    particles: Particles,
+    turned: Tensor,
+    moved: Tensor,
+    contrasts: Tensor,
+    reference: Tensor | tuple[FourierGrid, Tensor],
+    refine_pass: int,
+    say: Callable[[str], None],
+    mates: Mates | None = None,
+) -> tuple[int, FourierGrid]:
+    """A pass over all particles, part by part, as `refine_part` does each."""
+    started, following, elsewhere = time.perf_counter(), empty_grid(model.box // 2, turned.device), 0
+    for some in torch.arange(len(turned), device=turned.device).chunk(PARTS):
+        changed, sums = refine_part(
+            model, particles, some, turned, moved, contrasts, reference, refine_pass, mates=mates
+        )
+        following, elsewhere, done = together(following, sums), elsewhere + changed, int(some[-1]) + 1
+        left = (time.perf_counter() - started) * (len(turned) / done - 1)
+        say(f"refinement, pass {refine_pass + 1}: {done} images, {left:.0f} s left")
+    return elsewhere, following
+
+
 def refine_part(
     model: Autoencoder,
     particles: Particles,
@@ -148,6 +222,7 @@ def refine_part(
     reference: Tensor | tuple[FourierGrid, Tensor],
     refine_pass: int,
     offset: int = 0,
+    mates: Mates | None = None,
 ) -> tuple[int, FourierGrid]:
     """A pass over the rows `some` of the particles: the number of poses that changed, and the sums of these rows.
 
@@ -168,9 +243,9 @@ def refine_part(
         seed = np.random.default_rng([model.config.seed, refine_pass, offset + int(rows[0])]).integers(2**62)
         generator = torch.Generator(device).manual_seed(int(seed))
         batch = _read(model, particles, rows, contrasts)
-        poses = _best_pose(model, field, resolution, batch, turned[rows], moved[rows], generator)
-        mates = turned[rows, None] @ model.group
-        elsewhere += int(((poses[0][:, None] - mates).square().sum((2, 3)).amin(1) > CONSISTENT).sum())
+        poses = _best_pose(model, field, resolution, batch, turned[rows], moved[rows], generator, mates)
+        same = turned[rows, None] @ model.group
+        elsewhere += int(((poses[0][:, None] - same).square().sum((2, 3)).amin(1) > CONSISTENT).sum())
         turned[rows], moved[rows] = poses
         disc, target, transfer = _coefficients(batch, model.disc)
         before = contrasts[rows]
@@ -223,7 +298,12 @@ def _risen(refine_pass: int, passes: int) -> float:
 
 @torch.no_grad()
 def poses_against(
-    model: Autoencoder, volume: Tensor, particles: Particles, rotations: np.ndarray, shifts: np.ndarray
+    model: Autoencoder,
+    volume: Tensor,
+    particles: Particles,
+    rotations: np.ndarray,
+    shifts: np.ndarray,
+    mates: Mates | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Poses of the first n particles by `volume` (m³, 2), the points of a grid of radius L/2 in the model's scale.
 
@@ -236,11 +316,12 @@ def poses_against(
     turned, moved = on_device(model, rotations, shifts)
     for rows in torch.arange(len(turned), device=volume.device).split(BATCH):
         batch, average = _read(model, particles, rows), torch.ones(len(rows), device=volume.device)
-        poses = _best_pose(model, field, 1.0, batch, turned[rows], moved[rows], generator)
+        poses = _best_pose(model, field, 1.0, batch, turned[rows], moved[rows], generator, mates)
         contrasts = _contrasts(average, volume, model.box // 2, poses, *_coefficients(batch, model.disc))
         if len(rows) > 1 and contrasts.std() > VARIED:
             images, parameters, side = batch
-            poses = _best_pose(model, field, 1.0, (images, scaled(parameters, contrasts), side), *poses, generator)
+            again = images, scaled(parameters, contrasts), side
+            poses = _best_pose(model, field, 1.0, again, *poses, generator, mates)
         turned[rows], moved[rows] = poses
     return _as_arrays(model, turned, moved)
 
@@ -366,11 +447,13 @@ def _best_pose(
     rotations: Tensor,
     shifts: Tensor,
     generator: torch.Generator,
+    mates: Mates | None = None,
 ) -> tuple[Tensor, Tensor]:
     """For each image, the best of its given pose and its best matches among some thousand spread poses, all refined.
 
-    `field` (m³, 8) is the volume with its slopes. With a `resolution` below 1, only that part of the shells and fewer
-    orientations are compared.
+    The `mates` of that pose, if there are any, are compared with it by all these shells, since only the finest may tell
+    them apart. `field` (m³, 8) is the volume with its slopes. With a `resolution` below 1, only that part of the shells
+    and fewer orientations are compared.
     """
     config, radius, device = model.config.model.search, model.box // 2, rotations.device
     radii = growing_radii([resolution * shells for shells in config.refine_radii], resolution * radius)
@@ -386,4 +469,7 @@ def _best_pose(
         volume, radius, *measured[0], orientations, trial_shifts, weight, config.candidates, model.dtype
     )
     candidates = torch.cat([rotations[:, None], orientations[best]], 1), torch.cat([shifts[:, None], found], 1)
-    return search.best_refined(field, radius, measured, *candidates, weight, config.refine_iterations)
+    poses = search.best_refined(field, radius, measured, *candidates, weight, config.refine_iterations)
+    if mates is None:
+        return poses
+    return search.best_refined(field, radius, measured[-1:], *mates.of(*poses), weight, config.refine_iterations)

@@ -10,13 +10,15 @@ class, with searches of its own: of this sorting, only the choice of images ente
 
 import argparse
 import dataclasses
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 import torch
 
 from equipose.config.settings import PreparationConfig, RunConfig
@@ -36,6 +38,15 @@ SAME = 0.9
 """Likeness from which two classes show the same molecule: stricter than for starts of one search, since the classes of
 an unsorted mixture are alike, too.
 """
+
+
+COPIES = 0.7
+"""Likeness of two classes of a half-set from which they may be copies of one molecule. Two copies of GroEL had 0.83,
+two molecules 0.08 to 0.24.
+"""
+
+CHANCE = 1e-6
+"""Probability by chance below which the half-sets' shares of two classes differ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +69,27 @@ def sort(
         misfits(run, part, start)[:, order]
         for run, part, start, order in zip(runs, particles, pair.starts, orders, strict=True)
     ]
+    shells = runs[0].model.search.last_radius - 1
+    within = [
+        likenesses(start, start, shells)[np.ix_(order, order)] for start, order in zip(pair.starts, orders, strict=True)
+    ]
+    first = copies(_counts([chosen(each)[0] for each in errors], classes), np.mean(within, axis=0))
+    molecules = [np.flatnonzero(first == each) for each in np.unique(first)]
+    errors = [np.stack([each[:, members].min(1) for members in molecules], axis=1) for each in errors]
     labels, sure = zip(*map(chosen, errors), strict=True)
-    counts = np.stack([np.bincount(label, minlength=classes) for label in labels])
+    counts = _counts(labels, len(molecules))
     largest_first = np.argsort(-counts.sum(0), kind="stable")
     rank = np.argsort(largest_first)
     config = PreparationConfig.load(datasets[0] / "config.json")
     write_classes(output, config, [1 + rank[label] for label in labels])
-    same_half = likenesses(pair.starts[0], pair.starts[0], runs[0].model.search.last_radius - 1)
+    same_half = np.array([[within[0][np.ix_(one, other)].max() for other in molecules] for one in molecules])
+    halves_alike = np.array([pair.alike[members].max() for members in molecules])
     summary = {
-        "classes": classes,
+        "asked_for": classes,
+        "classes": len(molecules),
         "particles": counts[:, largest_first].T.tolist(),
         "starts": tried,
-        "halves_alike": pair.alike[largest_first].tolist(),
+        "halves_alike": halves_alike[largest_first].tolist(),
         "classes_alike": same_half[np.ix_(largest_first, largest_first)].tolist(),
         "mean_probability": [float(np.mean(each)) for each in sure],
     }
@@ -103,6 +123,27 @@ def agreeing_starts(
             break
     assert best is not None  # starts are 1 or more
     return best, tried
+
+
+def copies(counts: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """For each class (c,), the first of those that show the same molecule as it does.
+
+    Where fewer molecules are there than classes, two classes settle on one molecule. They look alike, and nothing in
+    the images says where to divide them: the half-sets, drawn at random, divide them differently. Two molecules, or two
+    states of one, have the same shares in both. `counts` (2, c) are the images of each half-set, and `alike` (c, c) is
+    how alike two classes look.
+    """
+    first = np.arange(counts.shape[1])
+    for one, other in itertools.combinations(first.tolist(), 2):
+        by_chance = scipy.stats.fisher_exact(counts[:, [one, other]]).pvalue
+        if alike[one, other] >= COPIES and by_chance < CHANCE:
+            first[first == first[other]] = first[one]
+    return first
+
+
+def _counts(labels: Sequence[np.ndarray], classes: int) -> np.ndarray:
+    """Images (2, c) of each half-set in each class."""
+    return np.stack([np.bincount(label, minlength=classes) for label in labels])
 
 
 def chosen(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -152,6 +193,11 @@ def in_words(summary: dict[str, Any]) -> str:
     alike = np.array(summary["classes_alike"])
     same = [(a + 1, b + 1) for a, b in zip(*np.nonzero(np.triu(alike >= SAME, 1)), strict=True)]
     text = " ".join(parts)
+    if (asked := summary.get("asked_for", summary["classes"])) > summary["classes"]:  # older folders lack it
+        text += (
+            f" {asked} classes were asked for: some of them showed one molecule, divided differently by the two"
+            " half-sets, and were joined."
+        )
     if min(summary["halves_alike"]) >= SAME:
         text += " Both half-sets have found the same classes."
     else:

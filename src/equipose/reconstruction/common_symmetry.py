@@ -18,7 +18,8 @@ from equipose.core.likeness import Fit, fit, laid
 from equipose.core.mask import solvent_mask
 from equipose.core.point_groups import ALONE, group, nearest_mates
 from equipose.core.pose_metrics import Alignment
-from equipose.core.symmetry_axes import Frame, detect, detected
+from equipose.core.symmetry_axes import Frame, detect, detected, find_axes
+from equipose.poses.refinement import Mates
 from equipose.poses.search import spread_rotations
 from equipose.reconstruction.halves import Half, back_project, bring_together, centred
 from equipose.reconstruction.names import AGREES, CONVERGED
@@ -72,6 +73,13 @@ def compare(halves: list[Half], asked: list[RelionPoses]) -> Together:
     chosen = _chosen(frames, halves, asked, found)
     correlations = {name: frame.correlation for name, frame in frames.items()}
     return dataclasses.replace(chosen, correlations=correlations, alike=found.likeness)
+
+
+def mates(half: Half, name: str) -> Mates:
+    """The rotations of a point group, in the frame in which the map of a half-set has it best."""
+    frame = find_axes(_molecule(half), name, DETECTED_BY * half.box / 2)
+    same = frame.rotation @ group(name) @ frame.rotation.T
+    return Mates(torch.from_numpy(same).float(), torch.from_numpy(frame.centre).float())
 
 
 def _chosen(frames: dict[str, Frame], halves: list[Half], asked: list[RelionPoses], found: Fit) -> Together:

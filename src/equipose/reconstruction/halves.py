@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from equipose.core.rotations import degrees_from_squared_frobenius
 from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import reporter
 from equipose.model.autoencoder import Autoencoder, load_model
-from equipose.poses.refinement import poses_against
+from equipose.poses.refinement import Mates, poses_against, refine_further
 from equipose.training.evaluate import RelionPoses, predict, unknown_poses
 from equipose.training.run_progress import networks_trained
 
@@ -93,9 +93,14 @@ def centred(poses: RelionPoses, centre: np.ndarray) -> RelionPoses:
     return dataclasses.replace(poses, shifts=poses.shifts + poses.rotations[:, :2] @ centre)
 
 
-def ask_each_other(halves: list[Half], runs: list[Path]) -> list[RelionPoses]:
-    """For each half-set, the poses that the run of the other one, which never saw them, finds for its first images."""
-    return [_asked(runs[1], halves[1], halves[0]), _asked(runs[0], halves[0], halves[1])]
+def ask_each_other(
+    halves: list[Half], runs: list[Path], mates: tuple[Mates | None, Mates | None] = (None, None)
+) -> list[RelionPoses]:
+    """For each half-set, the poses that the run of the other one, which never saw them, finds for its first images.
+
+    Where the maps of the halves look nearly the same after some rotations, `mates` has these of each.
+    """
+    return [_asked(runs[1], halves[1], halves[0], mates[1]), _asked(runs[0], halves[0], halves[1], mates[0])]
 
 
 def bring_together(
@@ -131,14 +136,21 @@ def back_project(half: Half) -> FourierGrid:
 
 
 @torch.no_grad()
-def _asked(run: Path, own: Half, other: Half) -> RelionPoses:
+def _asked(run: Path, own: Half, other: Half, mates: Mates | None) -> RelionPoses:
     """Poses that `run` finds for the first images of the other half-set: from its encoder and from a search, refined
     against the map of its own half-set. It uses nothing of the other half-set's run.
     """
     model, asked = load_model(run / "model.pt"), other.some(slice(COMPARED)).particles
     known = networks_trained(run, model.config)
     answers = predict(model, asked, reporter())[0] if known else unknown_poses(asked)
-    return RelionPoses(*poses_against(model, as_seen(model, own), asked, answers.rotations, answers.shifts))
+    return RelionPoses(*poses_against(model, as_seen(model, own), asked, answers.rotations, answers.shifts, mates))
+
+
+def refined_further(run: Path, half: Half, mates: Mates, say: Callable[[str], None], kept: Path) -> Half:
+    """The same particles after further passes of the refinement of their `run`; its state is kept in a file."""
+    model = load_model(run / "model.pt")
+    rotations, shifts = refine_further(model, half.particles, half.rotations, half.shifts, mates, say, kept)
+    return dataclasses.replace(half, rotations=rotations, shifts=shifts)
 
 
 def posed_against(run: Path, half: Half, volume: Tensor) -> Half:

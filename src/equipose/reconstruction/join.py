@@ -34,8 +34,8 @@ from equipose.io.fingerprint import fingerprint
 from equipose.io.maps import write_map
 from equipose.io.progress import run_main
 from equipose.reconstruction import junk
-from equipose.reconstruction.common_symmetry import compare
-from equipose.reconstruction.halves import ask_each_other, back_project, read_half
+from equipose.reconstruction.common_symmetry import compare, mates
+from equipose.reconstruction.halves import ask_each_other, back_project, read_half, refined_further
 from equipose.reconstruction.handback import write_poses
 from equipose.reconstruction.independent_shifts import independent_sums
 from equipose.reconstruction.names import AGREES, THRESHOLD
@@ -56,6 +56,12 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     star = Path(configs[0].star)
     own = [read_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
     together = compare(own, ask_each_other(own, runs))
+    if together.nearly:
+        say(f"nearly {together.symmetry}: further passes, for which of the nearly alike poses is right")
+        alike = (mates(own[0], together.symmetry), mates(own[1], together.symmetry))
+        kept = [output / f"further{half}.pt" for half in (1, 2)]
+        own = [refined_further(*each, say, path) for *each, path in zip(runs, own, alike, kept, strict=True)]
+        together = compare(own, ask_each_other(own, runs, alike))
     halves, degrees = together.halves, together.degrees
     numbers = "".join(f", {name} {each:.2f}" for name, each in (together.correlations or {}).items())
     say(f"point group {'nearly ' * together.nearly}{together.symmetry}{numbers}")
