@@ -3,12 +3,26 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
+from test_symmetry_axes import blobs
 
-from equipose.core.fourier_grid import FourierGrid, from_real_map, grid_volume, real_map, sampled, with_slopes
+from equipose.core.fourier import from_half_disc, half_disc, shift_phase
+from equipose.core.fourier_grid import (
+    FourierGrid,
+    from_real_map,
+    grid_slices,
+    grid_volume,
+    real_map,
+    sampled,
+    with_slopes,
+)
 from equipose.core.mask import masked_volume, solvent_mask
-from equipose.io.particles import read_particles
+from equipose.core.point_groups import group
+from equipose.core.rotations import random_rotations
+from equipose.io.particles import Particles, read_particles
 from equipose.model.autoencoder import Autoencoder
 from equipose.poses import refinement, search
 
@@ -28,7 +42,7 @@ def test_images_are_compared_with_the_map_of_all_others(monkeypatch, small_run, 
     model = Autoencoder(dataclasses.replace(run, model=dataclasses.replace(run.model, refine_passes=2)), 1.0)
     seen = []
 
-    def stay(model, field, resolution, batch, rotations, shifts, generator):
+    def stay(model, field, resolution, batch, rotations, shifts, generator, mates=None):
         seen.append((len(rotations), field))
         return rotations, shifts
 
@@ -66,7 +80,7 @@ def test_passes_end_when_poses_have_settled(monkeypatch, small_run, simulated_da
     parts = len(torch.arange(len(particles.images)).chunk(refinement.PARTS))
     resolutions, half_turn = [], torch.diag(torch.tensor([1.0, -1.0, -1.0]))
 
-    def move_in_five_passes(model, field, resolution, batch, rotations, shifts, generator):
+    def move_in_five_passes(model, field, resolution, batch, rotations, shifts, generator, mates=None):
         resolutions.append(resolution)
         return (rotations @ half_turn if len(resolutions) <= 5 * parts else rotations), shifts
 
@@ -206,7 +220,7 @@ def test_poses_are_sought_again_with_the_contrasts_where_these_vary(
     particles = dataclasses.replace(particles, images=particles.images[:] * true[:, None, None])
     model, seen = Autoencoder(small_run("d4_l2", 32), 1.0), []
 
-    def right(model, field, resolution, batch, rotations, shifts, generator):
+    def right(model, field, resolution, batch, rotations, shifts, generator, mates=None):
         seen.append(batch[1])
         return rotations, shifts
 
@@ -219,3 +233,85 @@ def test_poses_are_sought_again_with_the_contrasts_where_these_vary(
     assert len(seen) == searches
     if searches == 2:
         assert np.corrcoef(seen[1][:, 8], true)[0, 1] > 0.95
+
+
+def test_mates_of_a_pose_show_the_same_of_a_symmetric_map_wherever_its_axis_lies():
+    turn, centre = Rotation.random(random_state=3).as_matrix(), np.array([0.7, -0.4, 0.3])
+    same = torch.from_numpy(turn @ group("C3") @ turn.T).float()
+    rotations, shifts = torch.from_numpy(random_rotations(5, np.random.default_rng(0))).float(), torch.rand(5, 2)
+    mates, moved = refinement.Mates(same, torch.from_numpy(centre).float()).of(rotations, shifts)
+    field, disc = from_real_map(blobs("C3", turn, centre), 16), half_disc(32, 10)
+    for mate in range(3):
+        seen, plain = (
+            shift_phase(at, disc) * grid_slices(field, 16, poses, disc)
+            for at, poses in ((moved[:, mate], mates[:, mate]), (shifts, rotations))
+        )
+        assert (seen - plain).norm() < 0.03 * plain.norm()
+
+
+@pytest.fixture(scope="module")
+def nearly_symmetric(small_run) -> tuple[Autoencoder, Particles, torch.Tensor]:
+    """Noisy images of a molecule that has C3 nearly, the model of a run on them, and their map (L, L, L)."""
+    rng, disc, count = np.random.default_rng(0), half_disc(32), 400
+    volume = blobs("C3", np.eye(3), np.zeros(3)) - 0.5 * blobs("C1", np.eye(3), np.zeros(3))
+    true = random_rotations(count, rng)
+    images = from_half_disc(grid_slices(from_real_map(volume, 16), 16, torch.from_numpy(true).float(), disc), disc)
+    images = images.numpy() + 0.7 * float(images.std()) * rng.normal(size=images.shape)
+    ctf = np.tile(np.array([0, 0, 0, 300, 0, 0, 90], np.float32), (count, 1))  # of the phase plate alone: 1
+    run = small_run("d4_l2", 32)
+    run = dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, shift_std=0.0))
+    few = dataclasses.replace(run.model.search, refine_orientations=300, candidates=2)
+    model = Autoencoder(
+        dataclasses.replace(run, model=dataclasses.replace(run.model, search=few, refine_passes=4)), 1.0
+    )
+    particles = Particles(
+        images.astype(np.float32),
+        ctf,
+        run.dataset.voxel_size,
+        true,
+        np.zeros((count, 2)),
+        pd.DataFrame(),
+        pd.DataFrame(),
+    )
+    return model, particles, volume
+
+
+def right(rotations: np.ndarray, particles: Particles) -> float:
+    """The share of poses nearer to the true one than to any mate."""
+    return float(np.mean(np.einsum("nij,nij->n", rotations, particles.rotations) > 2))
+
+
+def test_further_passes_find_which_of_the_nearly_alike_poses_is_right(nearly_symmetric, tmp_path):
+    model, particles, _ = nearly_symmetric
+    mates = group("C3")[np.random.default_rng(1).choice(3, len(particles.rotations), p=[0.5, 0.25, 0.25])]
+    start, shifts = particles.rotations @ mates, np.zeros((len(mates), 2))
+    assert right(start, particles) < 0.55
+    said: list[str] = []
+    rotations, _ = refinement.refine_further(model, particles, start, shifts, said.append, tmp_path / "kept.pt")
+    assert right(rotations, particles) > 0.9
+    passes = [line for line in said if "poses changed" in line]
+    assert 1 < len(passes) <= refinement.FURTHER
+
+    def stop(line: str) -> None:
+        if line.startswith("further refinement 2/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        refinement.refine_further(model, particles, start, shifts, stop, tmp_path / "stopped.pt")
+    again: list[str] = []
+    continued, _ = refinement.refine_further(model, particles, start, shifts, again.append, tmp_path / "stopped.pt")
+    np.testing.assert_array_equal(continued, rotations)
+    assert [line for line in again if "poses changed" in line] == passes[1:]
+
+
+def test_poses_against_a_nearly_symmetric_map_are_compared_with_their_mates(nearly_symmetric):
+    """A search keeps few of its matches, by coarse shells, and may lose the right one among many nearly alike."""
+    model, particles, volume = nearly_symmetric
+    field = from_real_map(volume, 16)
+    unknown = np.tile(np.eye(3), (len(particles.rotations), 1, 1)), np.zeros((len(particles.rotations), 2))
+    mates = refinement.Mates(torch.from_numpy(group("C3")).float(), torch.zeros(3))
+    with_mates, without = (
+        right(refinement.poses_against(model, field, particles, *unknown, given)[0], particles)
+        for given in (mates, None)
+    )
+    assert with_mates > 0.9 and with_mates > without

@@ -69,7 +69,7 @@ was. With 1,500 images a half, GroEL's correlated by 0.9962, 0.9963, 0.9964 and 
 than 0.9985 in pass 11; half 1 went to the last pass in vain.
 """
 
-FURTHER, FEW_CHANGED = 12, 0.05
+FURTHER, FEW_CHANGED = 12, 0.08
 """The most further passes over a molecule that is nearly symmetric. They end once a smaller share of the poses changes.
 """
 
@@ -88,6 +88,9 @@ VARIED = 0.25
 poses were found again without them. Noise alone, and contrasts that vary by 15 %, leave less.
 """
 
+JUDGED = 1000
+"""Number of images by which a run is judged without a truth; at most half of all images."""
+
 
 @dataclass(frozen=True)
 class Mates:
@@ -100,10 +103,6 @@ class Mates:
         """The poses (b, g, 3, 3) and (b, g, 2) that show nearly what poses (b, 3, 3) and (b, 2), pixels, show."""
         mates = rotations[:, None] @ self.rotations
         return mates, shifts[:, None] + (rotations[:, None, :2] - mates[:, :, :2]) @ self.centre
-
-
-JUDGED = 1000
-"""Number of images by which a run is judged without a truth; at most half of all images."""
 
 
 @torch.no_grad()
@@ -137,9 +136,12 @@ def refine(
     for refine_pass in range(first, first if settled else passes):
         reference = volume if grid is None else (grid, solvent_mask(grid_map(grid)))
         assert reference is not None  # the first volume, or that of `grid`
-        elsewhere, following = _whole_pass(model, particles, turned, moved, contrasts, reference, refine_pass, say)
+        name = f"refinement {refine_pass + 1}/{passes}"
+        elsewhere, following = _whole_pass(
+            model, particles, turned, moved, contrasts, reference, refine_pass, name, say
+        )
         alike, settled = judge_pass(refine_pass, passes, elsewhere / len(turned), grid, following, alike)
-        say(f"refinement {refine_pass + 1}/{passes}: {elsewhere} poses changed, the map correlates by {alike:.4f}")
+        say(f"{name}: {elsewhere} poses changed, the map correlates by {alike:.4f}")
         grid = following
         known = {"passes": refine_pass + 1, "settled": settled, "start": start, "alike": alike}
         known |= {"rotations": turned, "shifts": moved, "contrasts": contrasts}
@@ -158,33 +160,33 @@ def refine_further(
     particles: Particles,
     rotations: np.ndarray,
     shifts: np.ndarray,
-    mates: Mates,
     say: Callable[[str], None],
     kept: Path,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Poses of all particles after further passes over those that `refine` left, until few of them change.
 
     Of a molecule that is nearly symmetric, `refine` leaves many images at a wrong one of the nearly alike poses: the
-    map hardly changes any more, but what breaks its symmetry grows from pass to pass. Here the `mates` of each pose are
-    compared, too. Poses are as for `refine`. The state after a pass is kept in a file, and the same call continues
-    from it.
+    map hardly changes any more, but what breaks its symmetry grows from pass to pass. Poses are as for `refine`. The
+    state after a pass is kept in a file, and the same call continues from it.
     """
     turned, moved = on_device(model, rotations, shifts)
     start, rows, contrasts = turned.clone(), torch.arange(len(turned)), torch.ones(len(turned), device=turned.device)
-    first, done = model.config.model.refine_passes, 0
+    first, done, settled = model.config.model.refine_passes, 0, False
     if known := _known(kept, start):
-        done, turned, moved, contrasts = (known[name] for name in ("passes", "rotations", "shifts", "contrasts"))
-        grid = FourierGrid(model.box // 2, known["signal"], known["power"])
+        done, settled, turned, moved = (known[name] for name in ("passes", "settled", "rotations", "shifts"))
+        contrasts, grid = known["contrasts"], FourierGrid(model.box // 2, known["signal"], known["power"])
     else:
         grid = _back_projected(model, particles, rows.to(turned.device), turned, moved)
-    for further in range(done, FURTHER):
+    for further in range(done, done if settled else FURTHER):
         reference = grid, solvent_mask(grid_map(grid))
-        changed, grid = _whole_pass(model, particles, turned, moved, contrasts, reference, first + further, say, mates)
-        say(f"further refinement {further + 1}/{FURTHER}: {changed} poses changed")
-        known = {"passes": further + 1, "start": start, "rotations": turned, "shifts": moved, "contrasts": contrasts}
+        name = f"further refinement {further + 1}/{FURTHER}"
+        changed, grid = _whole_pass(model, particles, turned, moved, contrasts, reference, first + further, name, say)
+        say(f"{name}: {changed} poses changed")
+        settled = changed < FEW_CHANGED * len(turned)
+        known = {"passes": further + 1, "settled": settled, "start": start, "rotations": turned, "shifts": moved}
         with whole_file(kept) as partial:
-            torch.save(known | {"signal": grid.signal, "power": grid.power}, partial)
-        if changed < FEW_CHANGED * len(turned):
+            torch.save(known | {"contrasts": contrasts, "signal": grid.signal, "power": grid.power}, partial)
+        if settled:
             break
     return _as_arrays(model, turned, moved)
 
@@ -197,18 +199,16 @@ def _whole_pass(
     contrasts: Tensor,
     reference: Tensor | tuple[FourierGrid, Tensor],
     refine_pass: int,
+    name: str,
     say: Callable[[str], None],
-    mates: Mates | None = None,
 ) -> tuple[int, FourierGrid]:
-    """A pass over all particles, part by part, as `refine_part` does each."""
+    """A pass over all particles, part by part, as `refine_part` does each; `name` is what people are told of it."""
     started, following, elsewhere = time.perf_counter(), empty_grid(model.box // 2, turned.device), 0
     for some in torch.arange(len(turned), device=turned.device).chunk(PARTS):
-        changed, sums = refine_part(
-            model, particles, some, turned, moved, contrasts, reference, refine_pass, mates=mates
-        )
+        changed, sums = refine_part(model, particles, some, turned, moved, contrasts, reference, refine_pass)
         following, elsewhere, done = together(following, sums), elsewhere + changed, int(some[-1]) + 1
         left = (time.perf_counter() - started) * (len(turned) / done - 1)
-        say(f"refinement, pass {refine_pass + 1}: {done} images, {left:.0f} s left")
+        say(f"{name}: {done} images, {left:.0f} s left")
     return elsewhere, following
 
 
@@ -222,7 +222,6 @@ def refine_part(
     reference: Tensor | tuple[FourierGrid, Tensor],
     refine_pass: int,
     offset: int = 0,
-    mates: Mates | None = None,
 ) -> tuple[int, FourierGrid]:
     """A pass over the rows `some` of the particles: the number of poses that changed, and the sums of these rows.
 
@@ -243,9 +242,9 @@ def refine_part(
         seed = np.random.default_rng([model.config.seed, refine_pass, offset + int(rows[0])]).integers(2**62)
         generator = torch.Generator(device).manual_seed(int(seed))
         batch = _read(model, particles, rows, contrasts)
-        poses = _best_pose(model, field, resolution, batch, turned[rows], moved[rows], generator, mates)
-        same = turned[rows, None] @ model.group
-        elsewhere += int(((poses[0][:, None] - same).square().sum((2, 3)).amin(1) > CONSISTENT).sum())
+        poses = _best_pose(model, field, resolution, batch, turned[rows], moved[rows], generator)
+        mates = turned[rows, None] @ model.group
+        elsewhere += int(((poses[0][:, None] - mates).square().sum((2, 3)).amin(1) > CONSISTENT).sum())
         turned[rows], moved[rows] = poses
         disc, target, transfer = _coefficients(batch, model.disc)
         before = contrasts[rows]

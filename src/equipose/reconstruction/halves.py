@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def centred(poses: RelionPoses, centre: np.ndarray) -> RelionPoses:
 
 
 def ask_each_other(
-    halves: list[Half], runs: list[Path], mates: tuple[Mates | None, Mates | None] = (None, None)
+    halves: list[Half], runs: list[Path], mates: Sequence[Mates | None] = (None, None)
 ) -> list[RelionPoses]:
     """For each half-set, the poses that the run of the other one, which never saw them, finds for its first images.
 
@@ -146,10 +146,10 @@ def _asked(run: Path, own: Half, other: Half, mates: Mates | None) -> RelionPose
     return RelionPoses(*poses_against(model, as_seen(model, own), asked, answers.rotations, answers.shifts, mates))
 
 
-def refined_further(run: Path, half: Half, mates: Mates, say: Callable[[str], None], kept: Path) -> Half:
+def refined_further(run: Path, half: Half, say: Callable[[str], None], kept: Path) -> Half:
     """The same particles after further passes of the refinement of their `run`; its state is kept in a file."""
     model = load_model(run / "model.pt")
-    rotations, shifts = refine_further(model, half.particles, half.rotations, half.shifts, mates, say, kept)
+    rotations, shifts = refine_further(model, half.particles, half.rotations, half.shifts, say, kept)
     return dataclasses.replace(half, rotations=rotations, shifts=shifts)
 
 

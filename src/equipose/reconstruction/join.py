@@ -56,12 +56,11 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     star = Path(configs[0].star)
     own = [read_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
     together = compare(own, ask_each_other(own, runs))
+    kept = [output / f"further{half}.pt" for half in (1, 2)]
     if together.nearly:
-        say(f"nearly {together.symmetry}: further passes, for which of the nearly alike poses is right")
-        alike = (mates(own[0], together.symmetry), mates(own[1], together.symmetry))
-        kept = [output / f"further{half}.pt" for half in (1, 2)]
-        own = [refined_further(*each, say, path) for *each, path in zip(runs, own, alike, kept, strict=True)]
-        together = compare(own, ask_each_other(own, runs, alike))
+        say(f"nearly {together.symmetry}: further passes tell which of the nearly alike poses is right")
+        own = [refined_further(run, half, say, path) for run, half, path in zip(runs, own, kept, strict=True)]
+        together = compare(own, ask_each_other(own, runs, [mates(half, together.symmetry) for half in own]))
     halves, degrees = together.halves, together.degrees
     numbers = "".join(f", {name} {each:.2f}" for name, each in (together.correlations or {}).items())
     say(f"point group {'nearly ' * together.nearly}{together.symmetry}{numbers}")
@@ -153,6 +152,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     summary = with_verdict(summary)
     summary |= write_poses(output, configs[0], rotations, shifts, scores, probabilities)
     write_json(output / "reconstruction.json", summary)
+    for path in kept:
+        path.unlink(missing_ok=True)
     say(f"{headline(summary)} {junk.in_words(found_junk)}".strip())
 
 
