@@ -172,7 +172,11 @@ def test_copies_of_one_molecule_are_one_class(run, mixture, monkeypatch, tmp_pat
     summary, work = sort_six(run, mixture, monkeypatch, tmp_path, [errors, errors], [np.eye(3)] * 3)
     assert read_tables(work / classes.SORTED)[1][classes.CLASS].tolist() == [1, 1, 1, 1, 2, 2]
     assert summary["classes"] == 2 and summary["particles"] == [[2, 2], [1, 1]]
-    assert "3 classes were asked for" in classes.in_words(summary)
+    assert summary["copies"] == [2, 1]
+    said = classes.in_words(summary | {"halves_alike": [0.89, 0.98]})
+    assert "Class 1: 4 particles" in said and "It joins 2 classes that show one molecule" in said
+    assert "Both half-sets have found the same classes." in said
+    assert "do not agree on all classes" in classes.in_words(summary | {"halves_alike": [0.89, 0.5]})
 
 
 def test_each_class_is_reconstructed_in_its_own_folder_and_all_are_joined(

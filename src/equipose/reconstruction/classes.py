@@ -85,8 +85,8 @@ def sort(
     same_half = np.array([[within[0][np.ix_(one, other)].max() for other in molecules] for one in molecules])
     halves_alike = np.array([pair.alike[members].max() for members in molecules])
     summary = {
-        "asked_for": classes,
         "classes": len(molecules),
+        "copies": [len(molecules[each]) for each in largest_first],
         "particles": counts[:, largest_first].T.tolist(),
         "starts": tried,
         "halves_alike": halves_alike[largest_first].tolist(),
@@ -186,24 +186,21 @@ def join_classes(star: Path, out: Path, work: Path, made: list[int]) -> dict[str
 
 def in_words(summary: dict[str, Any]) -> str:
     """A classes.json for people."""
-    parts = [
-        f"Class {number}: {sum(counts)} particles; the two half-sets' maps of it are alike by {alike:.2f}."
-        for number, (counts, alike) in enumerate(zip(summary["particles"], summary["halves_alike"], strict=True), 1)
-    ]
-    alike = np.array(summary["classes_alike"])
-    same = [(a + 1, b + 1) for a, b in zip(*np.nonzero(np.triu(alike >= SAME, 1)), strict=True)]
-    text = " ".join(parts)
-    if (asked := summary.get("asked_for", summary["classes"])) > summary["classes"]:  # older folders lack it
-        text += (
-            f" {asked} classes were asked for: some of them showed one molecule, divided differently by the two"
-            " half-sets, and were joined."
-        )
-    if min(summary["halves_alike"]) >= SAME:
+    alike = summary["halves_alike"]
+    copies = summary.get("copies", [1] * len(alike))  # folders of before lack it
+    text = " ".join(
+        f"Class {number}: {sum(counts)} particles; the two half-sets' maps of it are alike by {each:.2f}."
+        + f" It joins {count} classes that show one molecule: the half-sets divide it differently." * (count > 1)
+        for number, (counts, each, count) in enumerate(zip(summary["particles"], alike, copies, strict=True), 1)
+    )
+    looks = np.array(summary["classes_alike"])
+    same = [(a + 1, b + 1) for a, b in zip(*np.nonzero(np.triu(looks >= SAME, 1)), strict=True)]
+    if min((each for each, count in zip(alike, copies, strict=True) if count == 1), default=1) >= SAME:
         text += " Both half-sets have found the same classes."
     else:
         text += f" The half-sets do not agree on all classes ({SAME} and more is the same map): fewer may be there."
     for one, other in same:
-        text += f" Classes {one} and {other} look the same ({alike[one - 1, other - 1]:.2f}): ask for fewer."
+        text += f" Classes {one} and {other} look the same ({looks[one - 1, other - 1]:.2f}): ask for fewer."
     return text
 
 
