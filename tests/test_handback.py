@@ -186,3 +186,14 @@ def test_clean_projections_have_no_cs_file(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("_rlnDefocusU", "_rlnTheirs"))
     hand_back(path, no_ctf=True)
     assert (tmp_path / "poses.star").exists() and not (tmp_path / "poses.cs").exists()
+
+
+@pytest.mark.parametrize("label", ["rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"])
+def test_images_that_were_changed_with_their_ctf_have_no_cs_file_which_could_not_say_so(
+    tmp_path: Path, label: str
+) -> None:
+    stack(tmp_path / "stack.mrcs")
+    optics, *_ = hand_back(star(tmp_path / "a.star", {}, OPTICS | {label: "1"}))
+    assert optics[label][0] == "1" and not (tmp_path / "poses.cs").exists()
+    hand_back(star(tmp_path / "a.star", {}, OPTICS | {label: "0"}))
+    assert (tmp_path / "poses.cs").exists()

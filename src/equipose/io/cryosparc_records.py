@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from equipose.io.cryosparc import COLUMNS, INDEX, PIXEL, SHAPE, STACK, UID
-from equipose.io.particle_tables import DEFOCUS, OPTICS, image_names, of_groups, per_particle
+from equipose.io.cryosparc import COLUMNS, INDEX, PIXEL, SHAPE, SIGN, SIGN_LABEL, STACK, UID
+from equipose.io.particle_tables import DEFOCUS, OPTICS, image_names, numbers, of_groups, per_particle
 from equipose.io.particle_tables import SIZE as BOX
 from equipose.io.stacks import SUFFIXES
 
@@ -33,6 +33,8 @@ def records_of(star: Path, optics: pd.DataFrame, table: pd.DataFrame) -> dict[st
         SHAPE: np.stack([box, box], axis=1),
         "ctf/exp_group_id": per_particle(star, "rlnOpticsGroup", optics, table).astype(np.uint32),
     }
+    if SIGN_LABEL in table:
+        records[SIGN] = numbers(star, table[SIGN_LABEL]).astype(np.float32)
     for field, (label, unit) in COLUMNS.items():
         if label in table or label in optics or field.startswith("ctf/df") or field == PIXEL:
             records[field] = (per_particle(star, label, optics, table) / unit).astype(np.float32)

@@ -19,6 +19,7 @@ from equipose.io.cryosparc_records import records_of
 from equipose.io.half_sets import SUBSET, repeats
 from equipose.io.particle_tables import (
     ANGLES,
+    APPLIED,
     ORIGINS,
     PHASE_SHIFT,
     SIZE,
@@ -29,6 +30,7 @@ from equipose.io.particle_tables import (
     is_cryosparc,
     need,
     numbers,
+    of_groups,
     read_tables,
     without_poses,
     write_star,
@@ -83,6 +85,7 @@ def write_posed(
     subset = np.repeat([1, 2], [len(half) for half in halves])[order]
     turned, moved, scored = (np.concatenate(part)[order] for part in (rotations, shifts, scores))
     aberrations = read_aberrations(star, tables[0], tables[1].iloc[rows])
+    changed = any(of_groups(star, label, tables[0], tables[1].iloc[rows]).any() for label in APPLIED)
     if aberrations is not None:
         moved = aberrations.shifts_in_images(moved, np.arange(len(rows)))
     optics, table = for_refinement(star, datadir, config.told, rows)
@@ -90,10 +93,12 @@ def write_posed(
     if probabilities is not None:
         table = table.assign(**{PROBABILITY: np.concatenate(probabilities)[order]})
     write_star(output / "poses.star", optics, table)
+    # A .cs file cannot say that images had their phases flipped or were multiplied by their CTF, and has another form
+    # for beam tilts: one made of a star file would be wrong.
     if is_cryosparc(star):
         records = read_records(star, tuple(map(Path, config.told.passthrough)))
         write_cryosparc(output / "poses.cs", records, rows, turned, moved, subset, config.pixel_size)
-    elif aberrations is None and (made := records_of(star, optics, table)):  # cryoSPARC has others for a beam tilt
+    elif aberrations is None and not changed and (made := records_of(star, optics, table)):
         write_cryosparc(output / "poses.cs", made, np.arange(len(rows)), turned, moved, subset)
 
 
