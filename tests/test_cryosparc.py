@@ -11,6 +11,7 @@ from equipose.config.settings import Told
 from equipose.errors import ConfigError, FileWarning
 from equipose.io.cryosparc import ignored_fields, read_cryosparc, read_records, write_cryosparc
 from equipose.io.cryosparc_records import records_of
+from equipose.io.half_sets import kept_together
 from equipose.io.particle_tables import is_cryosparc, read_tables, write_star
 from equipose.io.particles import read_particles
 
@@ -269,3 +270,32 @@ def test_signs_that_are_all_alike_change_nothing(tmp_path: Path, recwarn) -> Non
     particles = read_particles(tmp_path / "a.cs")
     np.testing.assert_array_equal(particles.images, -images)
     assert "equiposeSign" not in particles.particle_table and not recwarn.list
+
+
+def test_two_picks_of_one_particle_are_near_also_where_images_are_binned(tmp_path: Path) -> None:
+    """Places count pixels of the micrograph: here 4 lie between the first two picks, and a box has 128 of them."""
+    place = PLACE | {"location/center_x_frac": np.float32([100, 104, 1000, 1500, 2000, 2500]) / 4000}
+    fields = BLOB | CTF | place | {"blob/psize_A": np.float32(4)}
+    optics, table = read_tables(cs(tmp_path / "a.cs", fields))
+    assert len(set(kept_together(table, optics))) == NUMBER
+    fields |= {"location/micrograph_psize_A": np.float32(1)}
+    optics, table = read_tables(cs(tmp_path / "a.cs", fields))
+    assert list(optics["rlnMicrographOriginalPixelSize"]) == [1.0] and "rlnMicrographOriginalPixelSize" not in table
+    assert list(kept_together(table, optics)) == [0, 0, 1, 2, 3, 4]
+    optics, _ = read_tables(cs(tmp_path / "a.cs", fields | {"location/micrograph_psize_A": np.float32(0)}))
+    assert "rlnMicrographOriginalPixelSize" not in optics
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        ("ctf/df1_A", [1e4, 1e4, np.nan, 1e4, 1e4, 1e4], r"rlnDefocusU \(ctf/df1_A\) of row 3 is nan, not a number"),
+        ("ctf/accel_kv", [0] * NUMBER, r"particle 1 has rlnVoltage \(ctf/accel_kv\) 0; it is kV"),
+        ("ctf/cs_mm", [2.7, np.nan] * 3, r"rlnSphericalAberration \(ctf/cs_mm\) of optics group 2 is nan.*\(row 2 is"),
+        ("ctf/scale", [0] * NUMBER, r"rlnCtfScalefactor \(ctf/scale\) 0, by which"),
+    ],
+)
+def test_messages_name_the_field_that_a_value_is_from(tmp_path: Path, field: str, values: list, message: str) -> None:
+    path = cs(tmp_path / "a.cs", BLOB | CTF | {field: np.array(values, np.float32)})
+    with pytest.raises(ConfigError, match=message):
+        read_particles(path)

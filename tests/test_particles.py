@@ -1093,7 +1093,7 @@ def test_volumes_are_told_from_stacks_that_are_named_without_a_number(tmp_path: 
 
 
 def test_subtomograms_need_no_stacks_and_no_defocus_to_be_refused(tmp_path: Path, star: Callable) -> None:
-    with pytest.raises(ConfigError, match="subtomograms"):
+    with pytest.raises(ConfigError, match="rlnImageDimensionality is 3"):
         read_particles(star(optics={"rlnImageDimensionality": 3}, rlnImageName="gone.mrc", rlnDefocusU=None))
 
 

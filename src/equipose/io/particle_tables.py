@@ -16,9 +16,9 @@ import pandas as pd
 
 from equipose.config.settings import Selection, Told
 from equipose.errors import ConfigError, FileWarning
-from equipose.io.cryosparc import COMPRESSED, NUMPY, ignored_fields, read_cryosparc
+from equipose.io.cryosparc import COLUMNS, COMPRESSED, NUMPY, ignored_fields, read_cryosparc
 from equipose.io.files import write_text
-from equipose.io.half_sets import half_of
+from equipose.io.half_sets import MICROGRAPH_PIXEL, half_of
 from equipose.io.image_names import ImageNames, numbered_alike
 from equipose.io.stacks import OTHER_FORMATS, SAME_PIXEL, stack_path
 from equipose.io.starfiles import read_star, star_text
@@ -56,7 +56,7 @@ IGNORED = {
 """Labels of data_optics that RELION uses for its CTF or map, and equipose does not."""
 
 OLD_PIXEL = ("rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize")
-OF_A_GROUP = (*OPTICS, *APPLIED, *TILT, *MAGNIFICATION, SIZE, "rlnImageDimensionality", *IGNORED)
+OF_A_GROUP = (*OPTICS, *APPLIED, *TILT, *MAGNIFICATION, SIZE, "rlnImageDimensionality", MICROGRAPH_PIXEL, *IGNORED)
 """Columns that RELION 3.1 moved from the particles to the optics table."""
 
 CISTEM = "is cisTEM's: export the particles for RELION there (Assets, Refinement Packages, Export)"
@@ -138,7 +138,8 @@ def of_groups(
         first = int(np.argmax(bad))
         row = particle_table.index[int(np.argmax(place == first))] + 1
         raise ConfigError(
-            f"star file {star}: {label} of optics group {known[first]:g} is {used[label].iloc[first]}, not a number"
+            f"star file {star}: {called(star, label)} of optics group {known[first]:g} is {used[label].iloc[first]},"
+            " not a number"
             f" (row {row} is the first particle of the group)"
         )
     return values[place]
@@ -324,7 +325,7 @@ def _filled(star: Path, name: str, table: pd.DataFrame) -> pd.DataFrame:
 
 def _with_pixel_size(star: Path, optics: pd.DataFrame) -> pd.DataFrame:
     """A pixel size for an optics table that lacks it, from the micrographs' pixel size, as RELION does."""
-    for label in ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize"):
+    for label in ("rlnMicrographPixelSize", MICROGRAPH_PIXEL):
         if PIXEL not in optics and label in optics:
             warn(f"star file {star}: data_optics lacks {PIXEL}: {label} is taken, as by RELION")
             return optics.assign(**{PIXEL: optics[label]})
@@ -430,15 +431,21 @@ def loose(column: pd.Series) -> np.ndarray:
     return pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
 
 
-def numbers(star: Path, column: pd.Series, what: str = "row") -> np.ndarray:
+def called(star: Path, label: str) -> str:
+    """What a message calls a column: its label, and the field of a .cs file that it was made from."""
+    field = next((field for field, (name, _) in COLUMNS.items() if name == label), None)
+    return f"{label} ({field})" if field and star.suffix == ".cs" else label
+
+
+def numbers(star: Path, column: pd.Series) -> np.ndarray:
     """A column as float64 (n,). Raises ConfigError, naming the first row (from 1) that is not a finite number."""
     values = loose(column)
     bad = ~(np.abs(values) < LARGEST)
     if bad.any():
         first = int(np.argmax(bad))
         raise ConfigError(
-            f"star file {star}: {column.name} of {what} {column.index[first] + 1} is {column.iloc[first]}, not a number"
-            + rows_like_this(column, bad)
+            f"star file {star}: {called(star, str(column.name))} of row {column.index[first] + 1} is"
+            f" {column.iloc[first]}, not a number" + rows_like_this(column, bad)
         )
     return values
 

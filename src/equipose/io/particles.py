@@ -37,6 +37,7 @@ from equipose.io.particle_tables import (
     SIZE,
     TILT,
     Tables,
+    called,
     chosen_rows,
     groups_in_use,
     image_names,
@@ -265,8 +266,9 @@ def _check_scale(star: Path, scale: np.ndarray, table: pd.DataFrame) -> None:
     if (bad := scale <= 0).any():
         first = int(np.argmax(bad))
         raise ConfigError(
-            f"star file {star}: particle {table.index[first] + 1} has rlnCtfScalefactor {scale[first]:g}, by which its"
-            " CTF is multiplied: correct it, or remove the column" + rows_like_this(table, bad)
+            f"star file {star}: particle {table.index[first] + 1} has {called(star, 'rlnCtfScalefactor')}"
+            f" {scale[first]:g}, by which its CTF is multiplied: correct it, or remove the column"
+            + rows_like_this(table, bad)
         )
 
 
@@ -315,8 +317,8 @@ def _check_optics(star: Path, ctf: np.ndarray, table: pd.DataFrame) -> None:
         if bad.any():
             first = int(np.argmax(bad))
             raise ConfigError(
-                f"star file {star}: particle {table.index[first] + 1} has {label} {values[first]:g}; it is {unit},"
-                f" {low} to {high}" + rows_like_this(table, bad)
+                f"star file {star}: particle {table.index[first] + 1} has {called(star, label)} {values[first]:g}; it"
+                f" is {unit}, {low} to {high}" + rows_like_this(table, bad)
             )
 
 

@@ -28,6 +28,7 @@ from equipose.io.particle_tables import (
     groups_in_use,
     image_names,
     is_cryosparc,
+    loose,
     need,
     numbers,
     of_groups,
@@ -128,20 +129,21 @@ def _split_by_size(star: Path, optics: pd.DataFrame, table: pd.DataFrame, sizes:
     A group whose particles have several sizes, as files of RELION 3.0 may have them, becomes several.
     """
     group = numbers(star, table["rlnOpticsGroup"]).astype(np.int64)
-    own = numbers(star, optics["rlnOpticsGroup"], "optics group").astype(np.int64)
-    box = {number: sorted(set(sizes[group == number].astype(int).tolist())) for number in own.tolist()}
+    own = loose(optics["rlnOpticsGroup"])  # NaN where a group that no particle is in has no number
+    box = {number: sorted(set(sizes[group == number].astype(int).tolist())) for number in np.unique(group).tolist()}
     usual = int(np.bincount(sizes.astype(int)).argmax())
-    if SIZE not in optics or any(len(found) > 1 for found in box.values()):
-        optics = optics.assign(**{SIZE: [box[number][0] if box[number] else usual for number in own.tolist()]})
+    several = any(len(found) > 1 for found in box.values())
+    if SIZE not in optics or several:
+        optics = optics.assign(**{SIZE: [box.get(number, [usual])[0] for number in own.tolist()]})
         for number, found in box.items():
             for size in found[1:]:
-                new = int(own.max()) + 1
+                new = int(np.nanmax(own)) + 1
                 own = np.append(own, new)
-                row = optics[numbers(star, optics["rlnOpticsGroup"]) == number]
+                row = optics[loose(optics["rlnOpticsGroup"]) == number]
                 optics = pd.concat([optics, row.assign(rlnOpticsGroup=new, **{SIZE: size})], ignore_index=True)
                 group = np.where((group == number) & (sizes == size), new, group)
-        if len(own) > len(box):
-            optics["rlnOpticsGroupName"] = [f"opticsGroup{number}" for number in own]
+        if several:
+            optics["rlnOpticsGroupName"] = [f"opticsGroup{number:g}" for number in own]
             table = table.assign(rlnOpticsGroup=group)
     if "rlnImageDimensionality" not in optics:
         optics = optics.assign(rlnImageDimensionality=2)
