@@ -86,6 +86,36 @@ def test_what_select_leaves_out_need_not_be_sound(monkeypatch, capsys, simulated
     assert "49 particles of 32 pixels are sound" in capsys.readouterr().out
 
 
+def test_a_missing_stack_is_found_missing_in_the_project_and_may_be_left_out(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path
+) -> None:
+    """The first row tells nothing of where the others are: its stack is gone."""
+    optics, table = read_tables(simulated_dataset.folder / "particles.star")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")
+    table.loc[0, "rlnImageName"] = "1@gone.mrcs"
+    write_star(tmp_path / "job/a.star", optics, table.assign(rlnScore=np.arange(50) != 0))
+    monkeypatch.chdir("/")
+    assert equipose(monkeypatch, "validate", tmp_path / "job/a.star") == 2
+    said = capsys.readouterr().err
+    assert f"row 1: image stack {tmp_path}/gone.mrcs does not exist" in said and "rows are" not in said
+    assert equipose(monkeypatch, "validate", tmp_path / "job/a.star", "--select", "rlnScore", 1, "-") == 0
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.STAR", "a"])
+def test_a_star_file_of_another_name_is_refused_with_what_to_do(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")
+    shutil.copy(simulated_dataset.folder / "particles.star", tmp_path / name)
+    for command in (["info"], ["validate"], ["reconstruct", "--out", tmp_path / "out"]):
+        assert equipose(monkeypatch, command[0], tmp_path / name, *command[1:]) == 2
+        said = capsys.readouterr().err
+        assert f"{tmp_path}/{name} must have a name that ends in .star or .cs: rename it" in said
+        assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("shares", [True, False])
 def test_halves_that_are_drawn_anew_for_rows_that_select_leaves_out_are_a_warning(
     monkeypatch, capsys, simulated_dataset, tmp_path: Path, shares: bool

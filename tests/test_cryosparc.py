@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -9,7 +10,10 @@ from scipy.spatial.transform import Rotation
 from equipose.config.settings import Told
 from equipose.errors import ConfigError, FileWarning
 from equipose.io.cryosparc import ignored_fields, read_cryosparc, read_records, write_cryosparc
-from equipose.io.particle_tables import is_cryosparc, read_tables
+from equipose.io.cryosparc_records import records_of
+from equipose.io.half_sets import kept_together
+from equipose.io.particle_tables import is_cryosparc, read_tables, write_star
+from equipose.io.particles import read_particles
 
 NUMBER = 6
 
@@ -230,3 +234,68 @@ def test_a_file_of_that_name_alone_is_refused(tmp_path: Path, content: bytes, me
     (tmp_path / "a.cs").write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         read_tables(tmp_path / "a.cs")
+
+
+def signed(path: Path, sign: np.ndarray) -> np.ndarray:
+    """Images (n, 32, 32), stored with these signs (n,) beside path/a.cs."""
+    images = np.random.default_rng(0).normal(size=(NUMBER, 32, 32)).astype(np.float32)
+    (path / "J1").mkdir()
+    with mrcfile.new(path / "J1/stack.mrc") as mrc:
+        mrc.set_data(images * sign[:, None, None].astype(np.float32))
+        mrc.set_image_stack()
+        mrc.voxel_size = 2.5
+    cs(path / "a.cs", BLOB | CTF | {"blob/sign": sign.astype(np.float32)})
+    return images
+
+
+def test_images_of_two_contrasts_are_multiplied_by_their_signs(tmp_path: Path) -> None:
+    """Particles of two imports, one of them inverted: cryoSPARC makes them alike when it reads them."""
+    sign = np.array([1, -1, -1, 1, 1, -1])
+    images = signed(tmp_path, sign)
+    with pytest.warns(FileWarning, match=r"blob/sign is -1 for some particles.*: refine from poses.cs"):
+        particles = read_particles(tmp_path / "a.cs")
+    np.testing.assert_array_equal(particles.images, images)
+    np.testing.assert_array_equal(particles.images[2], images[2])
+    rows = np.array([1, 2])  # of one contrast
+    np.testing.assert_array_equal(read_particles(tmp_path / "a.cs", rows=rows).images, images[rows])
+    write_star(tmp_path / "b.star", particles.optics_table, particles.particle_table)
+    with pytest.warns(FileWarning, match="blob/sign"):
+        np.testing.assert_array_equal(read_particles(tmp_path / "b.star").images, images)
+    records = records_of(tmp_path / "b.star", particles.optics_table, particles.particle_table)
+    np.testing.assert_array_equal(records["blob/sign"], sign)
+
+
+def test_signs_that_are_all_alike_change_nothing(tmp_path: Path, recwarn) -> None:
+    images = signed(tmp_path, np.full(NUMBER, -1))
+    particles = read_particles(tmp_path / "a.cs")
+    np.testing.assert_array_equal(particles.images, -images)
+    assert "equiposeSign" not in particles.particle_table and not recwarn.list
+
+
+def test_two_picks_of_one_particle_are_near_also_where_images_are_binned(tmp_path: Path) -> None:
+    """Places count pixels of the micrograph: here 4 lie between the first two picks, and a box has 128 of them."""
+    place = PLACE | {"location/center_x_frac": np.float32([100, 104, 1000, 1500, 2000, 2500]) / 4000}
+    fields = BLOB | CTF | place | {"blob/psize_A": np.float32(4)}
+    optics, table = read_tables(cs(tmp_path / "a.cs", fields))
+    assert len(set(kept_together(table, optics))) == NUMBER
+    fields |= {"location/micrograph_psize_A": np.float32(1)}
+    optics, table = read_tables(cs(tmp_path / "a.cs", fields))
+    assert list(optics["rlnMicrographOriginalPixelSize"]) == [1.0] and "rlnMicrographOriginalPixelSize" not in table
+    assert list(kept_together(table, optics)) == [0, 0, 1, 2, 3, 4]
+    optics, _ = read_tables(cs(tmp_path / "a.cs", fields | {"location/micrograph_psize_A": np.float32(0)}))
+    assert "rlnMicrographOriginalPixelSize" not in optics
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        ("ctf/df1_A", [1e4, 1e4, np.nan, 1e4, 1e4, 1e4], r"rlnDefocusU \(ctf/df1_A\) of row 3 is nan, not a number"),
+        ("ctf/accel_kv", [0] * NUMBER, r"particle 1 has rlnVoltage \(ctf/accel_kv\) 0; it is kV"),
+        ("ctf/cs_mm", [2.7, np.nan] * 3, r"rlnSphericalAberration \(ctf/cs_mm\) of optics group 2 is nan.*\(row 2 is"),
+        ("ctf/scale", [0] * NUMBER, r"rlnCtfScalefactor \(ctf/scale\) 0, by which"),
+    ],
+)
+def test_messages_name_the_field_that_a_value_is_from(tmp_path: Path, field: str, values: list, message: str) -> None:
+    path = cs(tmp_path / "a.cs", BLOB | CTF | {field: np.array(values, np.float32)})
+    with pytest.raises(ConfigError, match=message):
+        read_particles(path)

@@ -1,5 +1,6 @@
 """Half-sets share nothing: rows of one image, of one tube and of one place stay together."""
 
+import re
 import time
 import warnings
 from pathlib import Path
@@ -138,3 +139,23 @@ def test_more_particles_join_the_half_of_what_they_share_something_with() -> Non
     assert half[2] == new[SUBSET].iloc[2] and seen_before(known, new) == 1
     alone = half_of_more(known, new[["rlnImageName"]], OPTICS)
     np.testing.assert_array_equal(alone[:-1], half_of(new[["rlnImageName"]], OPTICS)[:-1])
+
+
+@pytest.mark.parametrize(
+    ("subset", "message"),
+    [
+        (
+            [1, 2, 0, 1, 2, 0],
+            r"rlnRandomSubset of row 3 is neither 1 nor 2 \(2 of 6 rows have no half-set\): half-sets",
+        ),
+        ([1, 2, "None", 1, 2, 1], r"rlnRandomSubset of row 3 is neither 1 nor 2 \(1 of 6"),
+        ([1] * 6, None),
+        ([0] * 6, None),
+    ],
+)
+def test_rows_without_a_half_set_among_others_that_have_one_are_named(subset: list, message: str | None) -> None:
+    table = pd.DataFrame({"rlnImageName": [f"{number + 1}@a.mrcs" for number in range(6)], "rlnRandomSubset": subset})
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        warn_of_repeats(Path("a.star"), pd.DataFrame(), table)
+    assert len(said) == bool(message) and re.search(message or "", " ".join(str(each.message) for each in said))

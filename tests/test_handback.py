@@ -186,3 +186,27 @@ def test_clean_projections_have_no_cs_file(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("_rlnDefocusU", "_rlnTheirs"))
     hand_back(path, no_ctf=True)
     assert (tmp_path / "poses.star").exists() and not (tmp_path / "poses.cs").exists()
+
+
+@pytest.mark.parametrize("label", ["rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"])
+def test_images_that_were_changed_with_their_ctf_have_no_cs_file_which_could_not_say_so(
+    tmp_path: Path, label: str
+) -> None:
+    stack(tmp_path / "stack.mrcs")
+    optics, *_ = hand_back(star(tmp_path / "a.star", {}, OPTICS | {label: "1"}))
+    assert optics[label][0] == "1" and not (tmp_path / "poses.cs").exists()
+    hand_back(star(tmp_path / "a.star", {}, OPTICS | {label: "0"}))
+    assert (tmp_path / "poses.cs").exists()
+
+
+def test_what_a_reconstruction_does_not_need_cannot_fail_at_its_end(tmp_path: Path) -> None:
+    """CTFFIND's resolution of a fit that has failed, and an unused optics group without numbers."""
+    stack(tmp_path / "stack.mrcs")
+    columns = {"rlnCtfMaxResolution": ["4.5", "inf", "nan", "None", "5.0", "6.0", "7.0", "8.0"]}
+    path = star(tmp_path / "a.star", columns, OPTICS)
+    group = " ".join(OPTICS.values())
+    path.write_text(path.read_text().replace("  ".join(OPTICS.values()), f"{group}\n{group.replace('1', 'None', 1)}"))
+    _, table, *_ = hand_back(path)
+    assert list(table["rlnCtfMaxResolution"]) == columns["rlnCtfMaxResolution"]
+    found = np.load(tmp_path / "poses.cs")["ctf/ctf_fit_to_A"]
+    np.testing.assert_allclose(found, [4.5, 0, 0, 0, 5, 6, 7, 8])

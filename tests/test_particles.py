@@ -726,6 +726,7 @@ def test_the_project_that_a_job_is_in_is_found(tmp_path: Path, star: Callable, m
     [
         ("a.csg", "results:\n  blob:\n    metafile: '>J5_particles.cs'\n", "group file: give .*names, J5_particles.cs"),
         ("a.star", "data_\n\nloop_\n_cisTEMPositionInStack #1\n1\n", "is cisTEM's"),
+        ("a.cistem", "\x1a\0\0\0", "is cisTEM's: export the particles for RELION"),
         ("a.star", "data_particles\n\nloop_\n_rlnTomoName #1\n_rlnTomoParticleId #2\na 1\n", "lists subtomograms"),
         ("a.star", "data_micrographs\n\nloop_\n_rlnMicrographName #1\na.mrc\n", "lists micrographs: extract particles"),
         (
@@ -745,6 +746,7 @@ def test_the_project_that_a_job_is_in_is_found(tmp_path: Path, star: Callable, m
         ("a.txt", "a.mrcs\nb.mrcs\n", "is a list of stacks, as cryoDRGN takes them"),
         ("a.sqlite", "SQLite format 3\0", "export particles for RELION"),
         ("a.star", "data_\nloop_\n_rlnImageName\n_rlnCtfImage\na.mrc b.mrc\n", "lists subtomograms"),
+        ("a.star", "data_\n\n_rlnTomoTomogramsFile a.star\n", "lists subtomograms"),
         ("a.star", "data_particles\nloop_\n_rlnImageName\n_rlnOpticsGroup\n1@a.mrcs 1\n", "has no table data_optics"),
         (
             "a.star",
@@ -987,3 +989,118 @@ def test_a_name_with_dots_is_refused_with_what_can_be_done(tmp_path: Path, star:
         check_inside(path := star(rlnImageName="1@../b/stack.mrcs"), None, read_tables(path)[1])
     with pytest.raises(ConfigError, match="--datadir; / for absolute names"):
         check_inside(path := star(rlnImageName="1@/b/stack.mrcs"), None, read_tables(path)[1])
+
+
+def test_the_project_is_found_by_the_first_stack_that_is_there(tmp_path: Path, star: Callable, monkeypatch) -> None:
+    """Else one missing stack would make all of them seem missing, in a folder that is not the project's."""
+    job = tmp_path / "Extract/job007"
+    job.mkdir(parents=True)
+    path = star(rlnImageName=["1@gone.mrcs", "1@/gone.mrcs", "1@stack.mrcs", "2@stack.mrcs", "3@stack.mrcs"])
+    path = path.rename(job / "particles.star")
+    monkeypatch.chdir("/")
+    assert find_datadir(path, read_tables(path)[1]) == tmp_path
+    with pytest.raises(ConfigError, match=rf"row 1: image stack {tmp_path}/gone.mrcs does not exist"):
+        read_particles(path, tmp_path)
+
+
+def test_a_link_to_a_stack_that_is_gone_is_named_with_its_target(tmp_path: Path, monkeypatch) -> None:
+    """cryoSPARC links imported stacks into its project."""
+    (tmp_path / "stack.mrcs").symlink_to("/nowhere/stack.mrcs")
+    (tmp_path / "J20").mkdir()
+    optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnVoltage": 300.0, "rlnSphericalAberration": 2.7})
+    optics = optics.assign(rlnAmplitudeContrast=0.1, rlnImagePixelSize=PIXEL)
+    write_star(
+        path := tmp_path / "J20/a.star", optics, pd.DataFrame({"rlnImageName": ["1@stack.mrcs"], "rlnOpticsGroup": 1})
+    )
+    monkeypatch.chdir("/")
+    assert find_datadir(path, read_tables(path)[1]) == tmp_path
+    with pytest.raises(ConfigError, match=r"row 1: .*stack.mrcs is a link to /nowhere/stack.mrcs, which is no file"):
+        summarise(path, tmp_path)
+
+
+def test_two_pixel_sizes_of_one_table_are_named(tmp_path: Path, star: Callable, tables: tuple) -> None:
+    """RELION takes detector and magnification."""
+    star()
+    for label in ("rlnImagePixelSize", "rlnPixelSize"):
+        old_star(tmp_path / "old.star", tables)
+        text = (tmp_path / "old.star").read_text()
+        assert "_rlnDetectorPixelSize" in text and label not in text
+        head, rows = text.rsplit("\n_", 1)[0], text.rsplit("\n_", 1)[1].split("\n", 1)
+        many = "\n".join(f"{row} {2.6 if number != 1 else PIXEL}" for number, row in enumerate(rows[1].splitlines()))
+        (tmp_path / "old.star").write_text(f"{head}\n_{rows[0]}\n_{label}\n{many}\n")
+        with pytest.warns(
+            FileWarning,
+            match=rf"size of row 1 is 2.6 Å by {label} and 2.5 Å by rlnDetectorPixelSize and .*: 1, 3, 4, 5\)",
+        ):
+            assert set(read_tables(tmp_path / "old.star")[0]["rlnImagePixelSize"]) == {2.6, 2.5}
+
+
+def test_two_pixel_sizes_are_no_matter_where_they_agree_or_another_is_said(
+    tmp_path: Path, star: Callable, tables: tuple, recwarn
+) -> None:
+    star()
+    old_star(tmp_path / "old.star", tables)
+    text = (tmp_path / "old.star").read_text()
+    for size, told in ((PIXEL * 1.0005, Told()), (9.0, Told(pixel_size=PIXEL))):
+        (tmp_path / "old.star").write_text(
+            text.replace("\nloop_\n", "\nloop_\n_rlnPixelSize\n").replace("\n00000", f"\n{size} 00000")
+        )
+        read_particles(tmp_path / "old.star", told=told)
+    assert not [str(warning.message) for warning in recwarn if warning.category is FileWarning]
+
+
+def test_optics_of_both_tables_that_differ_are_named(star: Callable, recwarn) -> None:
+    read_particles(star(rlnAmplitudeContrast=[0.1, 0.07, 0.1, 0.07, 0.1]))
+    assert not recwarn.list
+    with pytest.warns(FileWarning, match=r"rlnVoltage of row 2 is 300 in data_particles and 200 in .*rows .*: 2, 4\)"):
+        assert set(read_particles(star(rlnVoltage=300.0)).ctf[:, 3]) == {300.0}
+
+
+def test_a_value_of_an_optics_group_that_is_no_number_is_named_with_group_and_row(star: Callable) -> None:
+    with pytest.raises(
+        ConfigError, match=r"rlnVoltage of optics group 5 is lost, not a number \(row 2 is the first particle"
+    ):
+        read_particles(star({"rlnOpticsGroup": [1, 5], "rlnVoltage": [300.0, "lost"]}, rlnOpticsGroup=[1, 5, 1, 5, 1]))
+
+
+def test_a_row_of_one_table_whose_optics_are_no_numbers_is_named(tmp_path: Path, star: Callable, tables: tuple) -> None:
+    star()
+    old_star(tmp_path / "old.star", tables)
+    lines = (tmp_path / "old.star").read_text().splitlines()
+    lines[-2] = lines[-2].replace(" 200.0", " unknown")
+    (tmp_path / "old.star").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ConfigError, match=r"rlnVoltage of optics group 3 is nan, not a number \(row 4 is"):
+        read_particles(tmp_path / "old.star")
+
+
+@pytest.mark.parametrize(("extremes", "unsigned"), [((5, 60000), True), ((-5, 60000), False), ((0, 30000), False)])
+def test_words_have_no_sign_where_the_headers_extremes_say_so(
+    tmp_path: Path, star: Callable, extremes: tuple, unsigned: bool
+) -> None:
+    pixels = np.random.default_rng(0).integers(5, 60000, (COUNT, BOX, BOX)).astype(np.uint16)
+    write_stack(tmp_path / "stack.mrcs", pixels.view(np.int16))
+    whole = bytearray((tmp_path / "stack.mrcs").read_bytes())
+    struct.pack_into("<ff", whole, 76, *extremes)
+    (tmp_path / "stack.mrcs").write_bytes(whole)
+    np.testing.assert_array_equal(read_particles(star()).images, pixels if unsigned else pixels.view(np.int16))
+
+
+def test_volumes_are_told_from_stacks_that_are_named_without_a_number(tmp_path: Path, star: Callable) -> None:
+    for count, message in ((BOX, rf"if it is a volume of {BOX}³ voxels: .*no subtomograms"), (COUNT, r"stack.mrcs$")):
+        write_stack(tmp_path / "stack.mrcs", np.ones((count, BOX, BOX), np.float32))
+        with pytest.raises(ConfigError, match=rf"which holds {count} images: say which, as in .*{message}"):
+            read_particles(star(rlnImageName="stack.mrcs"))
+
+
+def test_subtomograms_need_no_stacks_and_no_defocus_to_be_refused(tmp_path: Path, star: Callable) -> None:
+    with pytest.raises(ConfigError, match="rlnImageDimensionality is 3"):
+        read_particles(star(optics={"rlnImageDimensionality": 3}, rlnImageName="gone.mrc", rlnDefocusU=None))
+
+
+def test_a_header_with_too_few_images_is_told_from_a_wrong_stack(tmp_path: Path, star: Callable) -> None:
+    path = star()
+    whole = bytearray((tmp_path / "stack.mrcs").read_bytes())
+    struct.pack_into("<i", whole, 8, 1)
+    (tmp_path / "stack.mrcs").write_bytes(whole)
+    with pytest.raises(ConfigError, match="image 2 .* images 1 to 1: that is what its header says, .* enough for 5"):
+        read_particles(path)

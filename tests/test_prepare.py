@@ -308,3 +308,17 @@ def test_halves_of_several_sizes_are_brought_to_the_size_of_both(settings, user:
     for subset in (1, 2):
         prepare(dataclasses.replace(settings, subset=subset, contrast="dark"), tmp_path / str(subset), quiet)
         assert read_particles(tmp_path / str(subset) / "particles.star").voxel_size == 17.0
+
+
+def test_images_of_two_contrasts_are_prepared_alike_and_told_so_once(settings, user: Path, tmp_path: Path) -> None:
+    """The prepared images have one contrast: nothing may multiply them again."""
+    prepare(settings, tmp_path / "plain", quiet)
+    optics, table = read_tables(user)
+    sign = np.where(np.arange(len(table)) % 3, 1, -1)
+    with mrcfile.open(user.with_name("theirs.mrcs"), "r+") as mrc:
+        mrc.set_data((mrc.data * sign[:, None, None]).astype(np.float16))
+    write_star(user, optics, table.assign(equiposeSign=sign))
+    prepare(settings, tmp_path / "mixed", quiet)
+    plain, mixed = (read_particles(tmp_path / name / "particles.star") for name in ("plain", "mixed"))
+    np.testing.assert_array_equal(mixed.images, plain.images)
+    assert "equiposeSign" not in mixed.particle_table

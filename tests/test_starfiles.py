@@ -160,3 +160,14 @@ def test_numbers_keep_their_digits(tmp_path: Path) -> None:
 def test_a_value_with_a_line_end_cannot_be_written() -> None:
     with pytest.raises(ConfigError, match="has a line end"):
         star_text({"x": pd.DataFrame({"a": ["b\nc"]})})
+
+
+def test_identities_of_twenty_digits_keep_them(tmp_path: Path) -> None:
+    """cryoSPARC's uids fill 64 bits: half of them are above the largest signed integer."""
+    uids = [2**64 - 1, 2**63, 10**15, 17]
+    (tmp_path / "a.star").write_text(star_text({"x": pd.DataFrame({"ucsfUid": np.array(uids, np.uint64)})}))
+    for as_text in (True, False):
+        table = read_star(tmp_path / "a.star", as_text)["x"]
+        assert list(map(int, table["ucsfUid"])) == uids
+        (tmp_path / "b.star").write_text(star_text({"x": table}))
+        assert (tmp_path / "b.star").read_text() == (tmp_path / "a.star").read_text()

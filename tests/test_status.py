@@ -205,3 +205,15 @@ def test_a_folder_without_runs_is_one_message(tmp_path: Path, monkeypatch, capsy
     with pytest.raises(SystemExit, match="2"):
         cli.main()
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_posed_particles_have_a_state_too_file_by_file(tmp_path: Path) -> None:
+    """Of `equipose pose`, and of the folder that `--watch` fills."""
+    write(tmp_path / "a/settings.json", "{}", minutes_ago=50)
+    write(tmp_path / "a/pose.json", json.dumps({"particles": [30, 31], "doubtful_share": 0.02}))
+    write(tmp_path / "b/settings.json", "{}", minutes_ago=50)
+    for number, minutes in enumerate((9, 4)):
+        write(tmp_path / f"b/partial/half1_{400 * number}.npz", "", minutes)
+    done, at_work = status(tmp_path, 30.0, NOW).splitlines()
+    assert done == f"{tmp_path}/a: 61 particles posed, 2.0% doubtful" == status(tmp_path / "a", 30.0, NOW)
+    assert at_work.startswith(f"{tmp_path}/b: 2 parts posed, the last 4 minutes ago; if it has stopped, the same")

@@ -8,7 +8,7 @@
     equipose flip-hand DIR                             poses and maps of a reconstruction in the other hand
     equipose symmetrise DIR C4                         poses and maps on RELION's axes of a point group
     equipose status results/paper                      which runs are done, running, stuck, failed; time left, metrics
-    equipose status DIR                                the stage of a reconstruction, and its two runs
+    equipose status DIR                                the stage of a reconstruction, and its two runs; or of `pose`
     equipose watch DIR                                 the same as a live page in a browser, with maps and curves
     equipose run table1 --cores 8                      the paper, or a part of it, in this folder
 
@@ -493,10 +493,9 @@ def _protein(particles: Particles, star: Path) -> str:
     if box is None:
         return "images are too small to tell"
     voxel_size = particles.voxel_size * particles.images.shape[-1] / box
+    asked = _as_asked(star, box, "detect")
     try:
-        sign, certainty = contrast(
-            particles, np.arange(len(particles.images)), _as_asked(star, box, "detect"), voxel_size
-        )
+        sign, certainty = contrast(particles, np.arange(len(particles.images)), asked, voxel_size)
     except ConfigError:
         return "too few or too noisy to tell bright from dark: reconstruct wants --contrast"
     return f"{'bright' if sign > 0 else 'dark'} ({certainty:.0f} standard errors)"
@@ -568,11 +567,11 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
     check_symmetry(arguments.symmetry)
     _check_datadir(arguments)
     optics, table = read_tables(star, told=_told(arguments))
-    if arguments.datadir is None:
-        arguments.datadir = find_datadir(star, table)
     rows = chosen_rows(star, (optics, table), None, _selection(arguments))
     if not len(rows):
         raise ConfigError(f"{star}: --select leaves no particle: widen its limits")
+    if arguments.datadir is None:
+        arguments.datadir = find_datadir(star, table.iloc[rows])
     check_inside(star, arguments.datadir, table.iloc[rows])
     return star, (optics, table.iloc[rows]), half_of(table, optics)[rows]
 

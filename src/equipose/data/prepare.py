@@ -30,6 +30,7 @@ from equipose.core.fourier import half_disc, to_half_disc
 from equipose.core.noise import filtered, noise_power, shells, whitening
 from equipose.data.aberrations import Aberrations, aberrations_of
 from equipose.errors import ConfigError
+from equipose.io.cryosparc import SIGN_LABEL
 from equipose.io.files import write_json
 from equipose.io.fingerprint import fingerprint
 from equipose.io.locks import one_at_a_time
@@ -437,7 +438,8 @@ def _tables(
     table["rlnImageName"] = [f"{number:06d}@particles.mrcs" for number in range(1, len(table) + 1)]
     optics = particles.optics_table.assign(rlnImagePixelSize=voxel_size, rlnImageSize=config.box)
     optics = optics.drop(columns=[label for label in (*TILT, *MAGNIFICATION) if label in optics])
-    table = table.drop(columns=[label for label in (*TILT, *MAGNIFICATION, PIXEL, SIZE) if label in table])
+    gone = (*TILT, *MAGNIFICATION, PIXEL, SIZE, SIGN_LABEL)
+    table = table.drop(columns=[label for label in gone if label in table])
     for part in (optics, table):
         part[[label for label in APPLIED if label in part]] = 0
     return optics, table

@@ -27,7 +27,11 @@ NUMPY, COMPRESSED = b"\x93NUMPY", b"\x95CSDAT"
 UID, STACK, INDEX, PIXEL, SHAPE = "uid", "blob/path", "blob/idx", "blob/psize_A", "blob/shape"
 POSE, SHIFT, POSE_PIXEL, SPLIT = (f"alignments3D/{name}" for name in ("pose", "shift", "psize_A", "split"))
 MICROGRAPH, MICROGRAPH_SHAPE = "location/micrograph_path", "location/micrograph_shape"
+MICROGRAPH_PIXEL = "location/micrograph_psize_A"
 CENTRE_X, CENTRE_Y, TUBE = "location/center_x_frac", "location/center_y_frac", "filament/filament_uid"
+
+SIGN, SIGN_LABEL = "blob/sign", "equiposeSign"
+"""By which cryoSPARC multiplies an image when it reads it, and our own column of it. RELION knows none."""
 
 COLUMNS = {
     "ctf/df1_A": ("rlnDefocusU", 1.0),
@@ -105,8 +109,16 @@ def read_cryosparc(
         table["rlnOpticsGroup"] = _field(path, records, "ctf/exp_group_id", "iu").astype(np.int64)
     if SHAPE in names:
         table["rlnImageSize"] = _field(path, records, SHAPE, "iu", 2)[:, 0].astype(np.int64)
+    if SIGN in names:
+        negative = _field(path, records, SIGN, "if") < 0
+        if negative.any() and not negative.all():  # else all images have one contrast, which is seen in them
+            table[SIGN_LABEL] = np.where(negative, -1, 1)
     if {MICROGRAPH} <= names:
         table["rlnMicrographName"] = _texts(path, records, MICROGRAPH)
+    if MICROGRAPH_PIXEL in names:
+        size = _field(path, records, MICROGRAPH_PIXEL, "f").astype(float)
+        if (size > 0).all():
+            table["rlnMicrographOriginalPixelSize"] = size.round(6)
     if {CENTRE_X, CENTRE_Y, MICROGRAPH_SHAPE} <= names:
         height, width = _field(path, records, MICROGRAPH_SHAPE, "iu", 2).astype(float).T
         table["rlnCoordinateX"] = _field(path, records, CENTRE_X, "f").astype(float) * width

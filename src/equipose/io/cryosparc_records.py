@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from equipose.io.cryosparc import COLUMNS, INDEX, PIXEL, SHAPE, STACK, UID
-from equipose.io.particle_tables import DEFOCUS, OPTICS, image_names, of_groups, per_particle
+from equipose.io.cryosparc import COLUMNS, INDEX, PIXEL, SHAPE, SIGN, SIGN_LABEL, STACK, UID
+from equipose.io.particle_tables import DEFOCUS, OPTICS, image_names, loose, numbers, of_groups, per_particle
 from equipose.io.particle_tables import SIZE as BOX
 from equipose.io.stacks import SUFFIXES
+
+RESOLUTION = "rlnCtfMaxResolution"
 
 
 def records_of(star: Path, optics: pd.DataFrame, table: pd.DataFrame) -> dict[str, np.ndarray] | None:
@@ -33,6 +35,10 @@ def records_of(star: Path, optics: pd.DataFrame, table: pd.DataFrame) -> dict[st
         SHAPE: np.stack([box, box], axis=1),
         "ctf/exp_group_id": per_particle(star, "rlnOpticsGroup", optics, table).astype(np.uint32),
     }
+    if SIGN_LABEL in table:
+        records[SIGN] = numbers(star, table[SIGN_LABEL]).astype(np.float32)
+    if RESOLUTION in table:  # that of a fit that has failed is not finite; cryoSPARC's is 0 then
+        table = table.assign(**{RESOLUTION: np.nan_to_num(loose(table[RESOLUTION]), nan=0, posinf=0, neginf=0)})
     for field, (label, unit) in COLUMNS.items():
         if label in table or label in optics or field.startswith("ctf/df") or field == PIXEL:
             records[field] = (per_particle(star, label, optics, table) / unit).astype(np.float32)

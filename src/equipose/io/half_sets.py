@@ -99,6 +99,11 @@ def warn_of_repeats(
     if shared is not None and shared.any():
         text = f"{star}: {SUBSET} puts {shared.sum()} rows that share an image, a tube or a place into both half-sets"
         warnings.warn(f"{text}: half-sets are drawn anew", FileWarning, stacklevel=2)
+    elif (lacking := _without_half(particle_table)).any():
+        text = f"{star}: {SUBSET} of row {particle_table.index[int(np.argmax(lacking))] + 1} is neither 1 nor 2"
+        text += f" ({lacking.sum()} of {len(lacking)} rows have no half-set)"
+        text += ": half-sets are drawn anew; write a file without such rows to keep its own"
+        warnings.warn(text, FileWarning, stacklevel=2)
     elif half is not None and drawn_for_all(particle_table, half):
         text = (
             f"{star}: half-sets are drawn anew, since {SUBSET} is not sound in all rows: with those that are left out"
@@ -106,6 +111,14 @@ def warn_of_repeats(
         text += ", rows share an image, a tube or a place across half-sets, or lack a half-set"
         warnings.warn(f"{text}: write a file of the chosen rows to keep theirs", FileWarning, stacklevel=2)
     return again
+
+
+def _without_half(particle_table: pd.DataFrame) -> np.ndarray:
+    """The rows (n,) bool in neither half-set, of a file whose other rows are in both. None of files without both."""
+    if SUBSET not in particle_table:
+        return np.zeros(len(particle_table), bool)
+    subset = pd.to_numeric(particle_table[SUBSET], errors="coerce")
+    return ~subset.isin([1, 2]).to_numpy() & ({1, 2} <= set(subset))
 
 
 def drawn_for_all(particle_table: pd.DataFrame, half: np.ndarray) -> bool:

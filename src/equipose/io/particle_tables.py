@@ -16,11 +16,11 @@ import pandas as pd
 
 from equipose.config.settings import Selection, Told
 from equipose.errors import ConfigError, FileWarning
-from equipose.io.cryosparc import COMPRESSED, NUMPY, ignored_fields, read_cryosparc
+from equipose.io.cryosparc import COLUMNS, COMPRESSED, NUMPY, ignored_fields, read_cryosparc
 from equipose.io.files import write_text
-from equipose.io.half_sets import half_of
+from equipose.io.half_sets import MICROGRAPH_PIXEL, half_of
 from equipose.io.image_names import ImageNames, numbered_alike
-from equipose.io.stacks import OTHER_FORMATS, stack_path
+from equipose.io.stacks import OTHER_FORMATS, SAME_PIXEL, stack_path
 from equipose.io.starfiles import read_star, star_text
 
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
@@ -56,8 +56,13 @@ IGNORED = {
 """Labels of data_optics that RELION uses for its CTF or map, and equipose does not."""
 
 OLD_PIXEL = ("rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize")
-OF_A_GROUP = (*OPTICS, *APPLIED, *TILT, *MAGNIFICATION, SIZE, "rlnImageDimensionality", *IGNORED)
+OF_A_GROUP = (*OPTICS, *APPLIED, *TILT, *MAGNIFICATION, SIZE, "rlnImageDimensionality", MICROGRAPH_PIXEL, *IGNORED)
 """Columns that RELION 3.1 moved from the particles to the optics table."""
+
+CISTEM = "is cisTEM's: export the particles for RELION there (Assets, Refinement Packages, Export)"
+
+PARTICLE_FILES = (".star", ".cs")
+"""Ends of the names of files of particles."""
 
 LISTS = {
     "rlnReferenceImage": "class averages or models: name the particles of that run, …_data.star",
@@ -78,6 +83,9 @@ LARGEST = 1e30
 
 NAMED = 5
 """Largest number of rows that a message names."""
+
+SOUGHT = 1000
+"""Number of stacks that are sought, if none of them is there, before it is said that they are missing."""
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 """data_optics and data_particles. The index of the second has the rows' numbers in the file."""
@@ -123,7 +131,18 @@ def of_groups(
     used = groups_in_use(star, optics_table, particle_table)
     known, group = (numbers(star, table["rlnOpticsGroup"]) for table in (used, particle_table))
     order = np.argsort(known)
-    return numbers(star, used[label], "optics group")[order][np.searchsorted(known[order], group)]
+    place = order[np.searchsorted(known[order], group)]
+    values = loose(used[label])
+    bad = ~(np.abs(values) < LARGEST)
+    if bad.any():
+        first = int(np.argmax(bad))
+        row = particle_table.index[int(np.argmax(place == first))] + 1
+        raise ConfigError(
+            f"star file {star}: {called(star, label)} of optics group {known[first]:g} is {used[label].iloc[first]},"
+            " not a number"
+            f" (row {row} is the first particle of the group)"
+        )
+    return values[place]
 
 
 def chosen_rows(star: Path, tables: Tables, subset: int | None, select: Selection) -> np.ndarray:
@@ -180,6 +199,9 @@ def read_tables(star: Path, as_written: bool = False, told: Told = Told()) -> Ta
         tables = _with_optics(star, read_cryosparc(star, passthrough, told.no_ctf, told.pixel_size), told)
     else:
         tables = _star_tables(star, as_written, told)
+    if star.suffix not in PARTICLE_FILES:  # after the errors about what it is
+        ends = " or ".join(PARTICLE_FILES)
+        raise ConfigError(f"{star} must have a name that ends in {ends}: rename it, or link it to such a name")
     optics, particles = tables
     if told.pixel_size is not None:
         optics = optics.assign(**{PIXEL: told.pixel_size})
@@ -195,17 +217,16 @@ def read_tables(star: Path, as_written: bool = False, told: Told = Told()) -> Ta
 def find_datadir(star: Path, particle_table: pd.DataFrame) -> Path | None:
     """The folder that image names start from: the file's folder, the working folder, or a folder above the file.
 
-    RELION names images from the project's folder, which is above the file. None if no folder has the first image.
+    RELION names images from the project's folder, which is above the file. It is the folder of the first stack that is
+    there, be it a link to nowhere: earlier ones may be missing. None if no folder has a stack.
     """
     if "rlnImageName" not in particle_table:
         return None
-    image, sign, stack = str(particle_table["rlnImageName"].iloc[0]).partition("@")
-    name = stack if sign else image
-    if not name or os.path.isabs(name):
-        return None
-    for folder in (star.parent, Path.cwd(), *star.parent.parents):
-        if os.path.isfile(stack_path(folder, name)):
-            return folder
+    folders = star.parent, Path.cwd(), *star.parent.parents
+    for name in image_names(star, particle_table["rlnImageName"]).stacks[:SOUGHT]:
+        for folder in folders if not os.path.isabs(name) else ():
+            if os.path.lexists(stack_path(folder, name)):
+                return folder
     return None
 
 
@@ -240,6 +261,8 @@ def _kind_of_file(star: Path) -> str:
         raise ConfigError(
             f"{star} is a list of stacks, as cryoDRGN takes them: give the star or .cs file that names their images"
         )
+    if star.suffix == ".cistem":
+        raise ConfigError(f"{star} {CISTEM}")
     if star.suffix == ".csg" or b"metafile:" in start:
         files = re.findall(r"metafile:\s*['\"]?>?([^'\"\s]+)", star.read_text(errors="replace"))
         named = f", {', '.join(dict.fromkeys(files))}" if files else ""
@@ -253,10 +276,8 @@ def _star_tables(star: Path, as_written: bool, told: Told) -> Tables:
     tables = read_star(star, as_written)
     labels = {label for table in tables.values() for label in table}
     if any(label.startswith("cisTEM") for label in labels):
-        raise ConfigError(
-            f"star file {star} is cisTEM's: export the particles for RELION there (Assets, Refinement Packages, Export)"
-        )
-    if any(re.match("rln(Tomo(Name|Particle|Sub|Visible)|CtfImage)", label) for label in labels):
+        raise ConfigError(f"star file {star} {CISTEM}")
+    if any(re.match("rln(Tomo(Name|Particle|Sub|Visible|Tomogram)|CtfImage)", label) for label in labels):
         raise ConfigError(
             f"star file {star} lists subtomograms (tomography): equipose takes single particles, images of one"
             " projection each"
@@ -304,7 +325,7 @@ def _filled(star: Path, name: str, table: pd.DataFrame) -> pd.DataFrame:
 
 def _with_pixel_size(star: Path, optics: pd.DataFrame) -> pd.DataFrame:
     """A pixel size for an optics table that lacks it, from the micrographs' pixel size, as RELION does."""
-    for label in ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize"):
+    for label in ("rlnMicrographPixelSize", MICROGRAPH_PIXEL):
         if PIXEL not in optics and label in optics:
             warn(f"star file {star}: data_optics lacks {PIXEL}: {label} is taken, as by RELION")
             return optics.assign(**{PIXEL: optics[label]})
@@ -349,21 +370,31 @@ def _with_origins(particles: pd.DataFrame, pixel: float | np.ndarray) -> pd.Data
 
 
 def _old_pixel_size(star: Path, table: pd.DataFrame, told: Told) -> np.ndarray:
-    """Pixel size (n,) in Å of each row of RELION 3.0's single table."""
-    for label in (PIXEL, "rlnPixelSize"):
-        if label in table:
-            return loose(table[label])
+    """Pixel size (n,) in Å of each row of RELION 3.0's single table. Warns where the table gives two that differ."""
     if told.pixel_size is not None:
         return np.full(len(table), told.pixel_size)
-    if missing := [label for label in OLD_PIXEL[:2] if label not in table]:
+    found = {label: loose(table[label]) for label in (PIXEL, OLD_PIXEL[2]) if label in table}
+    missing = [label for label in OLD_PIXEL[:2] if label not in table]
+    if not missing:
+        micrometres, magnification = (loose(table[label]) for label in OLD_PIXEL[:2])
+        found[" and ".join(OLD_PIXEL[:2])] = 1e4 * micrometres / np.where(magnification > 0, magnification, np.nan)
+    if not found:
         raise ConfigError(
             f"star file {star}: its particles have no pixel size ({PIXEL}, or {' and '.join(OLD_PIXEL[:2])}; it lacks"
             f" the column {', '.join(missing)}): add it, or say --pixel-size"
         )
-    micrometres, magnification = (loose(table[label]) for label in OLD_PIXEL[:2])
-    if not (magnification > 0).any():
+    (label, sizes), *others = found.items()
+    if not others and np.isnan(sizes).all() and not missing:
         raise ConfigError(f"star file {star}: {OLD_PIXEL[1]} is above 0 in no row: correct it, or say --pixel-size")
-    return 1e4 * micrometres / np.where(magnification > 0, magnification, np.nan)
+    for other, theirs in others:
+        if (apart := np.abs(theirs - sizes) > SAME_PIXEL * sizes).any():
+            row = int(np.argmax(apart))
+            warn(
+                f"star file {star}: the pixel size of row {table.index[row] + 1} is {sizes[row]:.4g} Å by {label} and"
+                f" {theirs[row]:.4g} Å by {other}: the first is taken; say --pixel-size if it is wrong"
+                + rows_like_this(table, apart)
+            )
+    return sizes
 
 
 def warn(message: str) -> None:
@@ -400,15 +431,21 @@ def loose(column: pd.Series) -> np.ndarray:
     return pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
 
 
-def numbers(star: Path, column: pd.Series, what: str = "row") -> np.ndarray:
+def called(star: Path, label: str) -> str:
+    """What a message calls a column: its label, and the field of a .cs file that it was made from."""
+    field = next((field for field, (name, _) in COLUMNS.items() if name == label), None)
+    return f"{label} ({field})" if field and star.suffix == ".cs" else label
+
+
+def numbers(star: Path, column: pd.Series) -> np.ndarray:
     """A column as float64 (n,). Raises ConfigError, naming the first row (from 1) that is not a finite number."""
     values = loose(column)
     bad = ~(np.abs(values) < LARGEST)
     if bad.any():
         first = int(np.argmax(bad))
         raise ConfigError(
-            f"star file {star}: {column.name} of {what} {column.index[first] + 1} is {column.iloc[first]}, not a number"
-            + rows_like_this(column, bad)
+            f"star file {star}: {called(star, str(column.name))} of row {column.index[first] + 1} is"
+            f" {column.iloc[first]}, not a number" + rows_like_this(column, bad)
         )
     return values
 

@@ -18,6 +18,7 @@ import pandas as pd
 from equipose.config.settings import TRAINING_BOXES, Selection, Told
 from equipose.core.rotations import from_relion_angles
 from equipose.errors import ConfigError, FileWarning
+from equipose.io.cryosparc import SIGN, SIGN_LABEL
 from equipose.io.files import sampled_digest
 from equipose.io.particle_tables import (
     ANGLES,
@@ -36,6 +37,7 @@ from equipose.io.particle_tables import (
     SIZE,
     TILT,
     Tables,
+    called,
     chosen_rows,
     groups_in_use,
     image_names,
@@ -184,6 +186,10 @@ def read_particles(
     need(star, "particles", particle_table, ("rlnImageName", "rlnOpticsGroup"))
     need(star, "optics", optics_table, ("rlnOpticsGroup", PIXEL))
     optics_table = groups_in_use(star, optics_table, particle_table)
+    if (of_groups(star, "rlnImageDimensionality", optics_table, particle_table, 2.0) == 3).any():
+        raise ConfigError(
+            f"star file {star}: rlnImageDimensionality is 3, subtomograms (tomography): equipose takes single particles"
+        )
     ctf = _read_ctf(star, optics_table, particle_table)
     _warn_of_columns(star, optics_table, particle_table)
 
@@ -224,6 +230,7 @@ def _read_ctf(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFra
             " say --no-ctf where images have no CTF, such as clean projections" + nearly(DEFOCUS[:1], particle_table)
         )
     columns = {label: per_particle(star, label, optics_table, particle_table) for label in CTF_LABELS}
+    _warn_of_two_optics(star, optics_table, particle_table)
     if DEFOCUS[1] not in particle_table:
         columns[DEFOCUS[1]] = columns[DEFOCUS[0]]
     envelope = {
@@ -239,13 +246,29 @@ def _read_ctf(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFra
     return ctf
 
 
+def _warn_of_two_optics(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> None:
+    """Warn where the two tables differ: of RELION's programs, some take the one, and some the other."""
+    for label in OPTICS[:3]:
+        if label in particle_table and label in optics_table:
+            own, theirs = loose(particle_table[label]), of_groups(star, label, optics_table, particle_table)
+            if (other := own != theirs).any():
+                first = int(np.argmax(other))
+                warn(
+                    f"star file {star}: {label} of row {particle_table.index[first] + 1} is {own[first]:g} in"
+                    f" data_particles and {theirs[first]:g} in data_optics: the first is taken, as by"
+                    " relion_reconstruct, and relion_refine takes the second: remove the wrong one"
+                    + rows_like_this(particle_table, other)
+                )
+
+
 def _check_scale(star: Path, scale: np.ndarray, table: pd.DataFrame) -> None:
     """Raises ConfigError where a scale factor (n,) leaves no CTF."""
     if (bad := scale <= 0).any():
         first = int(np.argmax(bad))
         raise ConfigError(
-            f"star file {star}: particle {table.index[first] + 1} has rlnCtfScalefactor {scale[first]:g}, by which its"
-            " CTF is multiplied: correct it, or remove the column" + rows_like_this(table, bad)
+            f"star file {star}: particle {table.index[first] + 1} has {called(star, 'rlnCtfScalefactor')}"
+            f" {scale[first]:g}, by which its CTF is multiplied: correct it, or remove the column"
+            + rows_like_this(table, bad)
         )
 
 
@@ -294,8 +317,8 @@ def _check_optics(star: Path, ctf: np.ndarray, table: pd.DataFrame) -> None:
         if bad.any():
             first = int(np.argmax(bad))
             raise ConfigError(
-                f"star file {star}: particle {table.index[first] + 1} has {label} {values[first]:g}; it is {unit},"
-                f" {low} to {high}" + rows_like_this(table, bad)
+                f"star file {star}: particle {table.index[first] + 1} has {called(star, label)} {values[first]:g}; it"
+                f" is {unit}, {low} to {high}" + rows_like_this(table, bad)
             )
 
 
@@ -389,12 +412,15 @@ def _read_images(
     for code in alone:
         if stacks[code].shape[0] > 1:
             row = names.index[int(np.argmax(names == stack_names[code]))] + 1
+            count, height, width = stacks[code].shape
             raise ConfigError(
-                f"star file {star}: rlnImageName of particle {row} is {stack_names[code]}, which holds"
-                f" {stacks[code].shape[0]} images: say which, as in 000001@stack.mrcs"
+                f"star file {star}: rlnImageName of particle {row} is {stack_names[code]}, which holds {count} images:"
+                " say which, as in 000001@stack.mrcs"
+                + f" (if it is a volume of {count}³ voxels: equipose takes no subtomograms)"
+                * (count == height == width)
             )
     lengths, heights, widths = (np.array(part)[number] for part in zip(*(stack.shape for stack in stacks), strict=True))
-    _check_indices(star, index, lengths, stack_names, number, names)
+    _check_indices(star, index, lengths, stacks, stack_names, number, names)
     if (heights != widths).any():
         shape = stacks[number[np.argmax(heights != widths)]].shape
         raise ConfigError(
@@ -409,33 +435,45 @@ def _read_images(
             f"star file {star}: rlnImageSize is {said[first]:g}, but the images have {widths[first]} pixels: correct"
             " it, or name the right stacks" + rows_like_this(names, other)
         )
-    if (of_groups(star, "rlnImageDimensionality", optics_table, particle_table, 2.0) == 3).any():
-        raise ConfigError(
-            f"star file {star}: rlnImageDimensionality is 3, subtomograms (tomography): equipose takes single particles"
-        )
     sizes = np.stack([widths, _pixel_sizes(star, optics_table, particle_table)], axis=1)
     box, voxel_size = common or _common_size(sizes)
     pixel = sizes[:, 1] / voxel_size
     pixel[np.abs(pixel - 1) <= ALIKE] = 1
     _warn_of_stacks(star, stacks, number, index, sizes)
-    images = Images(stacks, number, index, box, pixel)
+    sign = numbers(star, particle_table[SIGN_LABEL]) if SIGN_LABEL in particle_table else np.ones(len(names))
+    if (sign < 0).any() and not (sign < 0).all():
+        warn(
+            f"{star}: {SIGN} is -1 for some particles and not for others: images are multiplied by it, as by cryoSPARC."
+            " RELION does not do so: refine from poses.cs, or give RELION stacks of one contrast"
+        )
+    images = Images(stacks, number, index, box, pixel, sign)
     _check_images(star, images, names, checked_rows(images) if quick else np.arange(len(images)))
     return images, voxel_size
 
 
 def _check_indices(
-    star: Path, index: np.ndarray, lengths: np.ndarray, stack_names: list[str], number: np.ndarray, names: pd.Series
+    star: Path,
+    index: np.ndarray,
+    lengths: np.ndarray,
+    stacks: tuple[Stack, ...],
+    stack_names: list[str],
+    number: np.ndarray,
+    names: pd.Series,
 ) -> None:
     bad = (index < 0) | (index >= lengths)
     if bad.any():
         row = int(np.argmax(bad))
         from_zero = (index < 0).any() and (index < lengths - 1).all()
+        room = stacks[number[row]].room()
         raise ConfigError(
             f"star file {star} asks for image {index[row] + 1} of {stack_names[number[row]]} in row"
             f" {names.index[row] + 1}, which holds images 1 to {lengths[row]}: "
             + (
                 "images are counted from 1; if the file counts them from 0, add 1 to each"
                 if from_zero
+                else f"that is what its header says, and its bytes are enough for {room}: the program that wrote it did"
+                " not finish, so make it again"
+                if index[row] < room
                 else "the star file and the stack do not belong together"
             )
             + rows_like_this(names, bad)
@@ -461,8 +499,8 @@ def _warn_of_stacks(
         warn(f"{star}: images have an odd number of pixels: RELION 3.1 reconstructs wrongly from such images")
     if any(stack.kind.kind == "u" and stack.kind.itemsize == 2 for stack in stacks):
         warn(
-            f"{star}: stacks of mode 6 hold numbers without a sign. RELION 3.1 reads them with one, and values above"
-            " 32,767 are wrong there"
+            f"{star}: stacks hold numbers of 16 bits without a sign (mode 6, or mode 1 with a maximum above 32,767)."
+            " RELION 3.1 reads them with one, and values above 32,767 are wrong there"
         )
 
 

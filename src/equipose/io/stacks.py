@@ -71,6 +71,10 @@ class Stack:
         """The images as they are stored, memory-mapped."""
         return np.memmap(self.path, self.kind, "r", self.offset, self.shape)
 
+    def room(self) -> int:
+        """Number of whole images that the file has bytes for, whatever its header says."""
+        return (os.path.getsize(self.path) - self.offset) // (math.prod(self.shape[1:]) * self.kind.itemsize)
+
 
 @dataclass(frozen=True)
 class Images:
@@ -88,6 +92,8 @@ class Images:
     """L"""
     pixel: np.ndarray
     """(n,) the pixel size of each image as a multiple of the set's"""
+    sign: np.ndarray
+    """(n,) 1 or -1, by which each image is multiplied"""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -107,11 +113,13 @@ class Images:
             if found.shape[-1] != self.box or multiple != 1:
                 found = resampled(found, self.box, multiple)
             images[here] = found
+        images[self.sign[rows] < 0] *= -1
         return images
 
     def of(self, rows: slice | np.ndarray) -> "Images":
         """Some of the images, not read yet."""
-        return replace(self, stack=self.stack[rows], index=self.index[rows], pixel=self.pixel[rows])
+        parts = {name: getattr(self, name)[rows] for name in ("stack", "index", "pixel", "sign")}
+        return replace(self, **parts)
 
     def __array__(self, dtype: np.dtype | None = None) -> np.ndarray:
         return self[:].astype(dtype or np.float32, copy=False)
@@ -184,6 +192,10 @@ def open_stack(path: Path) -> Stack:
     Only the header is read. No stamp is needed (old programs leave them out); only IMOD's stamp is looked at.
     """
     if not os.path.isfile(path):  # False too for a name that no file can have
+        if os.path.islink(path):
+            raise ConfigError(
+                f"image stack {path} is a link to {os.path.realpath(path)}, which is no file: mend the link"
+            )
         raise ConfigError(
             f"image stack {path} does not exist: rlnImageName is relative to the star file's folder, or to `datadir`"
             " (--datadir), for RELION the project's folder"
@@ -213,8 +225,8 @@ def open_stack(path: Path) -> Stack:
 
 def data_of(header: np.void) -> tuple[np.dtype, int, tuple[int, int, int]]:
     """The kind of an MRC file's numbers, the byte at which they begin, and their shape (z, y, x), by its header."""
-    mode = int(header["mode"])
-    kind = np.dtype(header.dtype["mode"].byteorder + ("u1" if mode == 0 and not _signed(header) else KINDS[mode]))
+    name = KINDS[int(header["mode"])]
+    kind = np.dtype(header.dtype["mode"].byteorder + (name if _signed(header) else name.replace("i", "u")))
     return kind, HEADER.itemsize + int(header["nsymbt"]), (int(header["nz"]), int(header["ny"]), int(header["nx"]))
 
 
@@ -225,12 +237,13 @@ def _pixel_size(header: np.void) -> float | None:
 
 
 def _signed(header: np.void) -> bool:
-    """Whether bytes (mode 0) have a sign: by IMOD's stamp, else by the extremes in the header, else yes (MRC2014)."""
+    """Whether integers (modes 0, 1) have a sign: bytes by IMOD's stamp; else by the header's extremes; else yes."""
     words = np.dtype(header.dtype["mode"].byteorder + "i4")
     stamp, flags = np.frombuffer(header.tobytes(), words, 2, 152).tolist()
-    if stamp == IMOD_STAMP:
+    if header["mode"] == 0 and stamp == IMOD_STAMP:
         return bool(flags & 1)
-    return not (0 <= float(header["dmin"]) <= float(header["dmax"]) and 127 < float(header["dmax"]) <= 255)
+    low, high, largest = float(header["dmin"]), float(header["dmax"]), 127 if header["mode"] == 0 else 32767
+    return not (0 <= low <= high and largest < high <= 2 * largest + 1)
 
 
 def read_header(start: bytes) -> np.void | None:

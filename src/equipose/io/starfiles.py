@@ -38,6 +38,7 @@ _TOKEN = re.compile(
 )
 _UNQUOTED = re.compile(r"""[^\s"'#_;][^\s]*""")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
+_LONG = re.compile(r"[+-]?[0-9]{16,}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?nan|[+-]?inf")
 
 
@@ -286,6 +287,8 @@ def _kind(label: str, values: list[str]) -> type:
         return str
     if all(map(_INTEGER.fullmatch, values)):
         return np.int64
+    if any(map(_LONG.fullmatch, values)):  # an identity, such as cryoSPARC's: a float would lose its last digits
+        return str
     return np.float64 if all(_NUMBER.fullmatch(value.lower()) for value in values) else str
 
 
@@ -304,8 +307,10 @@ def _texts(column: pd.Series) -> list[str]:
         exact = np.allclose(np.round(values, 6), values, rtol=SIGNIFICANT, atol=0, equal_nan=True)
         form = "%.6f" if exact else "%.10g"
         return [form % value for value in values.tolist()]
-    if column.dtype.kind in "iub":
-        return list(map(str, column.astype(int).tolist()))
+    if column.dtype.kind == "b":
+        column = column.astype(int)
+    if column.dtype.kind in "iu":
+        return list(map(str, column.tolist()))
     return [text if _UNQUOTED.fullmatch(text) else _quoted(text) for text in map(str, column)]
 
 

@@ -30,6 +30,7 @@ from equipose.study.course import Course, read_course, refinement_left
 from equipose.study.status import (
     CLASS_STAGES,
     LOCK,
+    POSED,
     STAGES,
     STATES,
     WORK,
@@ -37,6 +38,7 @@ from equipose.study.status import (
     class_folders,
     classes_asked,
     last_words,
+    posed_folders,
     reconstruction_in,
     runs_in,
     stage,
@@ -68,9 +70,6 @@ RULES = ("prepare", "train", "evaluate", "join_halves")
 
 ALIVE = Path(".snakemake/alive.lock")
 """The lock that a Snakemake of ours holds, in the folder where it works."""
-
-POSED, ASKED = "pose.json", "settings.json"
-"""Files of `equipose pose`: of particles that are posed, and of any that were begun."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def watched(folder: Path) -> Watched:
         return Watched(top, _classes if classes_asked(top) > 1 else _reconstruction)
     if next(folder.glob("runs/*/*/seed*/config.json"), None):
         return Watched(folder.resolve(), _results)
-    if next(folder.glob(f"*/{ASKED}"), None) or (folder / ASKED).is_file():
+    if posed_folders(folder):
         return Watched(folder.resolve(), _posed)
     raise ConfigError(
         f"{folder} is no folder of ours: name a reconstruction's (equipose reconstruct), a workflow's results, such as"
@@ -259,7 +258,7 @@ def _results(ours: Watched, now: float) -> View:
 
 def _posed(ours: Watched, now: float) -> View:
     """Particles that are posed as their files come."""
-    folders = sorted(path.parent for path in [ours.folder / ASKED, *ours.folder.glob(f"*/{ASKED}")] if path.is_file())
+    folders = posed_folders(ours.folder)
     summaries = {folder: read_json(folder / POSED) for folder in folders}
     posed = {folder: summary for folder, summary in summaries.items() if summary}
     count = sum(sum(summary["particles"]) for summary in posed.values())

@@ -19,6 +19,7 @@ from equipose.io.cryosparc_records import records_of
 from equipose.io.half_sets import SUBSET, repeats
 from equipose.io.particle_tables import (
     ANGLES,
+    APPLIED,
     ORIGINS,
     PHASE_SHIFT,
     SIZE,
@@ -27,8 +28,10 @@ from equipose.io.particle_tables import (
     groups_in_use,
     image_names,
     is_cryosparc,
+    loose,
     need,
     numbers,
+    of_groups,
     read_tables,
     without_poses,
     write_star,
@@ -83,6 +86,7 @@ def write_posed(
     subset = np.repeat([1, 2], [len(half) for half in halves])[order]
     turned, moved, scored = (np.concatenate(part)[order] for part in (rotations, shifts, scores))
     aberrations = read_aberrations(star, tables[0], tables[1].iloc[rows])
+    changed = any(of_groups(star, label, tables[0], tables[1].iloc[rows]).any() for label in APPLIED)
     if aberrations is not None:
         moved = aberrations.shifts_in_images(moved, np.arange(len(rows)))
     optics, table = for_refinement(star, datadir, config.told, rows)
@@ -90,10 +94,12 @@ def write_posed(
     if probabilities is not None:
         table = table.assign(**{PROBABILITY: np.concatenate(probabilities)[order]})
     write_star(output / "poses.star", optics, table)
+    # A .cs file cannot say that images had their phases flipped or were multiplied by their CTF, and has another form
+    # for beam tilts: one made of a star file would be wrong.
     if is_cryosparc(star):
         records = read_records(star, tuple(map(Path, config.told.passthrough)))
         write_cryosparc(output / "poses.cs", records, rows, turned, moved, subset, config.pixel_size)
-    elif aberrations is None and (made := records_of(star, optics, table)):  # cryoSPARC has others for a beam tilt
+    elif aberrations is None and not changed and (made := records_of(star, optics, table)):
         write_cryosparc(output / "poses.cs", made, np.arange(len(rows)), turned, moved, subset)
 
 
@@ -123,20 +129,21 @@ def _split_by_size(star: Path, optics: pd.DataFrame, table: pd.DataFrame, sizes:
     A group whose particles have several sizes, as files of RELION 3.0 may have them, becomes several.
     """
     group = numbers(star, table["rlnOpticsGroup"]).astype(np.int64)
-    own = numbers(star, optics["rlnOpticsGroup"], "optics group").astype(np.int64)
-    box = {number: sorted(set(sizes[group == number].astype(int).tolist())) for number in own.tolist()}
+    own = loose(optics["rlnOpticsGroup"])  # NaN where a group that no particle is in has no number
+    box = {number: sorted(set(sizes[group == number].astype(int).tolist())) for number in np.unique(group).tolist()}
     usual = int(np.bincount(sizes.astype(int)).argmax())
-    if SIZE not in optics or any(len(found) > 1 for found in box.values()):
-        optics = optics.assign(**{SIZE: [box[number][0] if box[number] else usual for number in own.tolist()]})
+    several = any(len(found) > 1 for found in box.values())
+    if SIZE not in optics or several:
+        optics = optics.assign(**{SIZE: [box.get(number, [usual])[0] for number in own.tolist()]})
         for number, found in box.items():
             for size in found[1:]:
-                new = int(own.max()) + 1
+                new = int(np.nanmax(own)) + 1
                 own = np.append(own, new)
-                row = optics[numbers(star, optics["rlnOpticsGroup"]) == number]
+                row = optics[loose(optics["rlnOpticsGroup"]) == number]
                 optics = pd.concat([optics, row.assign(rlnOpticsGroup=new, **{SIZE: size})], ignore_index=True)
                 group = np.where((group == number) & (sizes == size), new, group)
-        if len(own) > len(box):
-            optics["rlnOpticsGroupName"] = [f"opticsGroup{number}" for number in own]
+        if several:
+            optics["rlnOpticsGroupName"] = [f"opticsGroup{number:g}" for number in own]
             table = table.assign(rlnOpticsGroup=group)
     if "rlnImageDimensionality" not in optics:
         optics = optics.assign(rlnImageDimensionality=2)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from equipose.errors import ConfigError
+from equipose.io.particle_tables import PARTICLE_FILES
 
-KINDS, JOINED = (".star", ".cs"), "passthrough"
-"""The files that are posed, and the part of a name of .cs files that have no images of their own."""
+JOINED = "passthrough"
+"""Part of a name of .cs files that have no images of their own."""
 
 SECONDS = 10.0
 """Between two looks into the folder. A file is whole once it is the same at two looks."""
@@ -48,7 +49,7 @@ def _files(folder: Path) -> list[tuple[Path, tuple[int, int]]]:
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if Path(entry.name).suffix in KINDS and JOINED not in entry.name and entry.is_file():
+            if Path(entry.name).suffix in PARTICLE_FILES and JOINED not in entry.name and entry.is_file():
                 state = entry.stat()
                 found.append((Path(entry.path), (state.st_size, state.st_mtime_ns)))
     return sorted(found, key=lambda file: (file[1][1], file[0]))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from equipose.config.settings import RunConfig
 from equipose.errors import ConfigError
+from equipose.io.files import read_json
 from equipose.io.progress import duration
 
 STATES = {
@@ -28,6 +29,9 @@ SETTINGS = "particles.yaml"
 
 LOCK = "reconstruct.lock"
 """File in the folder WORK, which a running `equipose reconstruct` holds."""
+
+POSED, ASKED, PARTS = "pose.json", "settings.json", "partial/half*.npz"
+"""Files of `equipose pose`: of particles that are posed, of any that were begun, and of the parts so far."""
 
 Stages = dict[str, tuple[str, int]]
 """Of each stage: the pattern of its files, and their number."""
@@ -74,7 +78,7 @@ def status(folder: Path, silent_minutes: float, now: float) -> str:
     """A reconstruction's stage, the number of runs in each state, their time left, and the last lines of their logs.
 
     `folder` is a preset's results folder, a reconstruction's folder, or the folder in which its workflow runs. Of
-    several classes, each one that has begun follows.
+    several classes, each one that has begun follows. Of `equipose pose`, it is how far each file is.
     """
     top = reconstruction_in(folder)
     if top and (number := classes_asked(top)) > 1:
@@ -83,8 +87,11 @@ def status(folder: Path, silent_minutes: float, now: float) -> str:
     results = top / WORK if top else folder
     runs = runs_in(results, silent_minutes, now)
     if not runs and not top:
+        if posed := posed_folders(folder):
+            return "\n".join(_posed_line(each, now) for each in posed)
         raise ConfigError(
-            f"{folder} has no runs: name a preset's results folder, such as results/paper, or a reconstruction's"
+            f"{folder} has no runs: name a preset's results folder, such as results/paper, a reconstruction's, or posed"
+            " particles' (equipose pose --out)"
         )
     groups = {state: [run for run in runs if run.state == state] for state in STATES}
     lines = [f"{top}: reconstruction, {stage(results)}"] if top else []
@@ -146,6 +153,11 @@ def former_classes(top: Path, made: Collection[int]) -> list[Path]:
     return sorted(each for each in folders if re.fullmatch(r"class\d+", each.name) and each.name not in now)
 
 
+def posed_folders(folder: Path) -> list[Path]:
+    """The folders of posed files: `folder`, and those in it that `equipose pose --watch` made."""
+    return sorted(path.parent for path in [folder / ASKED, *folder.glob(f"*/{ASKED}")] if path.is_file())
+
+
 def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -> RunStatus:
     name = folder.relative_to(results / "runs")
     try:
@@ -192,6 +204,17 @@ def _last_lines(results: Path) -> list[str]:
         for log, last in last_words(results).items()
         for line in ("", f"{log} ends with", *(f"  {line}" for line in last))
     ]
+
+
+def _posed_line(folder: Path, now: float) -> str:
+    if summary := read_json(folder / POSED):
+        return f"{folder}: {sum(summary['particles'])} particles posed, {summary['doubtful_share']:.1%} doubtful"
+    parts = list(folder.glob(PARTS))
+    heard = max(path.stat().st_mtime for path in (folder / ASKED, *parts))
+    return (
+        f"{folder}: {len(parts)} parts posed, the last {duration(now - heard)} ago; if it has stopped, the same command"
+        " continues"
+    )
 
 
 def _time_left(runs: list[RunStatus], at_once: int) -> str:
