@@ -219,6 +219,10 @@ def test_classes_that_are_made_again_are_not_done_before_they_are_joined(three_c
     assert status(three_classes, 30.0, NOW).count(", done") == 3
     with alone(three_classes / "work/reconstruct.lock", ""):  # the same command, which finds nothing to do
         assert "3 classes, stage 3 of 3: reconstructing each class\n" in status(three_classes, 30.0, NOW)
+    kept = (three_classes / "reconstruction.json").read_text()
+    write(three_classes / "reconstruction.json", "{ broken")
+    assert "3 classes, stage 3 of 3" in status(three_classes, 30.0, NOW)
+    write(three_classes / "reconstruction.json", kept)
     model = three_classes / "class2/work/runs/half1/d4_search/seed0/model.pt"
     model.unlink()  # trained again when the command was stopped
     assert "3 classes, stage 3 of 3" in status(three_classes, 30.0, NOW)

@@ -141,7 +141,10 @@ def stages_ended(top: Path) -> int:
 
 def _classes_are_joined(top: Path) -> bool:
     """Whether reconstruction.json has all classes of the present sorting, and each of them is done."""
-    sorting, joined = read_json(top / SORTING), read_json(top / "reconstruction.json")
+    try:
+        sorting, joined = read_json(top / SORTING), read_json(top / "reconstruction.json")
+    except ValueError:  # broken by hand
+        return False
     if sorting is None or joined is None or any(joined.get(key) != value for key, value in sorting.items()):
         return False
     return all(stage(top / each["folder"]) == "done" for each in joined["reconstructed"])
