@@ -435,13 +435,20 @@ def test_the_last_words_and_the_exit_code_are_the_verdict_s(
         shutil.copytree(joined, tmp_path / "out/work/maps/particles")
         summary = json.dumps(with_verdict(measured))
         (tmp_path / "out/work/maps/particles/reconstruction.json").write_text(summary)
+        (tmp_path / "out/work/maps/particles/poses.cs").unlink(missing_ok=True)
         return 0, 0
+
+    (tmp_path / "out/class1").mkdir(parents=True)  # of a former command with several classes and other particles
+    for name in ("class1/particles.yaml", "poses.cs"):
+        (tmp_path / "out" / name).touch()
 
     monkeypatch.setattr(cli, "run_stoppable", workflow)
     monkeypatch.setattr(cli, "FEWEST", 5)
     star = simulated_dataset.folder / "particles.star"
     assert equipose(monkeypatch, "reconstruct", star, "--out", tmp_path / "out", "--contrast", "bright") == code
-    verdict, files = capsys.readouterr().out.splitlines()[-2:]
+    warning, verdict, files = capsys.readouterr().out.splitlines()[-3:]
+    assert warning.startswith(f"warning: {tmp_path / 'out/class1'}: a class of a former command")
+    assert (tmp_path / "out/class1").is_dir() and not (tmp_path / "out/poses.cs").exists()
     assert verdict.startswith(said) and ("Å" in verdict) == (not code)
     assert files.endswith("report.html in a browser") and (tmp_path / "out/poses.star").is_file()
 

@@ -184,6 +184,7 @@ def test_clean_projections_have_no_cs_file(tmp_path: Path) -> None:
     stack(tmp_path / "stack.mrcs")
     path = star(tmp_path / "a.star", {}, OPTICS)
     path.write_text(path.read_text().replace("_rlnDefocusU", "_rlnTheirs"))
+    (tmp_path / "poses.cs").touch()  # of a former command, for other particles
     hand_back(path, no_ctf=True)
     assert (tmp_path / "poses.star").exists() and not (tmp_path / "poses.cs").exists()
 

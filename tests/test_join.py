@@ -25,7 +25,6 @@ from equipose.io.particles import read_particles
 from equipose.reconstruction import join
 from equipose.reconstruction.halves import Half, ask_each_other, back_project, bring_together, read_half
 from equipose.reconstruction.handback import PROBABILITY, SCORE, write_poses
-from equipose.reconstruction.junk import seem_to_show
 from equipose.reconstruction.names import AGREES
 from equipose.reconstruction.particle_scores import correlations
 from equipose.reconstruction.verdict import verdict
@@ -198,11 +197,25 @@ def test_shifts_beyond_three_deviations_are_counted() -> None:
     assert join.far_shifts(normal / 20, 0.0, 4.0) == 0, "poses are off by parts of a voxel, whatever is assumed"
 
 
-def test_the_shifts_of_junk_are_not_counted_where_it_is_told_from_the_molecule() -> None:
+def test_shifts_of_images_that_the_search_has_lost_do_not_count() -> None:
+    """The true standard deviation is 20 Å and 16 are assumed. Lost images lie at the edge of the search, at 64 Å."""
+    rng, halves, degrees = np.random.default_rng(0), [], []
+    for _ in range(2):
+        shifts = rng.normal(0, 20.0, (1200, 2))
+        lost = (np.hypot(*shifts.T) > 64) | (rng.random(1200) < 0.2)
+        shifts[lost] *= 64 / np.hypot(*shifts[lost].T)[:, None]
+        halves.append(Half(None, np.zeros((1200, 3, 3)), shifts, "C1"))  # type: ignore[arg-type]
+        degrees.append(np.where(lost, 90.0, 3.0)[:1000])  # of the first images alone
+    agreed = join.agreed_shifts(halves, degrees)
+    assert join.found_shift_std(agreed) == pytest.approx(20, rel=0.05)
+    assert join.far_shifts(agreed, 16.0, 17.0) == pytest.approx(np.exp(-(48**2) / 800), abs=0.02)
+    everywhere = join.agreed_shifts(halves, [np.zeros(1000)] * 2)
+    assert join.found_shift_std(everywhere) > 25 and join.far_shifts(everywhere, 16.0, 17.0) > 0.2
+
+
+def test_a_search_is_to_reach_images_that_lie_farther_than_a_normal_distribution_has_them() -> None:
     rng = np.random.default_rng(0)
-    normal, anywhere = rng.normal(0, 5.0, (20_000, 2)), rng.uniform(-60, 60, (8_000, 2))
-    both, probabilities = np.concatenate([normal, anywhere]), [np.ones(20_000), np.full(8_000, 0.1)]
-    told = seem_to_show(probabilities, {"threshold": 0.6})
-    assert join.far_shifts(both, 5.0, 4.0, told) == join.far_shifts(normal, 5.0, 4.0)
-    assert seem_to_show(probabilities, {"threshold": None}) is seem_to_show(None, None) is None
-    assert join.far_shifts(both, 5.0, 4.0, None) > 0.2
+    shifts = np.concatenate([rng.normal(0, 5.0, (1900, 2)), rng.normal(0, 30.0, (100, 2))])
+    found = join.found_shift_std(shifts)
+    assert found is not None and np.mean(np.hypot(*shifts.T) > 3 * found) == pytest.approx(0.01, abs=0.001)
+    assert join.found_shift_std(np.empty((0, 2))) is None

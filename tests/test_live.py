@@ -185,10 +185,25 @@ def test_of_several_classes_the_stages_and_each_class_are_shown_to_the_end(begun
     with alone(begun / "work/reconstruct.lock", ""):  # only the class's own Snakemake is at work
         shown = live.state(ours)
     assert "Running" in shown and "class1: stage 1 of 4: preparing the particles" in shown
-    write(begun / "reconstruction.json", json.dumps({"text": "class 1: 9 particles"}))
     write(begun / "report.html", "")
+    for summary in ({"halves_agree": [1.0, 1.0]}, {"text": "of others", "particles": [[1, 2]], "reconstructed": []}):
+        write(begun / "work/classes/particles/classes.json", '{"particles": [[5, 4]]}')
+        write(begun / "reconstruction.json", json.dumps(summary))  # of a former command
+        shown = live.state(ours)
+        assert "At rest" in shown and "of others" not in shown and "Open the report" not in shown
+        assert live.report(ours) is None
+    summary = {"text": "class 1: 9 particles", "particles": [[5, 4]], "reconstructed": []}
+    write(begun / "reconstruction.json", json.dumps(summary))
     shown = live.state(ours)
     assert "Done" in shown and "class 1: 9 particles" in shown and "Open the report" in shown
+
+
+def test_one_map_after_several_classes_does_not_show_what_these_have_left(begun: Path) -> None:
+    write(begun / "reconstruction.json", json.dumps({"text": "class 1: 9 particles", "reconstructed": []}))
+    write(begun / "report.html", "")
+    ours = live.watched(begun)
+    shown = live.state(ours)
+    assert "<b>Running.</b>" in shown and "class 1" not in shown and live.report(ours) is None
 
 
 def test_posed_particles_are_counted_file_by_file(tmp_path: Path) -> None:

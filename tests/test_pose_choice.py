@@ -28,6 +28,7 @@ def test_one_turn_is_the_encoder_itself(small_run):
     model, images = asking(small_run, 1), torch.randn(3, 32, 32, dtype=torch.float64)
     found, expected = pose_finder(model)(images, round_ctf(3)), model.encoder(images)
     assert all(torch.equal(*parts) for parts in zip(found, expected, strict=True))
+    assert not any(part.requires_grad for part in found), "all images' intermediate values would stay in memory"
 
 
 def test_poses_of_several_turns_commute_with_every_motion_of_d4(small_run):

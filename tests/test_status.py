@@ -9,6 +9,7 @@ import pytest
 
 from equipose import cli
 from equipose.errors import ConfigError
+from equipose.io.locks import alone
 from equipose.study.status import STATES, run_status, status
 from equipose.training.monitor import progress_line
 from equipose.training.run_progress import Progress
@@ -182,7 +183,71 @@ def test_of_several_classes_the_stage_is_said_and_then_each_class(reconstruction
         f"{reconstruction}/class1: reconstruction, stage 1 of 4: preparing the particles"
     )
     write(reconstruction / "report.html", "")
+    assert "2 classes, stage 3 of 3" in status(reconstruction, 30.0, NOW), "the page is that of a former command"
+    finish(reconstruction / "class1")
+    write(reconstruction / "reconstruction.json", '{"reconstructed": [{"folder": "class1"}]}')
     assert status(reconstruction, 30.0, NOW).startswith(f"{reconstruction}: 2 classes, done\n\n")
+
+
+def finish(top: Path) -> None:
+    """The files by which a reconstruction is done."""
+    for half in (1, 2):
+        write(top / f"work/datasets/half{half}/particles.star", "")
+        for name in ("model.pt", "metrics.json"):
+            write(top / f"work/runs/half{half}/d4_search/seed0/{name}", "")
+    write(top / "work/maps/particles/report.html", "")
+
+
+@pytest.fixture
+def three_classes(reconstruction: Path) -> Path:
+    """A finished reconstruction of three classes, the smallest of which was not made."""
+    write(reconstruction / "particles.yaml", "reconstructions: {particles: {classes: 3}}")
+    for half in (1, 2):
+        write(reconstruction / f"work/datasets/half{half}/particles.star", "")
+    sorting = {"particles": [[5, 5], [4, 4], [1, 1]]}
+    write(reconstruction / "work/classes/particles/classes.json", json.dumps(sorting))
+    for name in ("class1", "class2"):
+        write(reconstruction / name / "particles.yaml", "")
+        finish(reconstruction / name)
+    made = [{"folder": "class1"}, {"folder": "class2"}]
+    write(reconstruction / "reconstruction.json", json.dumps(sorting | {"reconstructed": made}))
+    write(reconstruction / "report.html", "")
+    return reconstruction
+
+
+def test_classes_that_are_made_again_are_not_done_before_they_are_joined(three_classes: Path) -> None:
+    assert status(three_classes, 30.0, NOW).count(", done") == 3
+    with alone(three_classes / "work/reconstruct.lock", ""):  # the same command, which finds nothing to do
+        assert "3 classes, stage 3 of 3: reconstructing each class\n" in status(three_classes, 30.0, NOW)
+    kept = (three_classes / "reconstruction.json").read_text()
+    write(three_classes / "reconstruction.json", "{ broken")
+    assert "3 classes, stage 3 of 3" in status(three_classes, 30.0, NOW)
+    write(three_classes / "reconstruction.json", kept)
+    model = three_classes / "class2/work/runs/half1/d4_search/seed0/model.pt"
+    model.unlink()  # trained again when the command was stopped
+    assert "3 classes, stage 3 of 3" in status(three_classes, 30.0, NOW)
+    write(model, "")
+    sorting = three_classes / "work/classes/particles/classes.json"
+    write(sorting, '{"particles": [[6, 6], [3, 3], [1, 1]]}', minutes_ago=-1)  # sorted otherwise, and then stopped
+    shown = status(three_classes, 30.0, NOW)
+    assert "3 classes, stage 3 of 3" in shown
+    assert [line for line in shown.splitlines() if "class " in line] == [
+        f"{three_classes / name}: a class of a former command" for name in ("class1", "class2")
+    ]
+    write(three_classes / "class1/particles.yaml", "", minutes_ago=-2)
+    assert f"{three_classes / 'class1'}: reconstruction, done" in status(three_classes, 30.0, NOW)
+    sorting.unlink()
+    shown = status(three_classes, 30.0, NOW)
+    assert "stage 2 of 3" in shown and shown.count("a class of a former command") == 2
+
+
+def test_classes_of_a_former_command_are_named_where_one_map_was_asked_for(three_classes: Path) -> None:
+    write(three_classes / "particles.yaml", "reconstructions: {particles: {classes: 1}}")
+    shown = status(three_classes, 30.0, NOW)
+    assert shown.startswith(f"{three_classes}: reconstruction, stage 2 of 4: training\n")
+    assert shown.count("a class of a former command") == 2
+    finish(three_classes)
+    assert status(three_classes, 30.0, NOW).startswith(f"{three_classes}: reconstruction, done\n")
 
 
 def test_a_run_that_ended_before_its_budget_is_done_and_has_no_time_left(reconstruction: Path, paper_config) -> None:

@@ -13,10 +13,11 @@ from test_symmetry_axes import BOX, blobs
 from equipose.core.fourier import half_disc, shift_phase
 from equipose.core.fourier_grid import from_real_map, grid_slices
 from equipose.core.rotations import from_relion_angles, random_rotations, to_relion_angles
+from equipose.core.symmetry_axes import Frame
 from equipose.errors import ConfigError
 from equipose.io.cryosparc import INDEX, PIXEL, STACK, UID, read_cryosparc, write_cryosparc
 from equipose.io.maps import read_map, write_map
-from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables, write_star
+from equipose.io.particle_tables import ANGLES, MAGNIFICATION, ORIGINS, read_tables, write_star
 from equipose.reconstruction.symmetrise import symmetrise
 from equipose.reconstruction.verdict import with_verdict
 
@@ -79,6 +80,23 @@ def test_poses_of_cryosparc_move_with_those_of_relion(folder: Path, tmp_path: Pa
     np.testing.assert_allclose(*poses, atol=1e-5)
     np.testing.assert_allclose(theirs[list(ORIGINS)], ours[list(ORIGINS)], atol=1e-4)
     assert list(theirs["ucsfUid"]) == list(range(7, 27)) and list(theirs["rlnRandomSubset"]) == [1, 2] * 10
+
+
+def test_origins_move_as_far_as_the_magnification_of_their_group_takes_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = Frame(Rotation.random(random_state=1).as_matrix(), np.array([3.0, -2.0, 1.0]), 0.99)
+    monkeypatch.setattr("equipose.reconstruction.symmetrise.find_axes", lambda *_: frame)
+    symmetrise(folder, "C3", tmp_path / "plain")
+    optics, table = read_tables(folder / "poses.star")
+    matrix = np.array([[1.1, 0.02], [-0.03, 0.95]])
+    table[list(ORIGINS)] = table[list(ORIGINS)].to_numpy(float) @ matrix  # the same particles, seen through it
+    write_star(folder / "poses.star", optics.assign(**dict(zip(MAGNIFICATION, matrix.ravel(), strict=True))), table)
+    symmetrise(folder, "C3", tmp_path / "magnified")
+    plain, magnified = (
+        read_tables(tmp_path / name / "poses.star")[1][list(ORIGINS)].to_numpy(float) for name in ("plain", "magnified")
+    )
+    np.testing.assert_allclose(magnified, plain @ matrix, atol=1e-5)
 
 
 def test_a_symmetry_that_the_map_does_not_have_is_refused_and_nothing_written(folder: Path, tmp_path: Path) -> None:

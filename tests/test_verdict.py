@@ -141,9 +141,10 @@ def test_where_the_halves_do_not_agree_it_says_which_failed_and_what_to_try(conf
 
 def test_shifts_wider_than_assumed_are_said_with_the_option_that_helps() -> None:
     measured = summary(0.98, 0.97) | {"shift_std": 4.5, "far_shifts": 0.19, "voxel_size": 4.0}
-    assert "19 % of the images lie more than 13.5 Å from the middle" in verdict(measured).says
-    assert "--shift-std 9." in verdict(measured).says
+    assert "whose poses both runs find, 19 % lie more than 13.5 Å from the middle" in verdict(measured).says
+    assert "--shift-std 9." in verdict(measured).says, "twice what was assumed, in a folder that does not say more"
+    assert "--shift-std 5.6." in verdict(measured | {"shift_std_found": 5.63}).says
     assert "from the middle" not in verdict(measured | {"far_shifts": 0.02}).says
     centred = verdict(measured | {"shift_std": 0.0, "far_shifts": 0.08}).says
-    assert "8 % of the images lie more than 4 Å from the middle" in centred and "--shift-std 2.7." in centred
+    assert "8 % lie more than 4 Å from the middle" in centred and "--shift-std 2.7." in centred
     assert "from the middle" not in verdict(measured | {"halves_agree": [0.1, 0.1]}).says

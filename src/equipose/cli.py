@@ -210,13 +210,17 @@ def _hand_out(out: Path) -> str:
     from equipose.reconstruction.next_steps import write_next_steps
     from equipose.reconstruction.verdict import headline, read_summary, with_verdict
 
-    for path in sorted((out / WORK / "maps/particles").iterdir()):
+    made = out / WORK / "maps/particles"
+    for path in sorted(made.iterdir()):
         with whole_file(out / path.name) as partial:
             shutil.copy2(path, partial)
+    if not (made / "poses.cs").exists():
+        (out / "poses.cs").unlink(missing_ok=True)  # of a former command with other particles
     write_next_steps(out, out)
     summary = read_summary(out)
     if "verdict" not in summary:  # of an older version
         summary = with_verdict(summary)
+    _name_former_classes(out, [])
     print(headline(summary))
     print(f"{out}: poses.star, volume.mrc, half1.mrc, half2.mrc; open {out / 'report.html'} in a browser")
     return str(summary["verdict"]["state"])
@@ -281,14 +285,19 @@ def _reconstruct_each_class(arguments: argparse.Namespace, star: Path, out: Path
     whole = join_classes(star, out, work, made)
     for left in (*MAPS, *EITHER_HAND[:-1], *OF_ALL):
         (out / left).unlink(missing_ok=True)  # of a former command without classes
-    for former in former_classes(out, made):
-        print(f"warning: {former}: a class of a former command: {out / 'poses.star'} has none of its poses")
+    _name_former_classes(out, [out / f"class{name}" for name in made])
     write_text(out / "report.html", build(out, whole, CLASSES_REPORT, out.name))
     print(in_words(summary))
     for each in whole["reconstructed"]:
         print(f"class {each['class']}: {out / each['folder']}: {each['verdict']['state'].replace('_', ' ')}")
     print(f"{out}: poses.star; open {out / 'report.html'} in a browser")
     return [each["verdict"]["state"] for each in whole["reconstructed"]]
+
+
+def _name_former_classes(out: Path, present: list[Path]) -> None:
+    """Say which folders in `out` are classes of a former command. They stay, for hours may lie in them."""
+    for former in former_classes(out, present):
+        print(f"warning: {former}: a class of a former command: {out / 'poses.star'} has none of its poses")
 
 
 def validate(arguments: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ C2, C3, C4 and C7 alone are tried among the Cn.
 import argparse
 import csv
 import dataclasses
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -148,10 +149,11 @@ def half_run(number: int, volume: np.ndarray, data: Particles, early: bool, seed
         disc_values = from_real_map(torch.from_numpy(volume) * scale, BOX // 2)
         start = turned(disc_values, turn)
     poses = random_rotations(len(data.images), rng), np.zeros((len(data.images), 2))
-    kept = Path(f"/tmp/verdicts-{seed}-{number}.pt")
-    with patch.object(refinement, "first_volume", lambda *_: start):  # raises where there is no such function
-        rotations, shifts, _ = refinement.refine(model, data, *poses, lambda _: None, kept)
-    kept.unlink()
+    with (
+        patch.object(refinement, "first_volume", lambda *_: start),  # raises where there is no such function
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        rotations, shifts, _ = refinement.refine(model, data, *poses, lambda _: None, Path(folder) / "refinement.pt")
     return Half(data, rotations, shifts, "C1"), model
 
 

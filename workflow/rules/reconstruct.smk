@@ -28,6 +28,7 @@ rule sort_classes:
         " --classes {params.classes} --output {params.folder:q} 2>&1 | tee {log:q}"
 
 
+# It writes poses.cs, too, which is no output here: whether particles can have one is known only once they are read.
 rule join_halves:
     input:
         models=of_halves("runs/{half}/{model}/seed{seed}/model.pt"),

@@ -6,8 +6,8 @@ from typing import Any
 from equipose.errors import ConfigError
 
 
-def check_given(path: Path) -> None:
-    """Raises ConfigError with the remedy if a file of settings is no UTF-8 text that every job can read again."""
+def given_text(path: Path) -> str:
+    """A file of settings. Raises ConfigError with the remedy if it is no UTF-8 text that every job can read again."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder: name a file of settings in it")
     if not path.exists():
@@ -15,7 +15,7 @@ def check_given(path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"{path} can be read only once, and each job reads it: write it to a file")
     try:
-        path.read_text("utf-8")
+        return path.read_text("utf-8")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}: line {line} is not UTF-8 text: save the file as UTF-8") from error
@@ -27,9 +27,8 @@ def read_given(path: Path) -> dict[str, Any]:
     """The settings of a file that a user names. Raises ConfigError if it has none that can be read."""
     import yaml  # here: `equipose --help` does not need it
 
-    check_given(path)
     try:
-        read = yaml.safe_load(path.read_text("utf-8"))
+        read = yaml.safe_load(given_text(path))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {error}") from error
     if not isinstance(read, dict):

@@ -443,8 +443,8 @@ def _read_images(
     sign = numbers(star, particle_table[SIGN_LABEL]) if SIGN_LABEL in particle_table else np.ones(len(names))
     if (sign < 0).any() and not (sign < 0).all():
         warn(
-            f"{star}: {SIGN} is -1 for some particles and not for others: images are multiplied by it, as signs of their contrast."
-            " RELION does not do so: refine from poses.cs, or give RELION stacks of one contrast"
+            f"{star}: {SIGN} is -1 for some particles and not for others: images are multiplied by it, as signs of"
+            " their contrast. RELION does not do so: refine from poses.cs, or give RELION stacks of one contrast"
         )
     images = Images(stacks, number, index, box, pixel, sign)
     _check_images(star, images, names, checked_rows(images) if quick else np.arange(len(images)))

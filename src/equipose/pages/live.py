@@ -37,6 +37,7 @@ from equipose.study.status import (
     RunStatus,
     class_folders,
     classes_asked,
+    former_classes,
     last_words,
     posed_folders,
     reconstruction_in,
@@ -162,8 +163,15 @@ def state(ours: Watched) -> str:
 
 def report(ours: Watched) -> Path | None:
     """The finished report, if there is one."""
-    found = [ours.folder / "report.html", *ours.folder.glob(f"{WORK}/maps/*/report.html")]
-    return next((path for path in found if path.is_file()), None)
+    top = ours.folder
+    if ours.look is _classes:
+        return top / "report.html" if stages_ended(top) == len(CLASS_STAGES) else None
+    return next((path for path in [*_handed_out(top, "report.html"), *top.glob(f"{WORK}/maps/*/report.html")]), None)
+
+
+def _handed_out(top: Path, name: str) -> list[Path]:
+    """The file `name` in a reconstruction's folder, if there is one of a single map and not of several classes."""
+    return [top / name] if (top / "volume.mrc").is_file() and (top / name).is_file() else []
 
 
 def _view(ours: Watched, now: float) -> View:
@@ -178,7 +186,7 @@ def _view(ours: Watched, now: float) -> View:
 def _reconstruction(ours: Watched, now: float) -> View:
     top, work = ours.folder, ours.folder / WORK
     runs, failures = runs_in(work, SILENT_MINUTES, now), last_words(work)
-    ended = stages_ended(work)
+    ended = stages_ended(top)
     done = ended == len(STAGES) and not is_held(top / ALIVE)  # a figure may still be drawn
     view = View(*_state(top, work, done, bool(failures), now))
     at_rest = view.state != "running"
@@ -186,7 +194,7 @@ def _reconstruction(ours: Watched, now: float) -> View:
     failed_in = {log.relative_to(work / "logs").parts[0] for log in failures}
     for number, ((name, (pattern, files)), rule) in enumerate(zip(STAGES.items(), RULES, strict=True)):
         begun = number == ended or (work / "logs" / rule).is_dir()
-        there = len(list(work.glob(pattern)))
+        there = len(list(top.glob(pattern)))
         stage = (
             "ended" if there >= files else "failed" if rule in failed_in else "now" if begun and not at_rest else "next"
         )
@@ -197,7 +205,7 @@ def _reconstruction(ours: Watched, now: float) -> View:
     if view.state == "running" and (left := _left(runs, courses)):
         view.facts.append(left)
     view.curves = _curves(ours, dict(zip(labels, courses.values(), strict=True)))
-    summary = read_json(top / "reconstruction.json") or _first_json(work.glob("maps/*/reconstruction.json"))
+    summary = _first_json([*_handed_out(top, "reconstruction.json"), *work.glob("maps/*/reconstruction.json")])
     if summary:
         view.says = headline(summary)
         view.agreement = [
@@ -221,14 +229,16 @@ def _classes(ours: Watched, now: float) -> View:
     top, work = ours.folder, ours.folder / WORK
     failures, begun = last_words(work), class_folders(top)
     failed = bool(failures) or any(last_words(each / WORK) for each in begun)
-    ended = stages_ended(top, CLASS_STAGES)
-    view = View(*_state(top, work, ended == len(CLASS_STAGES), failed, now))
+    ended = stages_ended(top)
+    done = ended == len(CLASS_STAGES)
+    view = View(*_state(top, work, done, failed, now))
     view.failures = [(str(log.relative_to(work)), lines) for log, lines in failures.items()]
     for number, name in enumerate(CLASS_STAGES):
         view.stages.append((name, "ended" if number < ended else "now" if number == ended else "next"))
-    view.facts = [f"{each.name}: {stage(each / WORK)} (equipose watch {each})" for each in begun]
-    if summary := read_json(top / "reconstruction.json"):
-        view.says = summary["text"]
+    view.facts = [f"{each.name}: {stage(each)} (equipose watch {each})" for each in begun]
+    view.facts += [f"{each.name}: of a former command" for each in former_classes(top, begun)]
+    if done:
+        view.says = read_json(top / "reconstruction.json")["text"]
     view.report = report(ours)
     return view
 

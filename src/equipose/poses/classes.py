@@ -104,13 +104,13 @@ def misfits(run: RunConfig, particles: Particles, start: Start) -> np.ndarray:
 
 
 def likenesses(one: Start, other: Start, shells: float) -> np.ndarray:
-    """How alike each class (c,) of one search and each (c,) of another are, (c, c), by `likeness`."""
+    """The likeness (c, c) of each of the c classes of one search to each class of another."""
     rotations = search.spread_rotations(FITS, torch.Generator().manual_seed(0), torch.eye(3)[None])
     return np.array([[likeness(a, b, shells, rotations) for b in other.maps] for a in one.maps])
 
 
 def matched(alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each class of one search the class of the other (c,) that it is matched with, and how alike both are (c,)."""
+    """For each of the c classes of one search, its partner (c,) among the other search's, and their likeness (c,)."""
     _, partner = scipy.optimize.linear_sum_assignment(alike, maximize=True)
     return partner, alike[np.arange(len(alike)), partner]
 

@@ -11,10 +11,12 @@ PRIOR = 4.0
 """The inverse variance of contrasts that are not known yet: they are 1 ± 0.5."""
 
 FEW = 2.0
-"""So many images around a direction leave half of the difference of their mean contrast from that of all."""
+"""If so many images look from around a direction, half of the difference between their mean contrast and that of all
+images counts.
+"""
 
 LEAST, MOST = 0.2, 5.0
-"""Contrasts beyond these are none of a molecule."""
+"""The contrast of a molecule lies between these."""
 
 
 def evidence(target: Tensor, predicted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,9 +31,9 @@ def evidence(target: Tensor, predicted: Tensor, weights: Tensor) -> tuple[Tensor
 def likeliest(before: Tensor, product: Tensor, power: Tensor, rotations: Tensor) -> Tensor:
     """The likeliest contrasts (b,), by the `evidence` of predictions that were made with the contrasts `before`.
 
-    Their mean is 1: the scale of all contrasts is that of the map, and would drift from step to step. So it is around
-    each viewing direction of the poses `rotations` (b, 3, 3): a map is damped where few images see it, these images
-    would be taken for strong ones, and the map that they make would be damped more.
+    Their mean is 1, since the map has a scale of its own, and the two would drift from step to step. The mean around
+    each viewing direction of the poses `rotations` (b, 3, 3) is 1, too. A map is damped along directions from which few
+    images look. Without this rule these images would be taken for strong ones, and their map would be damped more.
     """
     found = ((product / before + PRIOR) / (power / before**2 + PRIOR)).clamp(LEAST, MOST)
     found = found / usual(found, rotations[:, 2])
@@ -39,9 +41,10 @@ def likeliest(before: Tensor, product: Tensor, power: Tensor, rotations: Tensor)
 
 
 def usual(contrasts: Tensor, directions: Tensor) -> Tensor:
-    """The mean (b,) of `contrasts` (b,) around each of the viewing directions (b, 3), where these tell of a difference.
+    """The mean (b,) of `contrasts` (b,) around each of the viewing directions (b, 3).
 
-    It is a quadratic form of the direction, fitted to the contrasts, so that opposite directions have the same.
+    It is a quadratic form of the direction, fitted to the contrasts. So opposite directions have the same mean, and few
+    images hardly change it.
     """
     first, second = torch.triu_indices(3, 3, device=directions.device)
     products = directions[:, first] * directions[:, second]  # (b, 6)

@@ -79,7 +79,7 @@ def own_pose_finder(model: Autoencoder) -> PoseFinder:
     """
     turns = model.config.model.turns
     if turns * model.config.model.hypotheses == 1:
-        return lambda images, parameters: model.encoder(images)
+        return torch.no_grad()(lambda images, parameters: model.encoder(images))
     device = model.frequencies.device
     radius = min(SHELLS, model.box // 2)
     disc = half_disc(model.box, radius).to(model.frequencies)

@@ -64,9 +64,9 @@ molecule that is refined as C1, images go from mate to mate, and the map stays: 
 """
 
 ALIKE = 0.99
-"""Where maps correlate by this much, no other pass follows one whose map is no more like the one before than that one
-was. With 1,500 images a half, GroEL's correlated by 0.9962, 0.9963, 0.9964 and 0.9955 in passes 2 to 5, and by no more
-than 0.9985 in pass 11; half 1 went to the last pass in vain.
+"""Correlation of a pass's map with the one before, from which passes end once the correlation no longer rises. With
+1,500 images a half, GroEL's was 0.9962, 0.9963, 0.9964 and 0.9955 in passes 2 to 5, and no more than 0.9985 in pass 11;
+half 1 went to the last pass in vain.
 """
 
 FURTHER, FEW_CHANGED = 12, 0.08
@@ -84,8 +84,8 @@ and with the shifts' distribution took 1,000 images of the spliceosome from MSE 
 """
 
 VARIED = 0.25
-"""Standard deviation of contrasts above which poses are sought again with them. Where it was 0.6, 83 to 86 % of right
-poses were found again without them. Noise alone, and contrasts that vary by 15 %, leave less.
+"""Standard deviation of contrasts above which poses are sought again with the contrasts. Where it was 0.6, a search
+without contrasts found 83 to 86 % of the right poses again. Noise alone, and contrasts that vary by 15 %, stay below.
 """
 
 JUDGED = 1000
@@ -228,7 +228,7 @@ def refine_part(
     Their poses in `turned` (n, 3, 3) and `moved` (n, 2), pixels, and their `contrasts` (n,) are replaced.
     `reference` is a volume (m³, 2), or the sums of the pass before over all images, these among them, and the mask
     (L, L, L) of their map. The first of the particles is row `offset` of all: the random turn of the orientations
-    that are tried hangs on an image's place alone, so that a part of a pass gives the same in a job of its own.
+    that are tried depends on an image's place alone, so that a part of a pass gives the same in a job of its own.
     """
     radius, device = model.box // 2, turned.device
     resolution = FIRST_PASS + _risen(refine_pass, model.config.model.refine_passes) * (1 - FIRST_PASS)

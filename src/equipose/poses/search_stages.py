@@ -211,7 +211,7 @@ def coarse_radius(run: RunConfig) -> int:
 
 
 def _end_start(state: SearchState, disc: HalfDisc, radius: int, generator: torch.Generator) -> None:
-    """At the end of a start, keep its volume, or the former best volume if that explains the images better.
+    """At the end of a start, keep its volume, or the best one so far if that explains the images better.
 
     The error of a step's images is measured before they move the volume.
     """

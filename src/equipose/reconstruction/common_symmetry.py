@@ -1,9 +1,9 @@
-"""Two half-sets in one frame, their poses compared modulo the point group that the molecule has, if none was told.
+"""Two half-sets brought into one frame, and their poses compared modulo the molecule's point group, told or found.
 
 Poses of a symmetric molecule that was searched as C1 lie in any of its mates, and without the group two right runs
 disagree. The half-maps, laid on one another, say which groups the molecule has or nearly has (`symmetry_axes`). The
-images decide: of these groups, the smallest one counts modulo which the two runs agree. Where they agree without any
-group, images tell the mates apart, and the molecule has none, however alike its map looks.
+images decide which of these groups counts: the smallest one modulo which the two runs agree. Where the runs agree
+without any group, images tell the mates apart, and the molecule has no group, however symmetric its map looks.
 """
 
 import dataclasses

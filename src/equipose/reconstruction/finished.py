@@ -1,8 +1,8 @@
 """A finished reconstruction, ready to give poses to particles that it has not seen.
 
-Each half-set has its run's network and its own map. A run has a frame of its own; `poses.star` and the maps have the
-first run's, or another one since `flip-hand` or `symmetrise`. The poses tell: those of a run and those of poses.star
-are the same but for one rotation, hand and translation.
+Each half-set has its run's network and its own map. Each run has a frame of its own. `poses.star` and the maps are in
+the first run's frame, or in the one that `flip-hand` or `symmetrise` gave them. The poses tell which: those of a run
+and those of poses.star are the same but for one rotation, hand and translation.
 """
 
 import json
@@ -75,7 +75,7 @@ class Finished:
 
 
 def read_finished(folder: Path, work: Path, anyway: bool) -> Finished:
-    """The reconstruction in `folder`, whose runs are in `work` or where its reconstruction.json has them.
+    """The reconstruction in `folder`, whose runs are in `work` or where its reconstruction.json says.
 
     Raises ConfigError if a file or a run is missing, if poses.star is not of these runs, and if the reconstruction has
     not converged, unless `anyway`.

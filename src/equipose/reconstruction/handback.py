@@ -1,4 +1,4 @@
-"""New poses in the user's own files: poses.star, and poses.cs where the particles came from cryoSPARC.
+"""New poses in the user's own files: poses.star, and poses.cs for cryoSPARC.
 
 Rows keep their order, and columns keep their text to the letter. Columns about former poses are replaced or removed.
 Columns that other programs need are added (`for_refinement`).
@@ -55,7 +55,7 @@ def write_poses(
     scores: Sequence[np.ndarray],
     probabilities: Sequence[np.ndarray] | None = None,
 ) -> dict[str, int]:
-    """Write poses.star in the folder `output`, and poses.cs if the particles came from a .cs file.
+    """Write poses.star in the folder `output`, and poses.cs unless these particles can have none.
 
     Each of `rotations` (n, 3, 3), `shifts` (n, 2) in Å, `scores` (n,) and `probabilities` (n,), which may be left out,
     has an array for half 1 and one for half 2.
@@ -79,7 +79,10 @@ def write_posed(
     scores: Sequence[np.ndarray],
     probabilities: Sequence[np.ndarray] | None = None,
 ) -> None:
-    """`write_poses` for given rows of the tables: `halves` has those (n,) of half 1 and of half 2."""
+    """`write_poses` for given rows of the tables: `halves` has those (n,) of half 1 and of half 2.
+
+    Particles of a star file have no poses.cs where they have no CTF, a beam tilt or a magnification matrix.
+    """
     star, datadir = Path(config.star), Path(config.datadir) if config.datadir else None
     order = np.argsort(np.concatenate(halves))
     rows = np.concatenate(halves)[order]
@@ -101,6 +104,8 @@ def write_posed(
         write_cryosparc(output / "poses.cs", records, rows, turned, moved, subset, config.pixel_size)
     elif aberrations is None and not changed and (made := records_of(star, optics, table)):
         write_cryosparc(output / "poses.cs", made, np.arange(len(rows)), turned, moved, subset)
+    else:
+        (output / "poses.cs").unlink(missing_ok=True)  # of a former command, for other particles
 
 
 def for_refinement(star: Path, datadir: Path | None, told: Told, rows: np.ndarray) -> Tables:

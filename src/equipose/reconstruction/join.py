@@ -5,7 +5,7 @@
 Each half-set had its own search and training, so their agreement is gold-standard. Poses bring the second run into the
 first run's frame: the second run finds poses for the first half-set's images, and their alignment to the first run's
 poses gives the rotation, hand and translation between the maps. Each half-map is then back-projected, CTF-weighted,
-from its own images at its own poses, with shifts that do not hang on the noise which they average
+from its own images at its own poses, with shifts that do not depend on the noise which they average
 (independent_shifts.py). `volume.mrc` has all images at the shifts that were found. No image tells which of the two
 hands is the true one (`equipose flip-hand`).
 """
@@ -35,10 +35,10 @@ from equipose.io.maps import write_map
 from equipose.io.progress import run_main
 from equipose.reconstruction import junk
 from equipose.reconstruction.common_symmetry import compare, mates
-from equipose.reconstruction.halves import ask_each_other, back_project, read_half, refined_further
+from equipose.reconstruction.halves import Half, ask_each_other, back_project, read_half, refined_further
 from equipose.reconstruction.handback import write_poses
 from equipose.reconstruction.independent_shifts import independent_sums
-from equipose.reconstruction.names import AGREES, THRESHOLD
+from equipose.reconstruction.names import AGREES, FAR_AWAY, THRESHOLD
 from equipose.reconstruction.particle_scores import correlations, examples
 from equipose.reconstruction.verdict import far_away, headline, with_verdict
 
@@ -109,6 +109,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     table = pd.concat([pd.DataFrame({"of": kind, "score": each}) for kind, each in kinds.items()])
     write_text(output / "detail_scores.csv", table.to_csv(index=False))
     rotations, shifts = ([getattr(half, name) for half in halves] for name in ("rotations", "shifts"))
+    agreed = agreed_shifts(halves, degrees)
     summary: dict[str, Any] = {
         "star": str(star),
         "particles": [len(half.rotations) for half in halves],
@@ -139,9 +140,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "symmetry_correlation": together.correlations or {},
         "half_maps_alike": together.alike,
         "shift_std": configs[0].shift_std,
-        "far_shifts": far_shifts(
-            np.concatenate(shifts), configs[0].shift_std, voxel_size, junk.seem_to_show(probabilities, found_junk)
-        ),
+        "shift_std_found": found_shift_std(agreed),
+        "far_shifts": far_shifts(agreed, configs[0].shift_std, voxel_size),
         "sampling_compensation": compensation_factor(np.concatenate(rotations), together.same),
         "correlation": _quartiles(np.concatenate(scores)),
         "junk": found_junk,
@@ -157,13 +157,29 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     say(f"{headline(summary)} {junk.in_words(found_junk)}".strip())
 
 
-def far_shifts(shifts: np.ndarray, shift_std: float, voxel_size: float, shows: np.ndarray | None = None) -> float:
-    """The share of shifts (n, 2) that are `far_away` from the middle; all lengths in Å.
+def agreed_shifts(halves: list[Half], degrees: list[np.ndarray]) -> np.ndarray:
+    """The shifts (n, 2) in Å of the images of both half-sets whose poses both runs find.
 
-    Counted are those of the images (n,) that seem to show the molecule: junk lies anywhere.
+    Those of other images tell nothing: an image that the search has lost, and junk, may lie anywhere within its reach.
     """
-    counted = shifts if shows is None else shifts[shows]
-    return float(np.mean(np.hypot(*counted.T) > far_away(shift_std, voxel_size))) if len(counted) else 0.0
+    found = [half.shifts[: len(apart)][apart < AGREES] for half, apart in zip(halves, degrees, strict=True)]
+    return np.concatenate(found)
+
+
+def far_shifts(shifts: np.ndarray, shift_std: float, voxel_size: float) -> float:
+    """The share of `agreed_shifts` that are `far_away` from the middle; all lengths in Å."""
+    return float(np.mean(np.hypot(*shifts.T) > far_away(shift_std, voxel_size))) if len(shifts) else 0.0
+
+
+def found_shift_std(shifts: np.ndarray) -> float | None:
+    """The standard deviation of shifts with which a search finds all `agreed_shifts` (n, 2) but 1 %; None if n is 0.
+
+    That is their own, unless more of them lie far away than of a normal distribution.
+    """
+    if not len(shifts):
+        return None
+    distances = np.hypot(*shifts.T)
+    return float(max(np.sqrt(np.mean(distances**2) / 2), np.quantile(distances, 0.99) / FAR_AWAY))
 
 
 def _confirmed(runs: list[Path]) -> list[float] | None:

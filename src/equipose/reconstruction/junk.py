@@ -7,8 +7,8 @@ shells that are weighed by the noise. It is divided by what an image with this C
 in it beside the molecule. So images of the molecule have about 1, whatever their defocus. The map is that of the other
 half-set, which has not seen the image.
 
-Chance alone gives a score above 0, because the pose was chosen to fit. How far above tell some images that are also
-posed against a decoy (a map with the molecule's outline and spectrum, and random detail). Scores are then taken as a
+Chance alone gives a score above 0, because the pose was chosen to fit. To see how far above, some images are also posed
+against a decoy: a map with the molecule's outline and spectrum, and random detail. Scores are then taken as a
 mixture of two normal distributions: that of the molecule, and that of everything else, whose mean is at most the median
 with the decoy. So where all images show the molecule, a tail of them is not called junk.
 """
@@ -150,13 +150,6 @@ def summary_of(mixture: Mixture, probabilities: list[np.ndarray], degrees: list[
         "molecule_lost": lost,
         "elsewhere_kept": kept,
     }
-
-
-def seem_to_show(probabilities: list[np.ndarray] | None, junk: dict[str, Any] | None) -> np.ndarray | None:
-    """Which images (n,) of both half-sets more likely show the molecule; None where no threshold is proposed."""
-    if probabilities is None or junk is None or junk["threshold"] is None:
-        return None
-    return np.concatenate(probabilities) >= PROBABLE
 
 
 def in_words(junk: dict[str, Any] | None) -> str:

@@ -10,7 +10,7 @@ THRESHOLD = 0.143
 """Threshold of the FSC of two half-maps (Rosenthal and Henderson 2003)."""
 
 FAR_AWAY = 3.0
-"""Standard deviations of the shifts (`shift_std`) that a search looks into."""
+"""A search tries shifts within so many standard deviations (`shift_std`)."""
 
 CONVERGED, PARTLY = 0.9, 0.7
 """The least share of images with the same pose for a reconstruction to count as converged, and as partly converged.

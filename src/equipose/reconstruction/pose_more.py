@@ -60,7 +60,7 @@ SAMPLE = 100
 """Particles of each half-set that are posed against the decoy, too."""
 
 BY_CHANCE = 0.05
-"""Part of the scores with the decoy that the others are not compared with: the best ones."""
+"""Part of the scores with the decoy that is left out of the comparison: the best ones."""
 
 ANOTHER = 0.25
 """Least share of images that agree better. Of 40 to 100 images against the spliceosome's map at 36 Å, 100 % did of its
@@ -99,7 +99,7 @@ def pose(
     anyway: bool = False,
     with_sums: bool = False,
 ) -> dict[str, Any]:
-    """Write poses.star (and poses.cs for .cs files) and pose.json to the folder `output`; returns what pose.json holds.
+    """Write poses.star, poses.cs and pose.json to the folder `output`; returns what pose.json holds.
 
     `with_sums` also writes the sums of their map (growing.py).
 

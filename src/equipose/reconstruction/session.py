@@ -79,10 +79,10 @@ def search(
 ) -> Autoencoder:
     """A map from images alone: stochastic EM from random maps, until two of `starts` agree, and its refinement.
 
-    Images are (n, L, L) with bright protein, L 32, 64 or 128. The result's `found` is the map (L, L, L), (z, y, x).
-    With `fit_steps`, its encoder and decoder are then trained on that map, so that `encode` can be asked. `shift_std`
-    in Å is the standard deviation of the particles' shifts, by default 3 % of the box. Raises ConfigError if images
-    have another size.
+    Images are (n, L, L) with bright protein, L 32, 64, 128 or 256. The result's `found` is the map (L, L, L) as
+    (z, y, x). With `fit_steps`, its encoder and decoder are then trained on that map, so that `encode` can be asked.
+    `shift_std` in Å is the standard deviation of the particles' shifts, by default 3 % of the box. Raises ConfigError
+    if images have another size.
 
     Examples:
         >>> model = search(particles, starts=1, fit_steps=2)

@@ -13,6 +13,7 @@ from equipose.core.fourier_grid import real_map
 from equipose.core.point_groups import check_symmetry
 from equipose.core.rotations import from_relion_angles, to_relion_angles
 from equipose.core.symmetry_axes import SYMMETRIC, Frame, find_axes, symmetrised
+from equipose.data.aberrations import read_aberrations
 from equipose.errors import ConfigError
 from equipose.io.files import whole_folder, write_json, write_text
 from equipose.io.maps import read_cube, write_map
@@ -58,7 +59,10 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
     angles = np.stack([per_particle(poses, label, optics, table) for label in ANGLES], axis=1)
     origins = np.stack([per_particle(poses, label, optics, table) for label in ORIGINS], axis=1)
     rotations = from_relion_angles(angles)
-    table[list(ORIGINS)] = origins - voxel_size * rotations[:, :2] @ frame.centre
+    moved, aberrations = voxel_size * rotations[:, :2] @ frame.centre, read_aberrations(poses, optics, table)
+    if aberrations is not None:
+        moved = aberrations.shifts_in_images(moved, np.arange(len(table)))
+    table[list(ORIGINS)] = origins - moved
     turned = rotations @ frame.rotation
     table[list(ANGLES)] = to_relion_angles(turned)
     with whole_folder(out) as partial:

@@ -25,7 +25,7 @@ EVEN = 0.8
 
 FAR = 0.05
 """Share of images `far_away` from the middle, from which the verdict says so. Of shifts with the assumed standard
-deviation 1 % are.
+deviation 1 % are. Counted are images whose poses both runs find.
 """
 
 SURE = 0.95
@@ -125,9 +125,11 @@ def verdict(summary: dict[str, Any]) -> Verdict:
         says += _uneven(summary)
     if state != "not converged" and summary.get("far_shifts", 0.0) > FAR:
         limit = far_away(summary["shift_std"], summary["voxel_size"])
+        found = summary.get("shift_std_found", 2 * limit / FAR_AWAY)  # folders of before lack it
         says += (
-            f" {100 * summary['far_shifts']:.0f} % of the images lie more than {limit:.3g} Å from the middle, and"
-            f" others may lie beyond the search: reconstruct again with --shift-std {2 * limit / FAR_AWAY:.2g}."
+            f" Of the images whose poses both runs find, {100 * summary['far_shifts']:.0f} % lie more than"
+            f" {limit:.3g} Å from the middle, and others may lie beyond the search: reconstruct again with --shift-std"
+            f" {found:.2g}."
         )
     below = "" if worst.low >= CONVERGED else f"; a converged one has at least {CONVERGED:.0%}"
     certainty = (

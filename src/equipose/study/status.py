@@ -8,6 +8,7 @@ from pathlib import Path
 from equipose.config.settings import RunConfig
 from equipose.errors import ConfigError
 from equipose.io.files import read_json
+from equipose.io.locks import is_held
 from equipose.io.progress import duration
 
 STATES = {
@@ -36,19 +37,22 @@ POSED, ASKED, PARTS = "pose.json", "settings.json", "partial/half*.npz"
 Stages = dict[str, tuple[str, int]]
 """Of each stage: the pattern of its files, and their number."""
 
+SORTING = f"{WORK}/classes/particles/classes.json"
+"""File in a reconstruction's folder, which says how the particles were sorted into classes."""
+
 STAGES: Stages = {
-    "preparing the particles": ("datasets/*/particles.star", 2),
-    "training": ("runs/*/*/seed*/model.pt", 2),
-    "evaluating": ("runs/*/*/seed*/metrics.json", 2),
-    "joining the halves": ("maps/*/report.html", 1),
+    "preparing the particles": (f"{WORK}/datasets/*/particles.star", 2),
+    "training": (f"{WORK}/runs/*/*/seed*/model.pt", 2),
+    "evaluating": (f"{WORK}/runs/*/*/seed*/metrics.json", 2),
+    "joining the halves": (f"{WORK}/maps/*/report.html", 1),
 }
 
 CLASS_STAGES: Stages = {
     "preparing the particles": (f"{WORK}/datasets/*/particles.star", 2),
-    "sorting into classes": (f"{WORK}/classes/*/classes.json", 1),
+    "sorting into classes": (SORTING, 1),
     "reconstructing each class": ("report.html", 1),
 }
-"""Stages of a reconstruction in its folder WORK, and of several classes in their folder.
+"""Stages of a reconstruction, and of one of several classes.
 
 A stage has ended once so many of its files are there.
 """
@@ -79,10 +83,12 @@ def status(folder: Path, silent_minutes: float, now: float) -> str:
 
     `folder` is a preset's results folder, a reconstruction's folder, or the folder in which its workflow runs. Of
     several classes, each one that has begun follows. Of `equipose pose`, it is how far each file is.
+    Folders of classes that an earlier command left are named.
     """
     top = reconstruction_in(folder)
+    former = [f"{each}: a class of a former command" for each in former_classes(top, class_folders(top))] if top else []
     if top and (number := classes_asked(top)) > 1:
-        lines = [f"{top}: {number} classes, {stage(top, CLASS_STAGES)}", *_last_lines(top / WORK)]
+        lines = [f"{top}: {number} classes, {stage(top)}", *former, *_last_lines(top / WORK)]
         return "\n".join([*lines, *(f"\n{status(each, silent_minutes, now)}" for each in class_folders(top))])
     results = top / WORK if top else folder
     runs = runs_in(results, silent_minutes, now)
@@ -94,7 +100,7 @@ def status(folder: Path, silent_minutes: float, now: float) -> str:
             " particles' (equipose pose --out)"
         )
     groups = {state: [run for run in runs if run.state == state] for state in STATES}
-    lines = [f"{top}: reconstruction, {stage(results)}"] if top else []
+    lines = [f"{top}: reconstruction, {stage(top)}", *former] if top else []
     if runs:
         counts = ", ".join(f"{len(group)} {state}" for state, group in groups.items() if group)
         lines += [f"{results}: {len(runs)} runs: {counts}", _time_left(runs, len(groups["running"]))]
@@ -118,16 +124,37 @@ def last_words(results: Path) -> dict[Path, list[str]]:
     return {log: text.splitlines()[-LAST_LINES:] for log, text in texts.items() if ERROR.search(text)}
 
 
-def stage(folder: Path, stages: Stages = STAGES) -> str:
-    """The stage that a reconstruction has reached, by the files in `folder`."""
-    ended = stages_ended(folder, stages)
+def stage(top: Path) -> str:
+    """The stage that the reconstruction in `top` has reached, by its files."""
+    ended, stages = stages_ended(top), stages_of(top)
     return "done" if ended == len(stages) else f"stage {ended + 1} of {len(stages)}: {list(stages)[ended]}"
 
 
-def stages_ended(folder: Path, stages: Stages = STAGES) -> int:
-    """The number of stages that have ended, one after the other."""
-    left = (number for number, (glob, files) in enumerate(stages.values()) if len(list(folder.glob(glob))) < files)
-    return next(left, len(stages))
+def stages_of(top: Path) -> Stages:
+    return CLASS_STAGES if classes_asked(top) > 1 else STAGES
+
+
+def stages_ended(top: Path) -> int:
+    """The number of stages that have ended, one after the other.
+
+    The last one has not while a command works in `top`, nor while its files are those of a former command.
+    """
+    stages = stages_of(top)
+    left = (number for number, (glob, files) in enumerate(stages.values()) if len(list(top.glob(glob))) < files)
+    ended = next(left, len(stages))
+    unfinished = is_held(top / WORK / LOCK) or (stages is CLASS_STAGES and not _classes_are_joined(top))
+    return min(ended, len(stages) - 1) if unfinished else ended
+
+
+def _classes_are_joined(top: Path) -> bool:
+    """Whether reconstruction.json has all classes of the present sorting, and each of them is done."""
+    try:
+        sorting, joined = read_json(top / SORTING), read_json(top / "reconstruction.json")
+    except ValueError:  # broken by hand
+        return False
+    if sorting is None or joined is None or any(joined.get(key) != value for key, value in sorting.items()):
+        return False
+    return all(stage(top / each["folder"]) == "done" for each in joined["reconstructed"])
 
 
 def classes_asked(top: Path) -> int:
@@ -141,16 +168,23 @@ def classes_asked(top: Path) -> int:
 
 
 def class_folders(top: Path) -> list[Path]:
-    """The folders of the classes whose reconstructions have begun, the largest class first."""
-    names = (f"class{number}" for number in range(1, classes_asked(top) + 1))
-    return [top / name for name in names if (top / name / SETTINGS).is_file()]
+    """The folders of the present classes whose reconstructions have begun, the largest class first.
+
+    The settings of a former command's class are older than the present sorting.
+    """
+    if classes_asked(top) == 1 or (ended := stages_ended(top)) < len(CLASS_STAGES) - 1:
+        return []
+    if ended == len(CLASS_STAGES):  # times do not count: the folder may be a copy
+        return [top / each["folder"] for each in read_json(top / "reconstruction.json")["reconstructed"]]
+    begun = (top / f"class{number}" for number in range(1, classes_asked(top) + 1))
+    sorted_at = (top / SORTING).stat().st_mtime
+    return [each for each in begun if (each / SETTINGS).is_file() and (each / SETTINGS).stat().st_mtime >= sorted_at]
 
 
-def former_classes(top: Path, made: Collection[int]) -> list[Path]:
-    """The folders of classes that a former command reconstructed in `top`, but for those `made` now."""
-    now = {f"class{number}" for number in made}
+def former_classes(top: Path, present: Collection[Path]) -> list[Path]:
+    """The folders of classes that a former command reconstructed in `top`: all but the `present` ones."""
     folders = [path.parent for path in top.glob(f"class*/{SETTINGS}")]
-    return sorted(each for each in folders if re.fullmatch(r"class\d+", each.name) and each.name not in now)
+    return sorted(each for each in folders if re.fullmatch(r"class\d+", each.name) and each not in present)
 
 
 def posed_folders(folder: Path) -> list[Path]:
