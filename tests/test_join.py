@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
@@ -166,6 +167,28 @@ def test_rows_that_were_left_out_have_no_pose_and_the_others_keep_their_order(ha
     assert list(posed["rlnImageName"]) == list(table["rlnImageName"].iloc[kept])
     assert list(posed[SCORE]) == list(kept)
     np.testing.assert_allclose(from_relion_angles(posed[list(ANGLES)]), true.rotations[kept], atol=1e-6)
+
+
+def test_runs_that_agree_modulo_a_group_that_is_nearly_there_are_refined_further(halves, monkeypatch, tmp_path) -> None:
+    """And compared again: by what each run, refined further, says of the other's images and their mates."""
+    compared, asked = [], []
+
+    def compare_once(own: list[Half], _: object) -> SimpleNamespace:
+        compared.append([half.shifts[0, 0] for half in own])
+        if len(compared) == 2:
+            raise InterruptedError
+        return SimpleNamespace(nearly=True, symmetry="D7")
+
+    monkeypatch.setattr(join, "compare", compare_once)
+    monkeypatch.setattr(join, "mates", lambda half, name: (name, half.shifts[0, 0]))
+    monkeypatch.setattr(join, "ask_each_other", lambda own, runs, mates=None: asked.append(mates))
+    monkeypatch.setattr(
+        join, "refined_further", lambda run, half, *_: dataclasses.replace(half, shifts=half.shifts + 1)
+    )
+    with pytest.raises(InterruptedError):
+        join.reconstruct(*([halves / f"{kind}{half}" for half in (1, 2)] for kind in ("run", "half")), tmp_path, print)
+    before, after = compared
+    assert after == [each + 1 for each in before] and asked == [None, [("D7", each) for each in after]]
 
 
 def test_halves_of_different_star_files_are_refused(halves: Path) -> None:
