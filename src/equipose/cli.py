@@ -486,11 +486,11 @@ def _source_of_halves(particles: Particles, half_of_row: np.ndarray) -> str:
     particle_table = particles.particle_table
     if not has_halves(particle_table):
         return "drawn at random" + (f": {SUBSET} in the file is not 1 and 2" if SUBSET in particle_table else "")
+    if not drawn_for_all(particle_table, half_of_row):
+        return f"{SUBSET} in the file"
     if torn(particle_table, kept_together(particle_table, particles.optics_table)).any():
         return f"drawn anew: those of {SUBSET} share particles"
-    if drawn_for_all(particle_table, half_of_row):
-        return f"drawn anew: those of {SUBSET} are not sound in all rows of the file"
-    return f"{SUBSET} in the file"
+    return f"drawn anew: those of {SUBSET} are not sound in all rows of the file"
 
 
 def _protein(particles: Particles, star: Path) -> str:

@@ -95,7 +95,8 @@ def warn_of_repeats(
     if again := repeats(particle_table):
         text = f"{star}: {again} of {len(particle_table)} rows repeat an image of an earlier row"
         warnings.warn(f"{text}: all rows of an image are in one half-set", FileWarning, stacklevel=2)
-    shared = torn(particle_table, kept_together(particle_table, optics_table)) if has_halves(particle_table) else None
+    own = has_halves(particle_table) and (half is None or drawn_for_all(particle_table, half))
+    shared = torn(particle_table, kept_together(particle_table, optics_table)) if own else None
     if shared is not None and shared.any():
         text = f"{star}: {SUBSET} puts {shared.sum()} rows that share an image, a tube or a place into both half-sets"
         warnings.warn(f"{text}: half-sets are drawn anew", FileWarning, stacklevel=2)
