@@ -213,12 +213,12 @@ def _of_star(star: Path) -> Poses:
 def _of_equipose(_: Path, star: Path) -> Poses:
     """Of all particles, or of those of the half-set whose own poses.star it is, in the order of all."""
     rows, rotations = _of_star(star)
-    if "runs" not in star.parts:
+    _, _, half, runs, _, folder, *_ = star.parents  # …/work/runs/half1/d4_search/seed0/poses.star
+    if runs.name != "runs":
         return rows, rotations
-    folder, half = Path(*star.parts[: star.parts.index("work")]), star.parts[star.parts.index("runs") + 1]
     table = read_tables(folder / "poses.star")[1]
     where = table["rlnImageName"].str.split("@").str[0].astype(int).to_numpy() - 1
-    return where[table["rlnRandomSubset"].astype(int) == int(half.removeprefix("half"))][rows], rotations
+    return where[table["rlnRandomSubset"].astype(int) == int(half.name.removeprefix("half"))][rows], rotations
 
 
 def _of_cryodrgn(_: Path, pickled: Path) -> Poses:
