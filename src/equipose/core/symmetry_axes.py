@@ -90,6 +90,10 @@ class Frame:
     after_any_turn: float = 0.0
     """the mean correlation of the map with itself after turns that are no symmetry of it"""
 
+    def rotations(self, symmetry: str) -> np.ndarray:
+        """The rotations (g, 3, 3) of a point group, about these axes of the map."""
+        return self.rotation @ group(symmetry) @ self.rotation.T
+
     @property
     def found(self) -> bool:
         """Whether the map has the group: it must look the same after its rotations, and not after all others, too."""

@@ -31,7 +31,7 @@ MICROGRAPH_PIXEL = "location/micrograph_psize_A"
 CENTRE_X, CENTRE_Y, TUBE = "location/center_x_frac", "location/center_y_frac", "filament/filament_uid"
 
 SIGN, SIGN_LABEL = "blob/sign", "equiposeSign"
-"""By which cryoSPARC multiplies an image when it reads it, and our own column of it. RELION knows none."""
+"""The sign of an image's contrast, as we read a field that no public document defines, and our own column of it."""
 
 COLUMNS = {
     "ctf/df1_A": ("rlnDefocusU", 1.0),

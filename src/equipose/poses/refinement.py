@@ -126,10 +126,9 @@ def refine(
     volume: Tensor | None = None
     grid: FourierGrid | None = None
     first, settled, start, alike, contrasts = 0, False, turned.clone(), 0.0, torch.ones(len(turned), device=device)
-    if known := _known(kept, start):
+    if known := _known(kept, start, radius):
         first, settled, turned, moved = known["passes"], known["settled"], known["rotations"], known["shifts"]
-        grid, alike = FourierGrid(radius, known["signal"], known["power"]), known.get("alike", 0.0)
-        contrasts = known.get("contrasts", contrasts)
+        grid, alike, contrasts = known["grid"], known.get("alike", 0.0), known.get("contrasts", contrasts)
         say(f"refinement: continuing after pass {first} ({kept})")
     else:
         volume = first_volume(model, particles, turned, moved, trained)
@@ -143,11 +142,8 @@ def refine(
         alike, settled = judge_pass(refine_pass, passes, elsewhere / len(turned), grid, following, alike)
         say(f"{name}: {elsewhere} poses changed, the map correlates by {alike:.4f}")
         grid = following
-        known = {"passes": refine_pass + 1, "settled": settled, "start": start, "alike": alike}
-        known |= {"rotations": turned, "shifts": moved, "contrasts": contrasts}
-        known |= {"signal": grid.signal, "power": grid.power}
-        with whole_file(kept) as partial:
-            torch.save(known, partial)
+        poses = {"start": start, "rotations": turned, "shifts": moved, "contrasts": contrasts}
+        _keep(kept, grid, {"passes": refine_pass + 1, "settled": settled, "alike": alike} | poses)
         if settled:
             break
     assert grid is not None  # of the last pass
@@ -170,22 +166,21 @@ def refine_further(
     state after a pass is kept in a file, and the same call continues from it.
     """
     turned, moved = on_device(model, rotations, shifts)
-    start, rows, contrasts = turned.clone(), torch.arange(len(turned)), torch.ones(len(turned), device=turned.device)
+    start, contrasts = turned.clone(), torch.ones(len(turned), device=turned.device)
     first, done, settled = model.config.model.refine_passes, 0, False
-    if known := _known(kept, start):
-        done, settled, turned, moved = (known[name] for name in ("passes", "settled", "rotations", "shifts"))
-        contrasts, grid = known["contrasts"], FourierGrid(model.box // 2, known["signal"], known["power"])
+    if known := _known(kept, start, model.box // 2):
+        done, settled, turned, moved = known["passes"], known["settled"], known["rotations"], known["shifts"]
+        grid, contrasts = known["grid"], known["contrasts"]
     else:
-        grid = _back_projected(model, particles, rows.to(turned.device), turned, moved)
+        grid = _back_projected(model, particles, torch.arange(len(turned), device=turned.device), turned, moved)
     for further in range(done, done if settled else FURTHER):
         reference = grid, solvent_mask(grid_map(grid))
         name = f"further refinement {further + 1}/{FURTHER}"
         changed, grid = _whole_pass(model, particles, turned, moved, contrasts, reference, first + further, name, say)
         say(f"{name}: {changed} poses changed")
         settled = changed < FEW_CHANGED * len(turned)
-        known = {"passes": further + 1, "settled": settled, "start": start, "rotations": turned, "shifts": moved}
-        with whole_file(kept) as partial:
-            torch.save(known | {"contrasts": contrasts, "signal": grid.signal, "power": grid.power}, partial)
+        poses = {"start": start, "rotations": turned, "shifts": moved, "contrasts": contrasts}
+        _keep(kept, grid, {"passes": further + 1, "settled": settled} | poses)
         if settled:
             break
     return _as_arrays(model, turned, moved)
@@ -370,14 +365,20 @@ def _correlation(one: Tensor, other: Tensor, mask: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([one[mask > 0.5], other[mask > 0.5]]))[0, 1])
 
 
-def _known(kept: Path, start: Tensor) -> dict[str, Any] | None:
-    """The state of an earlier call after its last pass, if it started from these rotations."""
+def _keep(kept: Path, grid: FourierGrid, state: dict[str, Any]) -> None:
+    """Write the sums of a pass, and the state after it, for `_known`."""
+    with whole_file(kept) as partial:
+        torch.save(state | {"signal": grid.signal, "power": grid.power}, partial)
+
+
+def _known(kept: Path, start: Tensor, radius: int) -> dict[str, Any] | None:
+    """The state of an earlier call after its last pass, with its sums as `grid`, if it started from these rotations."""
     try:
         known = torch.load(kept, map_location=start.device, weights_only=True)
     except Exception:  # none yet, or broken: whatever a truncated file makes torch raise
         return None
     same = known["start"].shape == start.shape and torch.allclose(known["start"], start, atol=1e-3)
-    return known if same else None
+    return known | {"grid": FourierGrid(radius, known["signal"], known["power"])} if same else None
 
 
 Batch = tuple[Tensor, Tensor, float]

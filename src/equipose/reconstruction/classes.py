@@ -39,7 +39,6 @@ SAME = 0.9
 an unsorted mixture are alike, too.
 """
 
-
 COPIES = 0.7
 """Likeness of two classes of a half-set from which they may be copies of one molecule. Two copies of GroEL had 0.83,
 two molecules 0.08 to 0.24.

@@ -78,8 +78,7 @@ def compare(halves: list[Half], asked: list[RelionPoses]) -> Together:
 def mates(half: Half, name: str) -> Mates:
     """The rotations of a point group, in the frame in which the map of a half-set has it best."""
     frame = find_axes(_molecule(half), name, DETECTED_BY * half.box / 2)
-    same = frame.rotation @ group(name) @ frame.rotation.T
-    return Mates(torch.from_numpy(same).float(), torch.from_numpy(frame.centre).float())
+    return Mates(torch.from_numpy(frame.rotations(name)).float(), torch.from_numpy(frame.centre).float())
 
 
 def _chosen(frames: dict[str, Frame], halves: list[Half], asked: list[RelionPoses], found: Fit) -> Together:
@@ -102,7 +101,7 @@ def _modulo(name: str, frame: Frame, halves: list[Half], asked: list[RelionPoses
     """
     voxel_size = halves[0].particles.voxel_size
     centres = [voxel_size * each for each in (frame.centre, found.in_second(frame.centre))]
-    same = frame.rotation @ group(name) @ frame.rotation.T
+    same = frame.rotations(name)
     moved = [half.centred(centre) for half, centre in zip(halves, centres, strict=True)]
     answers = [centred(poses, centre) for poses, centre in zip(asked, reversed(centres), strict=True)]
     together, alignment, degrees = bring_together(moved, answers, same)
