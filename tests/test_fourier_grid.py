@@ -14,6 +14,7 @@ from equipose.core.fourier_grid import (
     grid_slices,
     grid_volume,
     insert_slices,
+    with_slopes,
 )
 from equipose.poses.search import random_rotations
 
@@ -122,10 +123,19 @@ def test_what_is_read_from_a_map_s_grid_between_its_points_is_the_map_s_transfor
 
 
 def test_an_enlarged_grid_has_the_same_values_at_the_same_points(generator):
-    rotations, disc = random_rotations(20, generator), half_disc(BOX, 7)
-    small = from_real_map(torch.randn(16, 16, 16, generator=generator), 8)
+    rotations = random_rotations(20, generator).double()
+    disc = half_disc(BOX, 7).to(rotations)
+    small = from_real_map(torch.randn(16, 16, 16, generator=generator, dtype=torch.float64), 8)
     found = grid_slices(enlarged(small, 8, 16), 16, rotations, disc)
-    assert torch.allclose(found, grid_slices(small, 8, rotations, disc), atol=1e-5)
+    assert torch.allclose(found, grid_slices(small, 8, rotations, disc), atol=1e-12)
+
+
+def test_slices_of_one_volume_are_those_of_it_among_several(generator):
+    rotations, disc = random_rotations(20, generator), half_disc(BOX, 16)
+    volume = from_real_map(torch.randn(BOX, BOX, BOX, generator=generator), BOX // 2)
+    found = grid_slices(with_slopes(volume, BOX // 2), BOX // 2, rotations, disc)
+    alone = grid_slices(volume, BOX // 2, rotations, disc)
+    assert (found[..., 0] - alone).abs().max() < 1e-4 * alone.abs().max()
 
 
 def test_slices_are_inserted_at_all_mates_of_their_poses():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, grid_sample
 
 from equipose.core.fourier import HalfDisc, shift_phase
 
@@ -119,10 +119,15 @@ def grid_values(volume: Tensor, radius: int, k: Tensor) -> Tensor:
 
     For several volumes, (m³, 2c), the values are (..., c). Reading several together takes hardly longer than one.
     """
+    if volume.shape[1] == 2:  # read in place, in a third of the time; of four volumes, it would take twice the time
+        side = _side(radius)
+        cube = volume.view(1, side, side, side, 2).movedim(-1, 1)
+        places = k.reshape(1, 1, 1, -1, 3) * (OVERSAMPLING / (side // 2))  # -1 and 1 are the cube's outer points
+        real, imaginary = grid_sample(cube, places, align_corners=True).view(2, *k.shape[:-1])
+        return torch.complex(real, imaginary)
     points, weights = _corners(k, radius)
     values = embedding_bag(points.view(-1, 8), volume, per_sample_weights=weights.view(-1, 8), mode="sum")
-    values = torch.view_as_complex(values.view(*points.shape[:-1], -1, 2))
-    return values.squeeze(-1)
+    return torch.view_as_complex(values.view(*points.shape[:-1], -1, 2))
 
 
 def insert_slices(
