@@ -171,7 +171,7 @@ def test_an_image_that_goes_to_a_mate_of_its_pose_has_settled(monkeypatch, small
         refinement.refine(model, particles, *start, said.append, tmp_path / f"{symmetry}.pt")
         return sum("poses changed" in line for line in said)
 
-    assert passes("C2") == 4 and passes("C1") == 7
+    assert passes("C2") == 2 and passes("C1") == 7
 
 
 @torch.no_grad()
@@ -315,3 +315,13 @@ def test_poses_against_a_nearly_symmetric_map_are_compared_with_their_mates(near
         for given in (mates, None)
     )
     assert with_mates > 0.9 and with_mates > without
+
+
+def test_a_pass_that_moves_few_poses_is_followed_by_one_with_all_shells():
+    vague = refinement.first_pass(12)
+    assert vague == refinement.Pass(0, 0.75) and refinement.first_pass(1) == refinement.Pass(0, 1.0)
+    rising = refinement.next_pass(vague, 12, changed=0.2)
+    assert rising.number == 1 and rising.shells == pytest.approx(5 / 6)
+    assert refinement.next_pass(rising, 12, changed=0.005) == refinement.Pass(2, 1.0)
+    assert refinement.next_pass(refinement.Pass(2, 1.0), 12, changed=0.2) == refinement.Pass(3, 1.0), "never fewer"
+    assert refinement.next_pass(vague, 2, changed=0.2) == refinement.Pass(1, 1.0), "the last pass"

@@ -54,6 +54,9 @@ FIRST_PASS, RISING = 0.75, 3
 passes, or in the last pass, all shells are compared.
 """
 
+NEARLY = 0.01
+"""If a pass moves a smaller share of the images than this to another pose, the next pass compares all shells."""
+
 SETTLED = 0.001
 """If a pass with all shells moves a smaller share of the images than this to another pose, no other pass follows."""
 
@@ -93,6 +96,14 @@ JUDGED = 1000
 
 
 @dataclass(frozen=True)
+class Pass:
+    """The `number` of a pass, from 0, and the part of all `shells` that it compares."""
+
+    number: int
+    shells: float
+
+
+@dataclass(frozen=True)
 class Mates:
     """Rotations (g, 3, 3) about a `centre` (3,), pixels from L/2, after which a map looks nearly the same."""
 
@@ -125,27 +136,28 @@ def refine(
     turned, moved = on_device(model, rotations, shifts)
     volume: Tensor | None = None
     grid: FourierGrid | None = None
-    first, settled, start, alike, contrasts = 0, False, turned.clone(), 0.0, torch.ones(len(turned), device=device)
+    this, settled, start, alike = first_pass(passes), False, turned.clone(), 0.0
+    contrasts = torch.ones(len(turned), device=device)
     if known := _known(kept, start, radius):
-        first, settled, turned, moved = known["passes"], known["settled"], known["rotations"], known["shifts"]
-        grid, alike, contrasts = known["grid"], known.get("alike", 0.0), known.get("contrasts", contrasts)
-        say(f"refinement: continuing after pass {first} ({kept})")
+        this, settled = Pass(known["passes"], known.get("shells", 1.0)), known["settled"]
+        turned, moved, grid = known["rotations"], known["shifts"], known["grid"]
+        alike, contrasts = known.get("alike", 0.0), known.get("contrasts", contrasts)
+        say(f"refinement: continuing after pass {this.number} ({kept})")
     else:
         volume = first_volume(model, particles, turned, moved, trained)
-    for refine_pass in range(first, first if settled else passes):
+    while this.number < passes and not settled:
         reference = volume if grid is None else (grid, solvent_mask(grid_map(grid)))
         assert reference is not None  # the first volume, or that of `grid`
-        name = f"refinement {refine_pass + 1}/{passes}"
-        elsewhere, following = _whole_pass(
-            model, particles, turned, moved, contrasts, reference, refine_pass, name, say
-        )
-        alike, settled = judge_pass(refine_pass, passes, elsewhere / len(turned), grid, following, alike)
+        name = f"refinement {this.number + 1}/{passes}"
+        elsewhere, following = _whole_pass(model, particles, turned, moved, contrasts, reference, this, name, say)
+        changed = elsewhere / len(turned)
+        alike, settled = judge_pass(this, changed, grid, following, alike)
+        this = next_pass(this, passes, changed)
         say(f"{name}: {elsewhere} poses changed, the map correlates by {alike:.4f}")
         grid = following
         poses = {"start": start, "rotations": turned, "shifts": moved, "contrasts": contrasts}
-        _keep(kept, grid, {"passes": refine_pass + 1, "settled": settled, "alike": alike} | poses)
-        if settled:
-            break
+        state = {"passes": this.number, "shells": this.shells, "settled": settled, "alike": alike}
+        _keep(kept, grid, state | poses)
     assert grid is not None  # of the last pass
     return *_as_arrays(model, turned, moved), grid_volume(grid)
 
@@ -176,7 +188,8 @@ def refine_further(
     for further in range(done, done if settled else FURTHER):
         reference = grid, solvent_mask(grid_map(grid))
         name = f"further refinement {further + 1}/{FURTHER}"
-        changed, grid = _whole_pass(model, particles, turned, moved, contrasts, reference, first + further, name, say)
+        this = Pass(first + further, 1.0)
+        changed, grid = _whole_pass(model, particles, turned, moved, contrasts, reference, this, name, say)
         say(f"{name}: {changed} poses changed")
         settled = changed < FEW_CHANGED * len(turned)
         poses = {"start": start, "rotations": turned, "shifts": moved, "contrasts": contrasts}
@@ -193,14 +206,14 @@ def _whole_pass(
     moved: Tensor,
     contrasts: Tensor,
     reference: Tensor | tuple[FourierGrid, Tensor],
-    refine_pass: int,
+    this: Pass,
     name: str,
     say: Callable[[str], None],
 ) -> tuple[int, FourierGrid]:
     """A pass over all particles, part by part, as `refine_part` does each; `name` is what people are told of it."""
     started, following, elsewhere = time.perf_counter(), empty_grid(model.box // 2, turned.device), 0
     for some in torch.arange(len(turned), device=turned.device).chunk(PARTS):
-        changed, sums = refine_part(model, particles, some, turned, moved, contrasts, reference, refine_pass)
+        changed, sums = refine_part(model, particles, some, turned, moved, contrasts, reference, this)
         following, elsewhere, done = together(following, sums), elsewhere + changed, int(some[-1]) + 1
         left = (time.perf_counter() - started) * (len(turned) / done - 1)
         say(f"{name}: {done} images, {left:.0f} s left")
@@ -215,7 +228,7 @@ def refine_part(
     moved: Tensor,
     contrasts: Tensor,
     reference: Tensor | tuple[FourierGrid, Tensor],
-    refine_pass: int,
+    this: Pass,
     offset: int = 0,
 ) -> tuple[int, FourierGrid]:
     """A pass over the rows `some` of the particles: the number of poses that changed, and the sums of these rows.
@@ -226,7 +239,6 @@ def refine_part(
     that are tried depends on an image's place alone, so that a part of a pass gives the same in a job of its own.
     """
     radius, device = model.box // 2, turned.device
-    resolution = FIRST_PASS + _risen(refine_pass, model.config.model.refine_passes) * (1 - FIRST_PASS)
     if isinstance(reference, Tensor):
         volume = reference
     else:
@@ -234,10 +246,10 @@ def refine_part(
         volume = masked_volume(without(grid, _back_projected(model, particles, some, turned, moved, contrasts)), mask)
     field, sums, elsewhere = with_slopes(volume, radius), empty_grid(radius, device), 0
     for rows in some.split(BATCH):
-        seed = np.random.default_rng([model.config.seed, refine_pass, offset + int(rows[0])]).integers(2**62)
+        seed = np.random.default_rng([model.config.seed, this.number, offset + int(rows[0])]).integers(2**62)
         generator = torch.Generator(device).manual_seed(int(seed))
         batch = _read(model, particles, rows, contrasts)
-        poses = _best_pose(model, field, resolution, batch, turned[rows], moved[rows], generator)
+        poses = _best_pose(model, field, this.shells, batch, turned[rows], moved[rows], generator)
         mates = turned[rows, None] @ model.group
         elsewhere += int(((poses[0][:, None] - mates).square().sum((2, 3)).amin(1) > CONSISTENT).sum())
         turned[rows], moved[rows] = poses
@@ -265,13 +277,20 @@ def _contrasts(
     return contrast.likeliest(before, *contrast.evidence(target, seen, disc.weights / noise), rotations)
 
 
+def first_pass(passes: int) -> Pass:
+    """The first of so many passes."""
+    return Pass(0, FIRST_PASS if passes > 1 else 1.0)
+
+
+def next_pass(done: Pass, passes: int, changed: float) -> Pass:
+    """The pass after one that changed this share of the poses, of so many passes."""
+    risen = min(1.0, (done.number + 1) / min(max(passes - 1, 1), RISING))
+    rising = max(done.shells, FIRST_PASS + risen * (1 - FIRST_PASS))
+    return Pass(done.number + 1, 1.0 if changed < NEARLY else rising)
+
+
 def judge_pass(
-    refine_pass: int,
-    passes: int,
-    changed: float,
-    before: FourierGrid | None,
-    following: FourierGrid,
-    was: float,
+    done: Pass, changed: float, before: FourierGrid | None, following: FourierGrid, was: float
 ) -> tuple[float, bool]:
     """The correlation of a pass's map with the one before, and whether no other pass is to follow.
 
@@ -281,13 +300,8 @@ def judge_pass(
     if before is not None:
         volume = grid_map(before)
         alike = _correlation(volume, grid_map(following), solvent_mask(volume))
-    still = alike > STILL or (refine_pass > RISING and was >= alike > ALIKE)
-    return alike, _risen(refine_pass, passes) == 1 and (changed < SETTLED or still)
-
-
-def _risen(refine_pass: int, passes: int) -> float:
-    """The part of the way from the first pass's shells to all of them."""
-    return min(1.0, refine_pass / min(passes - 1, RISING)) if passes > 1 else 1.0
+    still = alike > STILL or (done.number > RISING and was >= alike > ALIKE)
+    return alike, done.shells == 1 and (changed < SETTLED or still)
 
 
 @torch.no_grad()

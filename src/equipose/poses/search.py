@@ -157,7 +157,7 @@ def search_step(
             likelihood = centred @ tempered.T  # (b, s, o), logarithms
             likelihood -= ((of_powers * white.weights) @ squares.T)[:, None]
         likelihood -= (prior / temperature)[:, None]
-        best = likelihood.flatten(1).argmax(1)
+        best = _largest(likelihood)
         belief = torch.softmax(likelihood.flatten(1), dim=1)
         torch.threshold_(belief, NO_BELIEF, 0.0)
         weighed -= 2 * belief.norm(dim=1).log().sum()
@@ -185,6 +185,13 @@ def search_step(
         blend(grid, new, rate, within=disc.k.norm(dim=-1).max())
     product, power, turned = (torch.cat(parts) for parts in zip(*told, strict=True))
     return residual.mean(), (product, power, turned)
+
+
+def _largest(values: Tensor) -> Tensor:
+    """The place (b,) of the largest of each (s, o) of `values` (b, s, o). At once, argmax takes ten times as long."""
+    best = values.amax(2).argmax(1)
+    row = values[torch.arange(len(values), device=values.device), best]
+    return best * values.shape[2] + row.argmax(1)
 
 
 def whitened(disc: HalfDisc, spectrum: Tensor) -> HalfDisc:

@@ -26,7 +26,17 @@ from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import number, reporter, run_main, say
 from equipose.io.stacks import Images
 from equipose.model.autoencoder import Autoencoder, load_model
-from equipose.poses.refinement import BATCH, PARTS, first_volume, judge_pass, on_device, refine_part
+from equipose.poses.refinement import (
+    BATCH,
+    PARTS,
+    Pass,
+    first_pass,
+    first_volume,
+    judge_pass,
+    next_pass,
+    on_device,
+    refine_part,
+)
 from equipose.training.evaluate import predict, unknown_poses
 from equipose.training.run_progress import networks_trained
 
@@ -50,6 +60,7 @@ def part(run: Path, dataset: Path, folder: Path, refine_pass: int, job: int, job
     first, end = slices(len(particles.images), jobs)[job]
     own = _some(particles, slice(first, end))
     reference: Tensor | tuple[FourierGrid, Tensor]
+    this = first_pass(model.config.model.refine_passes)
     if refine_pass == 0:
         trained = networks_trained(run, model.config)
         few = _some(particles, slice(0, BATCH))
@@ -63,11 +74,11 @@ def part(run: Path, dataset: Path, folder: Path, refine_pass: int, job: int, job
         if state["settled"]:
             _save(before, _of_job(folder, refine_pass, job))
             return
-        reference = grid, solvent_mask(grid_map(grid))
+        reference, this = (grid, solvent_mask(grid_map(grid))), Pass(refine_pass, state["shells"])
     sums, elsewhere = empty_grid(model.box // 2, turned.device), 0
     size = len(torch.arange(len(particles.images)).chunk(PARTS)[0])
     for some in torch.arange(end - first).split(size):
-        changed, more = refine_part(model, own, some, turned, moved, contrasts, reference, refine_pass, first)
+        changed, more = refine_part(model, own, some, turned, moved, contrasts, reference, this, first)
         sums, elsewhere = together(sums, more), elsewhere + changed
         say(f"pass {refine_pass + 1}, job {job}: {int(some[-1]) + 1} of {end - first} images")
     kept = {"turned": turned, "moved": moved, "begun": begun, "contrasts": contrasts, "elsewhere": elsewhere}
@@ -89,8 +100,10 @@ def gather(run: Path, folder: Path, refine_pass: int, jobs: int) -> None:
         if state is not None:
             before = FourierGrid(sums.radius, state["signal"], state["power"])
         was = 0.0 if state is None else state["alike"]
-        alike, settled = judge_pass(refine_pass, passes, elsewhere / count, before, sums, was)
-        state = {"passes": refine_pass + 1, "settled": settled, "alike": alike}
+        done = first_pass(passes) if state is None else Pass(refine_pass, state["shells"])
+        alike, settled = judge_pass(done, elsewhere / count, before, sums, was)
+        following = next_pass(done, passes, elsewhere / count)
+        state = {"passes": following.number, "shells": following.shells, "settled": settled, "alike": alike}
         state |= {"signal": sums.signal, "power": sums.power}
         say(f"pass {refine_pass + 1}: {elsewhere} of {count} poses changed, the map correlates by {alike:.4f}")
         if settled or refine_pass + 1 == passes:
