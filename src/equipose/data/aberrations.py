@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import scipy.fft
 import scipy.ndimage
-import torch
 
 from equipose.core.ctf import CTF_COLUMNS, electron_wavelength
 from equipose.errors import ConfigError
@@ -87,8 +86,7 @@ def _without_tilt(
     row, column = np.meshgrid(scipy.fft.fftfreq(size, pixel_size), scipy.fft.rfftfreq(size, pixel_size), indexing="ij")
     k = np.einsum("nij,jyx->niyx", matrix, np.stack([column, row]))
     voltage, cs = (ctf[:, CTF_COLUMNS.index(name)].astype(float) for name in ("voltage", "spherical_aberration"))
-    wavelength = electron_wavelength(torch.from_numpy(voltage)).numpy()
-    strength = -2e4 * np.pi * cs * wavelength**2
+    strength = -2e4 * np.pi * cs * electron_wavelength(voltage) ** 2
     phase = strength[:, None, None] * (k**2).sum(axis=1) * np.einsum("ni,niyx->nyx", tilt, k)
     spectrum = scipy.fft.rfft2(images) * np.exp(-1j * phase)
     return scipy.fft.irfft2(spectrum, s=(size, size)).astype(np.float32)

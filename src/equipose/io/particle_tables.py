@@ -474,7 +474,7 @@ def image_names(star: Path, names: pd.Series) -> ImageNames:
 
     Raises ConfigError, naming the first row, for any other name.
     """
-    if (found := numbered_alike(names.tolist())) is not None:
+    if (found := numbered_alike(names.to_numpy(object))) is not None:
         return found
     images, at, stacks = zip(*(str(name).partition("@") for name in names), strict=True)
     if not all(at):
