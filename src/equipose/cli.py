@@ -320,14 +320,19 @@ def info(arguments: argparse.Namespace) -> None:
     """Print number, size, optics, poses and contrast of the particles."""
     import numpy as np
 
+    from equipose.data.aberrations import aberrations_of
+    from equipose.data.prepare import FLIPPED_WARNING, applied_ctf, looks_flipped
     from equipose.io.half_sets import warn_of_repeats
-    from equipose.io.particle_tables import ANGLES
+    from equipose.io.particle_tables import ANGLES, APPLIED
     from equipose.io.particles import checked_rows, read_particles
 
     star, tables, half_of_row, group = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False, quick=True)
     again = warn_of_repeats(star, *tables, half_of_row, group)
+    applied, aberrations = applied_ctf(star, particles), aberrations_of(star, particles)
     size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
+    box = max((box for box in TRAINING_BOXES if box <= size), default=None)
+    voxel_size = particles.voxel_size * size / (box or size)
     units = " kV", " mm", ""
     optics = [_values(column, unit) for column, unit in zip(particles.ctf.T[3:6], units, strict=True)]
     first, second = np.bincount(half_of_row, minlength=3)[1:]
@@ -342,11 +347,19 @@ def info(arguments: argparse.Namespace) -> None:
     print(f"astigmatism    up to {np.abs(defocus_u - defocus_v).max():.0f} Å")
     if particles.ctf[:, 6].any():
         print(f"phase shift    {particles.ctf[:, 6].min():.0f} to {particles.ctf[:, 6].max():.0f}°")
+    for what in APPLIED.values():
+        if count := int((applied == what).sum()):
+            print(f"CTF            {what} in {count} images; reconstruct undoes it")
+    if aberrations is not None and aberrations.tilt.any():
+        print(f"beam tilt      up to {np.abs(aberrations.tilt).max():g} mrad; reconstruct takes it out")
     posed = set(ANGLES) <= set(particles.particle_table)
     print(f"poses          {'in the file; reconstruct does not use them' if posed else 'none'}")
-    print(f"protein        {_protein(particles, star)}")
+    print(f"protein        {_protein(particles, star, box, voxel_size)}")
     if (checked := len(checked_rows(particles.images))) < len(particles.images):
         print(f"checked        {checked} images, evenly spread; `equipose validate` checks all")
+    every = np.arange(len(particles.images))
+    if box and not (applied != "").any() and looks_flipped(particles, every, voxel_size, box):
+        warnings.warn(f"{star}: {FLIPPED_WARNING}", FileWarning, stacklevel=2)
 
 
 def pose(arguments: argparse.Namespace) -> None:
@@ -493,15 +506,14 @@ def _source_of_halves(particles: Particles, half_of_row: np.ndarray, group: np.n
     return f"drawn anew: those of {SUBSET} are not sound in all rows of the file"
 
 
-def _protein(particles: Particles, star: Path) -> str:
+def _protein(particles: Particles, star: Path, box: int | None, voxel_size: float) -> str:
+    """Whether protein is bright or dark, seen in the images at a box in pixels; None if they are too small for any."""
     import numpy as np
 
     from equipose.data.prepare import contrast
 
-    box = max((box for box in TRAINING_BOXES if box <= particles.images.shape[-1]), default=None)
     if box is None:
         return "images are too small to tell"
-    voxel_size = particles.voxel_size * particles.images.shape[-1] / box
     asked = _as_asked(star, box, "detect")
     try:
         sign, certainty = contrast(particles, np.arange(len(particles.images)), asked, voxel_size)

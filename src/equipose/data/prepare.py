@@ -182,7 +182,7 @@ def preparation_of(
         )
     sign, certainty = contrast(particles, rows, config, voxel_size)
     radius = (config.mask_radius or width / 2) / voxel_size  # pixels
-    applied, aberrations = _applied(star, particles), aberrations_of(star, particles)
+    applied, aberrations = applied_ctf(star, particles), aberrations_of(star, particles)
     how = Preparation(sign, voxel_size, *_background_and_mask(config, radius), applied, None, aberrations)
     if config.whiten:
         how = dataclasses.replace(how, whitening=_whitening(particles, rows, how))
@@ -204,7 +204,7 @@ def preparation_like(particles: Particles, config: PreparationConfig, known: dic
     """
     star, sign = Path(config.star), 1 if known["protein"] == "bright" else -1
     discs = _background_and_mask(config, known["background_radius_angstrom"] / known["voxel_size"])
-    applied, aberrations = _applied(star, particles), aberrations_of(star, particles)
+    applied, aberrations = applied_ctf(star, particles), aberrations_of(star, particles)
     factors = None if known["whitening"] is None else np.array(known["whitening"])
     return Preparation(sign, known["voxel_size"], *discs, applied, factors, aberrations)
 
@@ -228,15 +228,17 @@ def prepared_like(
 def fourier_crop(images: np.ndarray, box: int) -> np.ndarray:
     """Images (n, L, L) at the lower sampling of (n, box, box), centred on pixel box/2 where they were on L/2.
 
-    Means are kept. The frequencies |kx| or |ky| = box/2, which have no partner, are left out.
+    Means are kept. The frequencies |kx| or |ky| = box/2, which have no partner, are left out. Images of the box's size
+    stay as they are.
     """
     size = images.shape[-1]
-    spectrum = scipy.fft.fft2(scipy.fft.ifftshift(images, axes=(1, 2)))
-    kept = np.fft.fftfreq(box, 1 / box).astype(int)
-    spectrum = spectrum[:, kept[:, None], kept] * (box / size) ** 2
-    if box < size:
-        spectrum[:, box // 2, :] = spectrum[:, :, box // 2] = 0
-    return scipy.fft.fftshift(scipy.fft.ifft2(spectrum).real, axes=(1, 2)).astype(np.float32)
+    if box == size:
+        return images.astype(np.float32)
+    spectrum = scipy.fft.rfft2(scipy.fft.ifftshift(images, axes=(1, 2)))
+    rows = np.fft.fftfreq(box, 1 / box).astype(int)
+    spectrum = spectrum[:, rows, : box // 2 + 1] * (box / size) ** 2
+    spectrum[:, box // 2, :] = spectrum[:, :, box // 2] = 0
+    return scipy.fft.fftshift(scipy.fft.irfft2(spectrum, s=(box, box)), axes=(1, 2)).astype(np.float32)
 
 
 def contrast(
@@ -368,7 +370,7 @@ def _undoing(ctf_parameters: np.ndarray, applied: np.ndarray, box: int, voxel_si
     return np.where(how == "flipped", flipped, np.where(how == "multiplied", multiplied, 1))
 
 
-def _applied(star: Path, particles: Particles) -> np.ndarray:
+def applied_ctf(star: Path, particles: Particles) -> np.ndarray:
     """How the CTF was applied to each image, (n,), by the star file: not at all (""), or one of `APPLIED`."""
     applied = np.full(len(particles.ctf), "", "U10")
     for label, what in APPLIED.items():

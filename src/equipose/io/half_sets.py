@@ -140,20 +140,21 @@ def kept_together(particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> n
     """The group of each row, (n,), numbered from 0 by its first row. The rows of a group belong into one half-set.
 
     A group has the rows of one image (symmetry-expanded copies, too), the segments of one helical tube, and the picks
-    of one micrograph that are nearer to each other than `NEAR` of the box.
+    of one micrograph that are nearer to each other than `NEAR` of the box. Tubes are numbered anew in each micrograph.
+    Without a column of micrographs, the stack stands for the micrograph: RELION extracts one stack from each.
     """
     count = len(particle_table)
     pairs = [np.empty((0, 2), np.int64)]
+    source = None
     if IMAGE in particle_table:
-        pairs.append(_pairs(_images(particle_table[IMAGE])))
+        source, place = _stacks_and_places(particle_table[IMAGE])
+        pairs.append(_pairs(_joint(source, place)))
     if MICROGRAPH in particle_table:
-        micrograph = pd.factorize(particle_table[MICROGRAPH])[0]
-        if TUBE in particle_table:
-            tube = pd.factorize(particle_table[TUBE])[0]
-            both = np.where((tube < 0) | (micrograph < 0), -1, micrograph * (tube.max(initial=0) + 1) + tube)
-            pairs.append(_pairs(pd.factorize(pd.Series(both).where(both >= 0))[0]))
+        source = pd.factorize(particle_table[MICROGRAPH])[0]
         if set(COORDINATES) <= set(particle_table):
-            pairs.append(_overlapping(particle_table, micrograph, NEAR * _box(optics_table)))
+            pairs.append(_overlapping(particle_table, source, NEAR * _box(optics_table)))
+    if TUBE in particle_table and source is not None:
+        pairs.append(_pairs(_joint(source, pd.factorize(particle_table[TUBE])[0])))
     return _components(np.concatenate(pairs), count)
 
 
@@ -163,6 +164,11 @@ def _own(particle_table: pd.DataFrame) -> np.ndarray:
 
 def _images(names: pd.Series) -> np.ndarray:
     """The number of each name's image, (n,): 1@stack.mrcs, 000001@stack.mrcs and 1@./stack.mrcs:mrcs are one image."""
+    return _joint(*_stacks_and_places(names))
+
+
+def _stacks_and_places(names: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """A number for the stack of each name, (n,), and a number for its place in a stack, (n,)."""
     if (found := numbered_alike(names.to_numpy(object))) is not None:
         place, stack, stacks = found.place + 1, found.number, found.stacks
     else:
@@ -170,7 +176,12 @@ def _images(names: pd.Series) -> np.ndarray:
         place = pd.factorize(np.array([number.lstrip("0") for number, _, _ in parts], object))[0]
         stack, stacks = pd.factorize(np.array([name for _, _, name in parts], object))
     files = [os.path.normpath(name.removesuffix(":mrcs")) for name in stacks]
-    return pd.factorize(np.array(files, object))[0][stack] * (place.max(initial=0) + 1) + place
+    return pd.factorize(np.array(files, object))[0][stack], place
+
+
+def _joint(codes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """A code for each pair of codes, (n,); -1 where one of the two is below 0."""
+    return np.where((codes < 0) | (others < 0), -1, codes * (others.max(initial=0) + 1) + others)
 
 
 def _pairs(codes: np.ndarray) -> np.ndarray:
