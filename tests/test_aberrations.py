@@ -11,7 +11,7 @@ from equipose.core.ctf import ctf, electron_wavelength
 from equipose.core.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.data.aberrations import Aberrations, read_aberrations
 from equipose.data.simulate import padded_transform, slices
-from equipose.errors import ConfigError
+from equipose.errors import ConfigError, FileWarning
 from equipose.io.maps import read_map
 from equipose.io.particles import read_particles
 
@@ -72,3 +72,5 @@ def test_groups_without_aberrations_have_none_and_wild_ones_are_refused() -> Non
         read_aberrations(Path("a.star"), optics.assign(rlnMagMat00=0.0), table)
     with pytest.raises(ConfigError, match="a beam tilt of -300 is too large: rlnBeamTiltX, rlnBeamTiltY are mrad"):
         read_aberrations(Path("a.star"), optics.assign(rlnBeamTiltY=[0.0, -300.0]), table)
+    with pytest.warns(FileWarning, match="a beam tilt of -40 mrad is more than .* µrad, divide them by 1,000"):
+        read_aberrations(Path("a.star"), optics.assign(rlnBeamTiltY=[0.0, -40.0]), table)

@@ -102,6 +102,34 @@ def test_a_missing_stack_is_found_missing_in_the_project_and_may_be_left_out(
     assert equipose(monkeypatch, "validate", tmp_path / "job/a.star", "--select", "rlnScore", 1, "-") == 0
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_an_image_that_is_named_from_the_folder_and_from_the_root_is_refused(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path, link: bool
+) -> None:
+    """It would count as two images, which half-sets may share. Different images of a stack may be named so."""
+    optics, table = read_tables(simulated_dataset.folder / "particles.star")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")
+    (tmp_path / "way").symlink_to(tmp_path / "project")
+    whole = tmp_path / "project" / ("other.mrcs" if link else "particles.mrcs")
+    if link:
+        whole.symlink_to(tmp_path / "way/particles.mrcs")
+    star = tmp_path / "project/a.star"
+    names = table["rlnImageName"].copy()
+    table.loc[4:6, "rlnImageName"] = [f"{row + 1:06d}@{whole}" for row in range(4, 7)]
+    write_star(star, optics, table)
+    assert equipose(monkeypatch, "validate", star) == 0
+    capsys.readouterr()
+    table.loc[5, "rlnImageName"] = f"3@{whole}"
+    write_star(star, optics, table)
+    assert equipose(monkeypatch, "info", star) == 2
+    said = capsys.readouterr().err
+    assert f"particles 6 and 3 are one image, whose stack has two names ({whole} and particles.mrcs)" in said
+    assert said.count("\n") == 1
+    write_star(star, optics, table.assign(rlnImageName=names))
+    assert equipose(monkeypatch, "info", star) == 0
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.STAR", "a"])
 def test_a_star_file_of_another_name_is_refused_with_what_to_do(
     monkeypatch, capsys, simulated_dataset, tmp_path: Path, name: str
@@ -254,6 +282,59 @@ def test_validate_refuses_the_optics_that_reconstruct_refuses(
     _set_optics(tmp_path / "particles.star", rlnBeamTiltX=["nan"], rlnBeamTiltY=[0.0])
     assert equipose(monkeypatch, "validate", tmp_path / "particles.star") == 2
     assert "rlnBeamTiltX of optics group 1 is nan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("label", "line"),
+    [
+        ("rlnCtfDataArePhaseFlipped", "CTF            flipped in 50 images; reconstruct undoes it\n"),
+        ("rlnCtfDataAreCtfPremultiplied", "CTF            multiplied in 50 images; reconstruct undoes it\n"),
+        ("rlnBeamTiltY", "beam tilt      up to 1 mrad; reconstruct takes it out\n"),
+    ],
+)
+def test_info_says_what_reconstruct_undoes(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path, label: str, line: str
+) -> None:
+    optics, table = read_tables(simulated_dataset.folder / "particles.star")
+    (tmp_path / "particles.mrcs").symlink_to(simulated_dataset.folder / "particles.mrcs")
+    write_star(tmp_path / "a.star", optics.drop(columns=label, errors="ignore"), table)
+    assert equipose(monkeypatch, "info", tmp_path / "a.star") == 0
+    assert line[:14] not in capsys.readouterr().out
+    write_star(tmp_path / "a.star", optics.assign(**{label: 1}), table)
+    assert equipose(monkeypatch, "info", tmp_path / "a.star") == 0
+    assert line in capsys.readouterr().out
+
+
+def test_info_warns_of_phases_that_seem_to_be_flipped_where_the_file_does_not_say_so(
+    monkeypatch, capsys, simulated_dataset
+) -> None:
+    star = simulated_dataset.folder / "particles.star"
+    assert equipose(monkeypatch, "info", star) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("equipose.data.prepare.looks_flipped", lambda *_: True)  # as test_prepare.py has it of images
+    assert equipose(monkeypatch, "info", star) == 0
+    assert "phases seem to be flipped already" in capsys.readouterr().err
+    assert equipose(monkeypatch, "info", star, "--phase-flipped") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"rlnBeamTiltX": [300.0]}, "a beam tilt of 300 is too large: rlnBeamTiltX, rlnBeamTiltY are mrad"),
+        ({"rlnBeamTiltX": ["nan"]}, "rlnBeamTiltX of optics group 1 is nan"),
+        ({"rlnCtfDataArePhaseFlipped": [2]}, "rlnCtfDataArePhaseFlipped is 2; it is 0 or 1"),
+    ],
+)
+def test_info_refuses_the_optics_that_reconstruct_refuses(
+    monkeypatch, capsys, simulated_dataset, tmp_path: Path, column: dict, message: str
+) -> None:
+    for file in ("particles.star", "particles.mrcs"):
+        (tmp_path / file).write_bytes((simulated_dataset.folder / file).read_bytes())
+    _set_optics(tmp_path / "particles.star", **column)
+    assert equipose(monkeypatch, "info", tmp_path / "particles.star") == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1 and not said.out
 
 
 def test_info_gives_the_range_of_the_optics_of_hundreds_of_groups(

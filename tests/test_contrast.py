@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from equipose.core.ctf import ctf, scaled
+from equipose.core.ctf import ctf
 from equipose.core.rotations import random_rotations
 from equipose.poses import contrast
 
@@ -65,4 +65,4 @@ def test_a_scaled_ctf_is_the_ctf_times_the_contrast() -> None:
     k, factor = torch.tensor([[1.0, 2.0], [0.0, 5.0], [7.0, 3.0]]), torch.tensor([0.5, 2.0])
     for parameters in (plain, enveloped):
         expected = factor[:, None] * ctf(parameters, k, 400.0)
-        torch.testing.assert_close(ctf(scaled(parameters, factor), k, 400.0), expected)
+        torch.testing.assert_close(ctf(contrast.scaled(parameters, factor), k, 400.0), expected)

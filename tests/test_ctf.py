@@ -49,6 +49,17 @@ def test_agrees_with_torch_ctf_with_astigmatism_and_a_phase_plate() -> None:
     torch.testing.assert_close(ours, expected.double().squeeze(), atol=2e-3, rtol=0)
 
 
+def test_arrays_and_tensors_have_one_ctf() -> None:
+    both = torch.stack([parameters(), parameters(defocus_u=9000.0, phase_shift=90.0)])
+    with_envelope = torch.cat([both, torch.tensor([[60.0, 0.9], [0.0, 1.1]], dtype=torch.float64)], dim=1)
+    for values in (both, with_envelope):
+        found = ctf(values.numpy(), grid().numpy(), BOX * PIXEL)
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_allclose(found, ctf(values, grid(), BOX * PIXEL).numpy(), atol=1e-12)
+        single = ctf(values.float().numpy(), grid().float().numpy(), BOX * PIXEL)
+        assert single.dtype == np.float32
+
+
 def test_is_minus_cryodrgns_formula() -> None:
     x, y = (grid() / (BOX * PIXEL)).numpy().T
     p = ASTIGMATIC

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from equipose.core.fourier import from_half_disc, half_disc, shift_phase, to_half_disc
+from equipose.core.fourier import from_half_disc, half_disc, on_disc, shift_phase, to_half_disc
 
 
 def band_limited_image(box: int) -> torch.Tensor:
@@ -80,3 +80,9 @@ def test_the_parts_of_a_disc_make_it_up_in_order() -> None:
     assert torch.equal(torch.cat([part.k for part in parts]), disc.k)
     assert torch.equal(torch.cat([part.weights for part in parts]), disc.weights)
     assert {part.box for part in parts} == {16}
+
+
+def test_values_by_shell_go_to_the_frequencies_of_a_disc() -> None:
+    disc = half_disc(8)
+    found = dict(zip(map(tuple, disc.k.tolist()), on_disc([0.0, 10.0, 20.0, 30.0, 40.0], disc).tolist(), strict=True))
+    assert (found[0, 0], found[1, 0], found[1, 1], found[2, 2], found[3, -2]) == (0, 10, 10, 30, 40)

@@ -75,6 +75,17 @@ def test_a_tube_of_a_micrograph_stays_together_and_tubes_of_other_micrographs_do
     assert (halves == halves[:, :1]).all() and (halves[:, 0] == 1).sum() == 20
 
 
+def test_a_tube_stays_together_without_a_column_of_micrographs_and_its_stack_tells_it_from_others() -> None:
+    """RELION numbers the tubes of each micrograph from 1, and extracts a stack from each micrograph."""
+    table = rows(400, rlnHelicalTubeID=np.arange(400) // 10 % 4).drop(columns="rlnMicrographName")
+    table["rlnImageName"] = [f"{row % 40 + 1:06d}@mic{row // 40}.mrcs" for row in range(400)]
+    np.testing.assert_array_equal(kept_together(table, OPTICS), np.arange(400) // 10)
+    halves = half_of(table, OPTICS).reshape(40, 10)
+    assert (halves == halves[:, :1]).all() and (halves[:, 0] == 1).sum() == 20
+    one_stack = table.assign(rlnImageName=rows(400)["rlnImageName"])
+    np.testing.assert_array_equal(kept_together(one_stack, OPTICS), np.arange(400) // 10 % 4)
+
+
 def test_picks_of_one_place_stay_together_and_neighbours_do_not() -> None:
     table = picks(("a", 50.0, 50.0), ("a", 56.0, 57.0), ("a", 62.0, 50.0), ("b", 50.0, 50.0), ("a", 50.0, 39.0))
     group = kept_together(table, OPTICS)[:5]

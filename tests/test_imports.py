@@ -4,6 +4,8 @@ import resource
 import subprocess
 import sys
 
+import pytest
+
 
 def loaded(*modules: str) -> set[str]:
     """The top-level packages that importing these modules loads in a fresh interpreter."""
@@ -14,10 +16,23 @@ def loaded(*modules: str) -> set[str]:
 
 def test_settings_particles_tables_and_claims_load_no_torch() -> None:
     study, workflow = ("claims", "compare", "plan", "tables"), ("resolve", "validate", "targets", "freshness")
-    modules = ["io.particles", *(f"study.{name}" for name in study), *(f"workflow.{name}" for name in workflow)]
+    modules = [
+        "io.particles",
+        "data.prepare",
+        *(f"study.{name}" for name in study),
+        *(f"workflow.{name}" for name in workflow),
+    ]
     packages = loaded(*(f"equipose.{module}" for module in modules))
     assert "numpy" in packages
     assert not packages & {"torch", "escnn", "matplotlib", "skimage"}
+
+
+@pytest.mark.parametrize("command", ["info", "validate"])
+def test_a_look_at_particles_loads_no_torch(simulated_dataset, command: str) -> None:
+    code = "import sys; from equipose import cli; cli.main(); print('torch' in sys.modules)"
+    star = simulated_dataset.folder / "particles.star"
+    shown = subprocess.run([sys.executable, "-c", code, command, star], capture_output=True, text=True, check=True)
+    assert "particles" in shown.stdout and shown.stdout.splitlines()[-1] == "False"
 
 
 def test_the_command_line_its_settings_and_the_status_load_nothing_numerical() -> None:

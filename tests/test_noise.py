@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from equipose.core.fourier import half_disc
-from equipose.core.noise import filtered, noise_power, on_disc, shells, whitening
+from equipose.core.noise import filtered, noise_power, shells, whitening
 
 BOX, COUNT = 32, 400
 
@@ -85,9 +84,3 @@ def test_filtering_commutes_with_the_motions_that_the_encoders_know(white: np.nd
     image, colour = white[0], np.sqrt(COLOUR)
     moved = filtered(move(image)[None], colour)[0]
     np.testing.assert_allclose(moved, move(filtered(image[None], colour)[0]), atol=1e-5)
-
-
-def test_values_by_shell_go_to_the_frequencies_of_a_disc() -> None:
-    disc = half_disc(8)
-    found = dict(zip(map(tuple, disc.k.tolist()), on_disc([0.0, 10.0, 20.0, 30.0, 40.0], disc).tolist(), strict=True))
-    assert (found[0, 0], found[1, 0], found[1, 1], found[2, 2], found[3, -2]) == (0, 10, 10, 30, 40)

@@ -63,9 +63,9 @@ from equipose.workflow.command import run as run_workflow
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     from werkzeug.serving import BaseWSGIServer
 
+    from equipose.io.particle_tables import Tables
     from equipose.io.particles import Particles
 
 # NumPy, pandas and PyTorch take seconds to load: each command imports what it needs, and --help imports none of them.
@@ -115,12 +115,12 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     from equipose.poses.search_stages import search_length
 
     _check(check_can_be_made, arguments.out.absolute(), "--out")
-    (star, tables, half_of_row), out = _star(arguments), arguments.out.resolve()
+    (star, tables, half_of_row, group), out = _star(arguments), arguments.out.resolve()
     if star.parent == out and star.stem == "poses":
         raise ConfigError(f"--out: {star} would be overwritten by the new poses: name another folder")
     select = {column: list(limits) for column, *limits in _selection(arguments)}
     particles = read_particles(star, arguments.datadir, tables, poses=False)
-    warn_of_repeats(star, *tables, half_of_row)
+    warn_of_repeats(star, *tables, half_of_row, group)
     size = particles.images.shape[-1]
     box = _training_box(star, arguments.box, size)
     width = size * particles.voxel_size
@@ -308,9 +308,9 @@ def validate(arguments: argparse.Namespace) -> None:
     from equipose.io.half_sets import warn_of_repeats
     from equipose.io.particles import read_particles
 
-    star, tables, half_of_row = _star(arguments)
+    star, tables, half_of_row, group = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False)
-    warn_of_repeats(star, *tables, half_of_row)
+    warn_of_repeats(star, *tables, half_of_row, group)
     box = _training_box(star, None, particles.images.shape[-1])
     check(_as_asked(star, box, "bright"), particles, np.arange(len(particles.images)))
     print(f"{star}: {len(particles.images)} particles of {particles.images.shape[-1]} pixels are sound")
@@ -320,21 +320,26 @@ def info(arguments: argparse.Namespace) -> None:
     """Print number, size, optics, poses and contrast of the particles."""
     import numpy as np
 
+    from equipose.data.aberrations import aberrations_of
+    from equipose.data.prepare import FLIPPED_WARNING, applied_ctf, looks_flipped
     from equipose.io.half_sets import warn_of_repeats
-    from equipose.io.particle_tables import ANGLES
+    from equipose.io.particle_tables import ANGLES, APPLIED
     from equipose.io.particles import checked_rows, read_particles
 
-    star, tables, half_of_row = _star(arguments)
+    star, tables, half_of_row, group = _star(arguments)
     particles = read_particles(star, arguments.datadir, tables, poses=False, quick=True)
-    again = warn_of_repeats(star, *tables, half_of_row)
+    again = warn_of_repeats(star, *tables, half_of_row, group)
+    applied, aberrations = applied_ctf(star, particles), aberrations_of(star, particles)
     size, (defocus_u, defocus_v) = particles.images.shape[-1], particles.ctf[:, :2].T
+    box = max((box for box in TRAINING_BOXES if box <= size), default=None)
+    voxel_size = particles.voxel_size * size / (box or size)
     units = " kV", " mm", ""
     optics = [_values(column, unit) for column, unit in zip(particles.ctf.T[3:6], units, strict=True)]
     first, second = np.bincount(half_of_row, minlength=3)[1:]
     groups = len(particles.optics_table)
     print(f"particles      {len(particles.images)}, in {groups} optics group{'s' * (groups != 1)}")
     print(f"box            {size} pixels of {particles.voxel_size:g} Å, {size * particles.voxel_size:.0f} Å")
-    print(f"halves         {first} and {second}, {_source_of_halves(particles, half_of_row)}")
+    print(f"halves         {first} and {second}, {_source_of_halves(particles, half_of_row, group)}")
     if again:
         print(f"repeats        {again} rows show an image that an earlier row shows")
     print(f"optics         {optics[0]}, Cs {optics[1]}, amplitude contrast {optics[2]}")
@@ -342,11 +347,19 @@ def info(arguments: argparse.Namespace) -> None:
     print(f"astigmatism    up to {np.abs(defocus_u - defocus_v).max():.0f} Å")
     if particles.ctf[:, 6].any():
         print(f"phase shift    {particles.ctf[:, 6].min():.0f} to {particles.ctf[:, 6].max():.0f}°")
+    for what in APPLIED.values():
+        if count := int((applied == what).sum()):
+            print(f"CTF            {what} in {count} images; reconstruct undoes it")
+    if aberrations is not None and aberrations.tilt.any():
+        print(f"beam tilt      up to {np.abs(aberrations.tilt).max():g} mrad; reconstruct takes it out")
     posed = set(ANGLES) <= set(particles.particle_table)
     print(f"poses          {'in the file; reconstruct does not use them' if posed else 'none'}")
-    print(f"protein        {_protein(particles, star)}")
+    print(f"protein        {_protein(particles, star, box, voxel_size)}")
     if (checked := len(checked_rows(particles.images))) < len(particles.images):
         print(f"checked        {checked} images, evenly spread; `equipose validate` checks all")
+    every = np.arange(len(particles.images))
+    if box and not (applied != "").any() and looks_flipped(particles, every, voxel_size, box):
+        warnings.warn(f"{star}: {FLIPPED_WARNING}", FileWarning, stacklevel=2)
 
 
 def pose(arguments: argparse.Namespace) -> None:
@@ -480,28 +493,27 @@ def mirrored(volume: np.ndarray) -> np.ndarray:
     return np.roll(volume[::-1], 1, axis=0) if len(volume) % 2 == 0 else volume[::-1]
 
 
-def _source_of_halves(particles: Particles, half_of_row: np.ndarray) -> str:
-    from equipose.io.half_sets import SUBSET, drawn_for_all, has_halves, kept_together, torn
+def _source_of_halves(particles: Particles, half_of_row: np.ndarray, group: np.ndarray | None) -> str:
+    from equipose.io.half_sets import SUBSET, drawn_for_all, has_halves, torn
 
     particle_table = particles.particle_table
     if not has_halves(particle_table):
         return "drawn at random" + (f": {SUBSET} in the file is not 1 and 2" if SUBSET in particle_table else "")
     if not drawn_for_all(particle_table, half_of_row):
         return f"{SUBSET} in the file"
-    if torn(particle_table, kept_together(particle_table, particles.optics_table)).any():
+    if torn(particle_table, particles.optics_table, group).any():
         return f"drawn anew: those of {SUBSET} share particles"
     return f"drawn anew: those of {SUBSET} are not sound in all rows of the file"
 
 
-def _protein(particles: Particles, star: Path) -> str:
+def _protein(particles: Particles, star: Path, box: int | None, voxel_size: float) -> str:
+    """Whether protein is bright or dark, seen in the images at a box in pixels; None if they are too small for any."""
     import numpy as np
 
     from equipose.data.prepare import contrast
 
-    box = max((box for box in TRAINING_BOXES if box <= particles.images.shape[-1]), default=None)
     if box is None:
         return "images are too small to tell"
-    voxel_size = particles.voxel_size * particles.images.shape[-1] / box
     asked = _as_asked(star, box, "detect")
     try:
         sign, certainty = contrast(particles, np.arange(len(particles.images)), asked, voxel_size)
@@ -562,14 +574,15 @@ def _check(check: Callable[[Path], None], path: Path, option: str) -> None:
         raise ConfigError(f"{option}: {error}") from error
 
 
-def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.DataFrame], np.ndarray]:
+def _star(arguments: argparse.Namespace) -> tuple[Path, Tables, np.ndarray, np.ndarray | None]:
     """The star file, absolute, its tables with the n rows that --select leaves, and the half (n,), 1 or 2, of each row.
 
+    And the group (n,) of each row by `kept_together`, or None if --select leaves out rows: they may join others.
     Without --datadir, images are sought from the star file's folder, the working folder, and the folders above the star
     file.
     """
     from equipose.core.point_groups import check_symmetry
-    from equipose.io.half_sets import half_of
+    from equipose.io.half_sets import half_of, kept_together
     from equipose.io.particle_tables import check_inside, chosen_rows, find_datadir, read_tables
 
     star = arguments.star.resolve()
@@ -579,10 +592,13 @@ def _star(arguments: argparse.Namespace) -> tuple[Path, tuple[pd.DataFrame, pd.D
     rows = chosen_rows(star, (optics, table), None, _selection(arguments))
     if not len(rows):
         raise ConfigError(f"{star}: --select leaves no particle: widen its limits")
+    chosen = table.iloc[rows] if len(rows) < len(table) else table
     if arguments.datadir is None:
-        arguments.datadir = find_datadir(star, table.iloc[rows])
-    check_inside(star, arguments.datadir, table.iloc[rows])
-    return star, (optics, table.iloc[rows]), half_of(table, optics)[rows]
+        arguments.datadir = find_datadir(star, chosen)
+    check_inside(star, arguments.datadir, chosen)
+    group = kept_together(table, optics)
+    half = half_of(table, optics, group)
+    return star, (optics, chosen), half[rows], group if chosen is table else None
 
 
 def _check_datadir(arguments: argparse.Namespace) -> None:

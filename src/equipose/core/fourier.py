@@ -10,6 +10,7 @@ points. By Parseval ‖I‖² = Σ w |Î|² over the half disc, w = 1 at k = 0 a
 have no partner under a quarter turn, and are left out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,11 @@ def half_disc(box: int, radius: float | None = None) -> HalfDisc:
     k = torch.stack([kx[keep], ky[keep]], dim=-1)
     weights = torch.where((k == 0).all(-1), 1.0, 2.0)
     return HalfDisc(box, k.float(), weights)
+
+
+def on_disc(values: Sequence[float], disc: HalfDisc) -> Tensor:
+    """Values by shell at the frequencies of a disc, (n,)."""
+    return torch.tensor(values, dtype=torch.float32)[disc.shells]
 
 
 def to_half_disc(images: Tensor, disc: HalfDisc) -> Tensor:

@@ -5,14 +5,8 @@ same poses and with the same CTF, so training and search need no change. Only th
 Turns and flips leave the filter as it is, so encoders stay equivariant.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import scipy.fft
-import torch
-from torch import Tensor
-
-from equipose.core.fourier import HalfDisc
 
 LOWEST = 2
 """Lower shells get this shell's value: the subtracted mean of the background is part of them."""
@@ -50,8 +44,3 @@ def filtered(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Images (n, L, L) with coefficients multiplied by real `factors`, (L, L/2 + 1) or (n, L, L/2 + 1)."""
     spectrum = scipy.fft.rfft2(images) * factors
     return scipy.fft.irfft2(spectrum, s=images.shape[1:]).astype(np.float32)
-
-
-def on_disc(values: Sequence[float], disc: HalfDisc) -> Tensor:
-    """Values by shell at the frequencies of a disc, (n,)."""
-    return torch.tensor(values, dtype=torch.float32)[disc.shells]

@@ -15,19 +15,17 @@ import numpy as np
 import pandas as pd
 import scipy.fft
 import scipy.ndimage
-import torch
 
 from equipose.core.ctf import CTF_COLUMNS, electron_wavelength
 from equipose.errors import ConfigError
-from equipose.io.particle_tables import MAGNIFICATION, TILT, of_groups
+from equipose.io.particle_tables import MAGNIFICATION, TILT, of_groups, warn
 from equipose.io.particles import Particles
 
 STRONGEST = 0.2
 """Part by which a magnification may differ from 1: a matrix further off has another meaning."""
 
-
-LARGEST_TILT = 100.0
-"""mrad. Microscopes have a few at most: a larger beam tilt is in another unit."""
+LARGE_TILT, LARGEST_TILT = 10.0, 100.0
+"""mrad. Microscopes have a few at most: a beam tilt above the first may be in another unit, one above the second is."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,20 @@ class Aberrations:
 
 
 def read_aberrations(star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame) -> Aberrations | None:
-    """The aberrations in the optics table; None if it has none that matter."""
+    """The aberrations in the optics table; None if it has none that matter.
+
+    Raises ConfigError for values that cannot be right, and warns of a beam tilt that may be in another unit.
+    """
     tilt = np.stack([of_groups(star, label, optics_table, particle_table) for label in TILT], axis=1)
-    if (np.abs(tilt) > LARGEST_TILT).any():
+    if (large := tilt[np.abs(tilt) > LARGEST_TILT]).size:
         raise ConfigError(
-            f"star file {star}: a beam tilt of {tilt[np.abs(tilt) > LARGEST_TILT][0]:g} is too large: {', '.join(TILT)}"
-            " are mrad; correct or remove them"
+            f"star file {star}: a beam tilt of {large[0]:g} is too large: {', '.join(TILT)} are mrad; correct or remove"
+            " them (if they are µrad, divide them by 1,000)"
+        )
+    if (large := tilt[np.abs(tilt) > LARGE_TILT]).size:
+        warn(
+            f"star file {star}: a beam tilt of {large[0]:g} mrad is more than microscopes have: if {', '.join(TILT)}"
+            " are µrad, divide them by 1,000"
         )
     identity = zip(MAGNIFICATION, np.eye(2).ravel(), strict=True)
     matrix = np.stack([of_groups(star, label, optics_table, particle_table, absent) for label, absent in identity], 1)
@@ -87,8 +93,7 @@ def _without_tilt(
     row, column = np.meshgrid(scipy.fft.fftfreq(size, pixel_size), scipy.fft.rfftfreq(size, pixel_size), indexing="ij")
     k = np.einsum("nij,jyx->niyx", matrix, np.stack([column, row]))
     voltage, cs = (ctf[:, CTF_COLUMNS.index(name)].astype(float) for name in ("voltage", "spherical_aberration"))
-    wavelength = electron_wavelength(torch.from_numpy(voltage)).numpy()
-    strength = -2e4 * np.pi * cs * wavelength**2
+    strength = -2e4 * np.pi * cs * electron_wavelength(voltage) ** 2
     phase = strength[:, None, None] * (k**2).sum(axis=1) * np.einsum("ni,niyx->nyx", tilt, k)
     spectrum = scipy.fft.rfft2(images) * np.exp(-1j * phase)
     return scipy.fft.irfft2(spectrum, s=(size, size)).astype(np.float32)

@@ -12,7 +12,7 @@ continues (resumable_stack.py).
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,9 @@ import scipy.fft
 import scipy.ndimage
 import scipy.optimize
 import scipy.special
-import torch
 
 from equipose.config.settings import PreparationConfig
 from equipose.core.ctf import ctf
-from equipose.core.fourier import half_disc, to_half_disc
 from equipose.core.noise import filtered, noise_power, shells, whitening
 from equipose.data.aberrations import Aberrations, aberrations_of
 from equipose.errors import ConfigError
@@ -184,7 +182,7 @@ def preparation_of(
         )
     sign, certainty = contrast(particles, rows, config, voxel_size)
     radius = (config.mask_radius or width / 2) / voxel_size  # pixels
-    applied, aberrations = _applied(star, particles), aberrations_of(star, particles)
+    applied, aberrations = applied_ctf(star, particles), aberrations_of(star, particles)
     how = Preparation(sign, voxel_size, *_background_and_mask(config, radius), applied, None, aberrations)
     if config.whiten:
         how = dataclasses.replace(how, whitening=_whitening(particles, rows, how))
@@ -206,7 +204,7 @@ def preparation_like(particles: Particles, config: PreparationConfig, known: dic
     """
     star, sign = Path(config.star), 1 if known["protein"] == "bright" else -1
     discs = _background_and_mask(config, known["background_radius_angstrom"] / known["voxel_size"])
-    applied, aberrations = _applied(star, particles), aberrations_of(star, particles)
+    applied, aberrations = applied_ctf(star, particles), aberrations_of(star, particles)
     factors = None if known["whitening"] is None else np.array(known["whitening"])
     return Preparation(sign, known["voxel_size"], *discs, applied, factors, aberrations)
 
@@ -230,15 +228,17 @@ def prepared_like(
 def fourier_crop(images: np.ndarray, box: int) -> np.ndarray:
     """Images (n, L, L) at the lower sampling of (n, box, box), centred on pixel box/2 where they were on L/2.
 
-    Means are kept. The frequencies |kx| or |ky| = box/2, which have no partner, are left out.
+    Means are kept. The frequencies |kx| or |ky| = box/2, which have no partner, are left out. Images of the box's size
+    stay as they are.
     """
     size = images.shape[-1]
-    spectrum = scipy.fft.fft2(scipy.fft.ifftshift(images, axes=(1, 2)))
-    kept = np.fft.fftfreq(box, 1 / box).astype(int)
-    spectrum = spectrum[:, kept[:, None], kept] * (box / size) ** 2
-    if box < size:
-        spectrum[:, box // 2, :] = spectrum[:, :, box // 2] = 0
-    return scipy.fft.fftshift(scipy.fft.ifft2(spectrum).real, axes=(1, 2)).astype(np.float32)
+    if box == size:
+        return images.astype(np.float32)
+    spectrum = scipy.fft.rfft2(scipy.fft.ifftshift(images, axes=(1, 2)))
+    rows = np.fft.fftfreq(box, 1 / box).astype(int)
+    spectrum = spectrum[:, rows, : box // 2 + 1] * (box / size) ** 2
+    spectrum[:, box // 2, :] = spectrum[:, :, box // 2] = 0
+    return scipy.fft.fftshift(scipy.fft.irfft2(spectrum, s=(box, box)), axes=(1, 2)).astype(np.float32)
 
 
 def contrast(
@@ -253,17 +253,14 @@ def contrast(
     """
     if config.contrast != "detect":
         return (1 if config.contrast == "bright" else -1), None
-    disc = half_disc(config.box, CONTRAST_SHELLS)
-    lengths, turned = disc.k.norm(dim=-1).unique(return_inverse=True)
-    at_length = torch.nn.functional.one_hot(turned).float() * disc.weights[:, None]
-    seen, power = [], torch.zeros(len(lengths))
-    for part in _blocks(particles, rows, SAMPLE):
-        images = torch.from_numpy(fourier_crop(np.asarray(particles.images[part], np.float32), config.box))
-        transfer = ctf(torch.from_numpy(particles.ctf[part]), disc.k, config.box * voxel_size)
-        coefficients = to_half_disc(images / images.std(dim=(1, 2), keepdim=True).clamp_min(1e-12), disc)
-        seen.append((coefficients.real * transfer) @ at_length)
-        power += (transfer**2 @ at_length).sum(0)
-    bright, dark = _ring_errors(torch.cat(seen)[:, 1:], power[1:], lengths[1:], config.box)  # the mean is no contrast
+    k = _half_plane(CONTRAST_SHELLS)
+    squared, turned = np.unique((k**2).sum(axis=1), return_inverse=True)
+    at_length = np.eye(len(squared), dtype=np.float32)[turned]
+    seen, power = [], np.zeros(len(squared))
+    for coefficients, transfer in _transforms(particles, rows, k, config.box, voxel_size):
+        seen.append((coefficients * transfer) @ at_length)
+        power += (transfer**2 @ at_length).sum(axis=0)
+    bright, dark = _ring_errors(np.concatenate(seen).astype(float), power, np.sqrt(squared), config.box)
     certainty = abs(bright - dark) ** 0.5
     if not certainty >= CERTAIN:
         raise ConfigError(
@@ -273,7 +270,7 @@ def contrast(
     return (1 if bright < dark else -1), certainty
 
 
-def _ring_errors(seen: torch.Tensor, power: torch.Tensor, lengths: torch.Tensor, box: int) -> tuple[float, float]:
+def _ring_errors(seen: np.ndarray, power: np.ndarray, lengths: np.ndarray, box: int) -> tuple[float, float]:
     """Squared errors, in standard errors, of the best bright and dark rings about the centre of images of this box.
 
     Of the n images, `seen` (n, k) are transforms times CTF, summed over the frequencies of a length, and `power` (k,)
@@ -281,12 +278,34 @@ def _ring_errors(seen: torch.Tensor, power: torch.Tensor, lengths: torch.Tensor,
     """
     if len(seen) < 2:
         return 0.0, 0.0
-    errors = (seen.std(dim=0).clamp_min(1e-12) * len(seen) ** 0.5).double().numpy()
-    rings = scipy.special.j0(2 * np.pi / box * np.outer(lengths.double().numpy(), np.arange(0.5, box / 2)))
-    expected = power.double().numpy()[:, None] * rings / errors[:, None]
-    wanted = seen.double().sum(0).numpy() / errors
+    errors = np.maximum(seen.std(axis=0, ddof=1), 1e-12) * len(seen) ** 0.5
+    rings = scipy.special.j0(2 * np.pi / box * np.outer(lengths, np.arange(0.5, box / 2)))
+    expected = power[:, None] * rings / errors[:, None]
+    wanted = seen.sum(axis=0) / errors
     bright, dark = (scipy.optimize.nnls(expected, sign * wanted)[1] ** 2 for sign in (1, -1))
     return float(bright), float(dark)
+
+
+def _half_plane(radius: float) -> np.ndarray:
+    """One of each pair ±k of the whole frequencies (n, 2), (kx, ky) in cycles per box, with 0 < |k| < `radius`."""
+    kx, ky = (axis.ravel() for axis in np.meshgrid(np.arange(radius), np.arange(1 - np.ceil(radius), radius)))
+    kept = (kx**2 + ky**2 < radius**2) & ((kx > 0) | (ky > 0))
+    return np.stack([kx, ky], axis=1)[kept].astype(np.float32)
+
+
+def _transforms(
+    particles: Particles, rows: np.ndarray, k: np.ndarray, box: int, voxel_size: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Real parts of transforms at frequencies `k` (n, 2), and CTFs, (m, n) each, of blocks of a sample of the images.
+
+    Images are cropped to the box, whose pixels are `voxel_size` Å, and have a standard deviation of 1.
+    """
+    column, row = k.astype(int).T
+    for part in _blocks(particles, rows, SAMPLE):
+        images = fourier_crop(np.asarray(particles.images[part], np.float32), box)
+        images /= np.maximum(images.std(axis=(1, 2), keepdims=True), 1e-12)
+        spectrum = scipy.fft.rfft2(scipy.fft.ifftshift(images, axes=(1, 2)), norm="ortho")
+        yield spectrum[:, row, column].real, ctf(particles.ctf[part], k, box * voxel_size)
 
 
 def _blocks(particles: Particles, rows: np.ndarray, most: int) -> list[np.ndarray]:
@@ -305,25 +324,22 @@ def looks_flipped(particles: Particles, rows: np.ndarray, voxel_size: float, box
     Over all views and turns, the transforms of a shell have a mean; an unflipped image shows it times the CTF's sign.
     The mean is estimated with that sign and without it, in standard errors of all shells together.
     """
-    disc = half_disc(box, FLIP_SHELLS[1])
-    shell = disc.shells
+    k = _half_plane(FLIP_SHELLS[1])
+    shell = np.rint(np.hypot(*k.T)).astype(int)
+    by_shell = np.eye(shell.max() + 1, dtype=np.float32)[shell]
     with_sign, without = [], []
-    by_shell = torch.nn.functional.one_hot(shell).float() * disc.weights[:, None]
-    for part in _blocks(particles, rows, SAMPLE):
-        images = torch.from_numpy(fourier_crop(np.asarray(particles.images[part], np.float32), box))
-        transfer = ctf(torch.from_numpy(particles.ctf[part]), disc.k, box * voxel_size)
-        coefficients = to_half_disc(images / images.std(dim=(1, 2), keepdim=True).clamp_min(1e-12), disc).real
+    for coefficients, transfer in _transforms(particles, rows, k, box, voxel_size):
         with_sign.append((coefficients * transfer) @ by_shell)
-        without.append((coefficients * transfer.abs()) @ by_shell)
+        without.append((coefficients * np.abs(transfer)) @ by_shell)
     first = int(FLIP_SHELLS[0])
-    seen = [_certainty(torch.cat(values)[:, first:]) for values in (with_sign, without)]
+    seen = [_certainty(np.concatenate(values)[:, first:].astype(float)) for values in (with_sign, without)]
     return seen[1] > seen[0] + CERTAIN**2
 
 
-def _certainty(values: torch.Tensor) -> float:
+def _certainty(values: np.ndarray) -> float:
     """Sum over columns of the squared mean of values (n, columns), in standard errors."""
-    error = values.std(dim=0).clamp_min(1e-12) / len(values) ** 0.5
-    return float(((values.mean(dim=0) / error) ** 2).sum())
+    error = np.maximum(values.std(axis=0, ddof=1), 1e-12) / len(values) ** 0.5
+    return float(((values.mean(axis=0) / error) ** 2).sum())
 
 
 def prepared(images: np.ndarray, ctf_parameters: np.ndarray, applied: np.ndarray, how: Preparation) -> np.ndarray:
@@ -347,14 +363,14 @@ def _undoing(ctf_parameters: np.ndarray, applied: np.ndarray, box: int, voxel_si
     A flip undoes itself. Division by a CTF near zero would only raise noise: there the image stays weak.
     """
     row, column = np.meshgrid(np.fft.fftfreq(box, 1 / box), np.arange(box // 2 + 1), indexing="ij")
-    k = torch.from_numpy(np.stack([column, row], -1).reshape(-1, 2)).float()
-    transfer = ctf(torch.from_numpy(ctf_parameters), k, box * voxel_size).numpy().reshape(len(applied), *row.shape)
+    k = np.stack([column, row], -1).reshape(-1, 2).astype(np.float32)
+    transfer = ctf(ctf_parameters, k, box * voxel_size).reshape(len(applied), *row.shape)
     how = applied[:, None, None]
     flipped, multiplied = np.where(transfer < 0, -1, 1), transfer / (transfer**2 + NEAR_ZERO)
     return np.where(how == "flipped", flipped, np.where(how == "multiplied", multiplied, 1))
 
 
-def _applied(star: Path, particles: Particles) -> np.ndarray:
+def applied_ctf(star: Path, particles: Particles) -> np.ndarray:
     """How the CTF was applied to each image, (n,), by the star file: not at all (""), or one of `APPLIED`."""
     applied = np.full(len(particles.ctf), "", "U10")
     for label, what in APPLIED.items():

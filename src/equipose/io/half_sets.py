@@ -35,18 +35,18 @@ CROWDED = 0.1
 
 def has_halves(particle_table: pd.DataFrame) -> bool:
     """Whether every particle is in half-set 1 or 2, and both half-sets have particles."""
-    return SUBSET in particle_table and set(pd.to_numeric(particle_table[SUBSET], errors="coerce")) == {1, 2}
+    return SUBSET in particle_table and set(pd.to_numeric(particle_table[SUBSET], errors="coerce").unique()) == {1, 2}
 
 
-def half_of(particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> np.ndarray:
+def half_of(particle_table: pd.DataFrame, optics_table: pd.DataFrame, group: np.ndarray | None = None) -> np.ndarray:
     """The half, 1 or 2, that each particle belongs to, (n,).
 
     The file's rlnRandomSubset is taken if every particle has one and no group of `kept_together` is in both halves.
     Otherwise halves are drawn at random, the same at each call. Whole groups are drawn, the largest first, so the sizes
-    of the halves differ by the largest group at most.
+    of the halves differ by the largest group at most. `group` (n,) is the result of an earlier `kept_together`.
     """
-    group = kept_together(particle_table, optics_table)
-    if has_halves(particle_table) and not torn(particle_table, group).any():
+    group = kept_together(particle_table, optics_table) if group is None else group
+    if has_halves(particle_table) and not torn(particle_table, optics_table, group).any():
         return _own(particle_table)
     order = np.random.default_rng(0).permutation(int(group.max(initial=-1)) + 1)
     rank = np.empty_like(order)
@@ -74,8 +74,12 @@ def seen_before(known: pd.DataFrame, particle_table: pd.DataFrame) -> int:
     return int(np.isin(images[len(known) :], images[: len(known)]).sum())
 
 
-def torn(particle_table: pd.DataFrame, group: np.ndarray) -> np.ndarray:
-    """Whether the `group` (n,) of each row has rows in both halves of the file's rlnRandomSubset, (n,) bool."""
+def torn(particle_table: pd.DataFrame, optics_table: pd.DataFrame, group: np.ndarray | None = None) -> np.ndarray:
+    """Whether the group of each row has rows in both halves of the file's rlnRandomSubset, (n,) bool.
+
+    `group` (n,) is the result of an earlier `kept_together`: a million rows take a second.
+    """
+    group = kept_together(particle_table, optics_table) if group is None else group
     first, second = (np.bincount(group[_own(particle_table) == half], minlength=group.max() + 1) for half in (1, 2))
     return ((first > 0) & (second > 0))[group]
 
@@ -86,17 +90,22 @@ def repeats(particle_table: pd.DataFrame) -> int:
 
 
 def warn_of_repeats(
-    star: Path, optics_table: pd.DataFrame, particle_table: pd.DataFrame, half: np.ndarray | None = None
+    star: Path,
+    optics_table: pd.DataFrame,
+    particle_table: pd.DataFrame,
+    half: np.ndarray | None = None,
+    group: np.ndarray | None = None,
 ) -> int:
     """Warn of rows that repeat an image, and of a file's own half-sets that are not used.
 
-    `half` (n,) are the half-sets of rows that were chosen from a file. The number of rows that repeat an image.
+    `half` (n,) are the half-sets of rows that were chosen from a file, and `group` (n,) is the result of an earlier
+    `kept_together`. The number of rows that repeat an image.
     """
     if again := repeats(particle_table):
         text = f"{star}: {again} of {len(particle_table)} rows repeat an image of an earlier row"
         warnings.warn(f"{text}: all rows of an image are in one half-set", FileWarning, stacklevel=2)
     own = has_halves(particle_table) and (half is None or drawn_for_all(particle_table, half))
-    shared = torn(particle_table, kept_together(particle_table, optics_table)) if own else None
+    shared = torn(particle_table, optics_table, group) if own else None
     if shared is not None and shared.any():
         text = f"{star}: {SUBSET} puts {shared.sum()} rows that share an image, a tube or a place into both half-sets"
         warnings.warn(f"{text}: half-sets are drawn anew", FileWarning, stacklevel=2)
@@ -119,7 +128,7 @@ def _without_half(particle_table: pd.DataFrame) -> np.ndarray:
     if SUBSET not in particle_table:
         return np.zeros(len(particle_table), bool)
     subset = pd.to_numeric(particle_table[SUBSET], errors="coerce")
-    return ~subset.isin([1, 2]).to_numpy() & ({1, 2} <= set(subset))
+    return ~subset.isin([1, 2]).to_numpy() & ({1, 2} <= set(subset.unique()))
 
 
 def drawn_for_all(particle_table: pd.DataFrame, half: np.ndarray) -> bool:
@@ -131,20 +140,21 @@ def kept_together(particle_table: pd.DataFrame, optics_table: pd.DataFrame) -> n
     """The group of each row, (n,), numbered from 0 by its first row. The rows of a group belong into one half-set.
 
     A group has the rows of one image (symmetry-expanded copies, too), the segments of one helical tube, and the picks
-    of one micrograph that are nearer to each other than `NEAR` of the box.
+    of one micrograph that are nearer to each other than `NEAR` of the box. Tubes are numbered anew in each micrograph.
+    Without a column of micrographs, the stack stands for the micrograph: RELION extracts one stack from each.
     """
     count = len(particle_table)
     pairs = [np.empty((0, 2), np.int64)]
+    source = None
     if IMAGE in particle_table:
-        pairs.append(_pairs(_images(particle_table[IMAGE])))
+        source, place = _stacks_and_places(particle_table[IMAGE])
+        pairs.append(_pairs(_joint(source, place)))
     if MICROGRAPH in particle_table:
-        micrograph = pd.factorize(particle_table[MICROGRAPH])[0]
-        if TUBE in particle_table:
-            tube = pd.factorize(particle_table[TUBE])[0]
-            both = np.where((tube < 0) | (micrograph < 0), -1, micrograph * (tube.max(initial=0) + 1) + tube)
-            pairs.append(_pairs(pd.factorize(pd.Series(both).where(both >= 0))[0]))
+        source = pd.factorize(particle_table[MICROGRAPH])[0]
         if set(COORDINATES) <= set(particle_table):
-            pairs.append(_overlapping(particle_table, micrograph, NEAR * _box(optics_table)))
+            pairs.append(_overlapping(particle_table, source, NEAR * _box(optics_table)))
+    if TUBE in particle_table and source is not None:
+        pairs.append(_pairs(_joint(source, pd.factorize(particle_table[TUBE])[0])))
     return _components(np.concatenate(pairs), count)
 
 
@@ -154,21 +164,32 @@ def _own(particle_table: pd.DataFrame) -> np.ndarray:
 
 def _images(names: pd.Series) -> np.ndarray:
     """The number of each name's image, (n,): 1@stack.mrcs, 000001@stack.mrcs and 1@./stack.mrcs:mrcs are one image."""
-    if (found := numbered_alike(names.tolist())) is not None:
+    return _joint(*_stacks_and_places(names))
+
+
+def _stacks_and_places(names: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """A number for the stack of each name, (n,), and a number for its place in a stack, (n,)."""
+    if (found := numbered_alike(names.to_numpy(object))) is not None:
         place, stack, stacks = found.place + 1, found.number, found.stacks
     else:
         parts = [name.partition("@") if "@" in name else ("1", "@", name) for name in map(str, names)]
         place = pd.factorize(np.array([number.lstrip("0") for number, _, _ in parts], object))[0]
         stack, stacks = pd.factorize(np.array([name for _, _, name in parts], object))
     files = [os.path.normpath(name.removesuffix(":mrcs")) for name in stacks]
-    return pd.factorize(np.array(files, object))[0][stack] * (place.max(initial=0) + 1) + place
+    return pd.factorize(np.array(files, object))[0][stack], place
+
+
+def _joint(codes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """A code for each pair of codes, (n,); -1 where one of the two is below 0."""
+    return np.where((codes < 0) | (others < 0), -1, codes * (others.max(initial=0) + 1) + others)
 
 
 def _pairs(codes: np.ndarray) -> np.ndarray:
-    """Pairs of rows (m, 2): each row and the first row with the same code of (n,). Codes below 0 are skipped."""
+    """Pairs of rows (m, 2): a row and an earlier one, the first with the same code of (n,). Codes below 0 are none."""
     rows = np.flatnonzero(codes >= 0)
     _, first, inverse = np.unique(codes[rows], return_index=True, return_inverse=True)
-    return np.stack([rows, rows[first][inverse]], axis=1)
+    pairs = np.stack([rows, rows[first][inverse]], axis=1)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
 def _components(pairs: np.ndarray, count: int) -> np.ndarray:

@@ -23,15 +23,15 @@ class ImageNames(NamedTuple):
     """Numbers of stacks that are named without an index"""
 
 
-def numbered_alike(names: list[str]) -> ImageNames | None:
-    """The parts of names whose numbers have equally many digits, as arrays: eight times as fast as one by one.
+def numbered_alike(names: np.ndarray) -> ImageNames | None:
+    """The parts of names (n,) whose numbers have equally many digits, as arrays: eight times as fast as one by one.
 
     None for other names, for names too long for an array, and for no names.
     """
-    if infer_dtype(names, skipna=False) != "string" or max(map(len, names)) > WIDEST_NAME:
+    if infer_dtype(names, skipna=False) != "string" or (widest := max(map(len, names))) > WIDEST_NAME:
         return None
     try:
-        fixed = np.array(names, dtype="S")
+        fixed = names.astype(f"S{widest}")
     except UnicodeEncodeError:
         return None
     letters = fixed.view(np.uint8).reshape(len(fixed), -1)

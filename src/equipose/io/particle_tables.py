@@ -451,13 +451,16 @@ def numbers(star: Path, column: pd.Series) -> np.ndarray:
 
 
 def check_inside(star: Path, datadir: Path | None, particle_table: pd.DataFrame) -> None:
-    """Raises ConfigError if a stack lies outside of the folder that image names start from."""
+    """Raises ConfigError if a stack lies outside of the folder that image names start from.
+
+    So it does if rows name an image both from that folder and from the root.
+    """
     need(star, "particles", particle_table, ("rlnImageName",))
-    _, number, stacks, _ = image_names(star, particle_table["rlnImageName"])
+    found = image_names(star, particle_table["rlnImageName"])
     folder = os.path.abspath(datadir or star.parent)
-    for code, stack in enumerate(stacks):
+    for code, stack in enumerate(found.stacks):
         if os.path.commonpath([folder, os.path.abspath(os.path.join(folder, stack))]) != folder:
-            row = int(np.argmax(number == code))
+            row = int(np.argmax(found.number == code))
             remedy = (
                 "name stacks from a folder that holds them all (--datadir; / for absolute names)"
                 if os.path.isabs(stack)
@@ -467,6 +470,26 @@ def check_inside(star: Path, datadir: Path | None, particle_table: pd.DataFrame)
                 f"star file {star}: the image of particle {particle_table.index[row] + 1} is in {stack}, outside of the"
                 f" folder {folder}: {remedy}"
             )
+    _check_named_alike(star, folder, particle_table, found)
+
+
+def _check_named_alike(star: Path, folder: str, particle_table: pd.DataFrame, found: ImageNames) -> None:
+    """Raises ConfigError if rows name one image both from `folder` and from the root: it would count as two images."""
+    from_root = np.array([os.path.isabs(stack) for stack in found.stacks])[found.number]
+    if from_root.all() or not from_root.any():
+        return
+    paths = [str(stack_path(Path(folder), stack).resolve()) for stack in found.stacks]
+    image = pd.factorize(np.array(paths, object))[0][found.number] * (found.place.max() + 1) + found.place
+    again = from_root & np.isin(image, image[~from_root])
+    if again.any():
+        row = int(np.argmax(again))
+        other = int(np.argmax(~from_root & (image == image[row])))
+        names = " and ".join(found.stacks[found.number[each]] for each in (row, other))
+        raise ConfigError(
+            f"star file {star}: particles {particle_table.index[row] + 1} and {particle_table.index[other] + 1} are one"
+            f" image, whose stack has two names ({names}): give it one name, or the image counts as two"
+            + rows_like_this(particle_table, again)
+        )
 
 
 def image_names(star: Path, names: pd.Series) -> ImageNames:
@@ -474,7 +497,7 @@ def image_names(star: Path, names: pd.Series) -> ImageNames:
 
     Raises ConfigError, naming the first row, for any other name.
     """
-    if (found := numbered_alike(names.tolist())) is not None:
+    if (found := numbered_alike(names.to_numpy(object))) is not None:
         return found
     images, at, stacks = zip(*(str(name).partition("@") for name in names), strict=True)
     if not all(at):

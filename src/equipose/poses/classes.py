@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from equipose.config.settings import RunConfig
-from equipose.core.ctf import ctf, scaled
+from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import enlarged, real_map, with_slopes
 from equipose.core.likeness import likeness
@@ -121,5 +121,5 @@ def _measured(
     """Coefficients and CTFs (b, n) of some images, with their `contrasts`, of all images (n,)."""
     scale = float(1 / np.std(particles.images[:SCALED_BY], dtype=np.float64))
     images = torch.from_numpy(np.array(particles.images[rows], np.float32))
-    parameters = scaled(torch.from_numpy(np.array(particles.ctf[rows], np.float32)), contrasts[rows])
+    parameters = contrast.scaled(torch.from_numpy(np.array(particles.ctf[rows], np.float32)), contrasts[rows])
     return to_half_disc(images * scale, disc), ctf(parameters, disc.k, run.dataset.box * run.dataset.voxel_size)

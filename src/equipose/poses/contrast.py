@@ -7,6 +7,8 @@ every pose badly, and a weak one fits the poses of little signal.
 import torch
 from torch import Tensor
 
+from equipose.core.ctf import CTF_COLUMNS
+
 PRIOR = 4.0
 """The inverse variance of contrasts that are not known yet: they are 1 ± 0.5."""
 
@@ -17,6 +19,14 @@ images counts.
 
 LEAST, MOST = 0.2, 5.0
 """The contrast of a molecule lies between these."""
+
+
+def scaled(parameters: Tensor, contrast: Tensor) -> Tensor:
+    """CTF parameters (b, 9) of images whose CTF is that of `parameters`, (b, 7) or (b, 9), times `contrast` (b,)."""
+    if parameters.shape[-1] == len(CTF_COLUMNS):
+        without_envelope = torch.tensor([0.0, 1.0]).to(parameters).expand(len(parameters), -1)
+        parameters = torch.cat([parameters, without_envelope], dim=-1)
+    return torch.cat([parameters[:, :-1], parameters[:, -1:] * contrast[:, None]], dim=-1)
 
 
 def evidence(target: Tensor, predicted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from equipose.core.ctf import ctf, scaled
+from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.core.fourier_grid import (
     FourierGrid,
@@ -328,7 +328,7 @@ def poses_against(
         contrasts = _contrasts(average, volume, model.box // 2, poses, *_coefficients(batch, model.disc))
         if len(rows) > 1 and contrasts.std() > VARIED:
             images, parameters, side = batch
-            again = images, scaled(parameters, contrasts), side
+            again = images, contrast.scaled(parameters, contrasts), side
             poses = _best_pose(model, field, 1.0, again, *poses, generator, mates)
         turned[rows], moved[rows] = poses
     return _as_arrays(model, turned, moved)
@@ -404,7 +404,7 @@ def _read(model: Autoencoder, particles: Particles, rows: Tensor, contrasts: Ten
     images = torch.from_numpy(np.array(particles.images[part], np.float32)).to(rows.device) * model.image_scale
     parameters = torch.from_numpy(np.array(particles.ctf[part], np.float32)).to(rows.device)
     if contrasts is not None:
-        parameters = scaled(parameters, contrasts[rows])
+        parameters = contrast.scaled(parameters, contrasts[rows])
     return images, parameters, model.box * model.voxel_size
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from equipose.config.settings import OptimizerConfig, RunConfig, SearchConfig
-from equipose.core.ctf import ctf, scaled
+from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
 from equipose.core.fourier_grid import (
     FourierGrid,
@@ -142,7 +142,7 @@ def initial_step(
         part = slice(chunk * config.batch, (chunk + 1) * config.batch)
         images, parameters = fetch(chosen[part])
         if state.contrast is not None:
-            parameters = scaled(parameters, state.contrast[torch.from_numpy(chosen[part]).to(images.device)])
+            parameters = contrast.scaled(parameters, state.contrast[torch.from_numpy(chosen[part]).to(images.device)])
         return _refine(state, cycle, part, model, images, parameters, generator)
     rows = rng.choice(run.dataset.images, run.model.batch, replace=False)
     set_rates(optimizers, fitting_rates(spent, config, run.model.optimizer))
@@ -163,7 +163,7 @@ def _search(
     if index == 0 or state.contrast is None:
         state.contrast = torch.ones(model.config.dataset.images, device=images.device)
     before = state.contrast[chosen]
-    parameters = scaled(parameters, before)
+    parameters = contrast.scaled(parameters, before)
     radius, orientations, hypotheses = tempering(config, index)
     disc = half_disc(model.box, radius).to(images.device)
     target, transfer = _measured(model, images, parameters, disc)

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from equipose.config.settings import PreparationConfig
 from equipose.core.ctf import ctf
-from equipose.core.fourier import HalfDisc, half_disc, to_half_disc
+from equipose.core.fourier import HalfDisc, half_disc, on_disc, to_half_disc
 from equipose.core.fourier_grid import FourierGrid, empty_grid, from_real_map, insert_images, real_map
 from equipose.core.mask import masked_volume
-from equipose.core.noise import on_disc
 from equipose.core.point_groups import group
 from equipose.core.pose_metrics import Alignment, align, squared_distances
 from equipose.core.rotations import degrees_from_squared_frobenius
