@@ -1,6 +1,8 @@
 """Scores of a reconstruction of simulated particles, on poses and maps that were moved on purpose."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +46,7 @@ def dataset(tmp_path: Path) -> Path:
 def reconstruction(dataset: Path, wrong: int = 0, agree: float = 1.0) -> Path:
     """A folder with the true poses in another frame, each at a random mate, and the first `wrong` ones at random."""
     folder, rng = dataset.parent / "found", np.random.default_rng(0)
-    (folder / "work/benchmarks/train").mkdir(parents=True)
-    (folder / "work/benchmarks/train/half1.tsv").write_text("s\tcpu_time\n9.0\t7.5\n")
+    folder.mkdir()
     optics, table = read_tables(dataset / "particles.star")
     true = from_relion_angles(table[list(ANGLES)].to_numpy(float))
     found = true @ group("C3")[rng.integers(3, size=IMAGES)] @ FRAME
@@ -65,14 +66,14 @@ def reconstruction(dataset: Path, wrong: int = 0, agree: float = 1.0) -> Path:
 
 
 def test_a_perfect_reconstruction_in_another_frame_and_at_other_mates_scores_full(dataset: Path) -> None:
-    found = panel.score(reconstruction(dataset), dataset)
+    found = panel.score(reconstruction(dataset), dataset, 7.5)
     assert (found["half_1"], found["half_2"], found["both"]) == (1, 1, 1) and found["median_degrees"] < 0.1
     assert found["map_correlation"] > 0.99
     assert (found["verdict"], found["right_verdict"], found["processor_seconds"]) == ("converged", True, 7.5)
 
 
 def test_a_wrong_half_is_counted_and_its_verdict_is_wrong(dataset: Path) -> None:
-    found = panel.score(reconstruction(dataset, wrong=IMAGES // 2), dataset)
+    found = panel.score(reconstruction(dataset, wrong=IMAGES // 2), dataset, 7.5)
     assert found["half_1"] < 0.4 and found["half_2"] == 1 and 0.5 <= found["both"] < 0.6
     assert not found["right_verdict"]
 
@@ -85,7 +86,7 @@ def test_a_map_in_the_other_hand_is_compared_in_the_true_one(dataset: Path) -> N
     write_star(folder / "poses.star", optics, table)
     volume = panel.read_map(folder / "volume.mrc")[0]
     write_map(folder / "volume.mrc", np.roll(volume[::-1], 1, axis=0), VOXEL)  # z → -z about voxel L/2
-    found = panel.score(folder, dataset)
+    found = panel.score(folder, dataset, 7.5)
     assert found["both"] == 1 and found["map_correlation"] > 0.99
 
 
@@ -107,8 +108,21 @@ def test_a_verdict_is_right_or_wrong_by_the_share_of_right_poses(
 
 
 def test_the_table_has_a_line_for_each_score(dataset: Path) -> None:
-    lines = panel.table([panel.score(reconstruction(dataset), dataset)])
+    lines = panel.table([panel.score(reconstruction(dataset), dataset, 7.5)])
     rounded = lines["map_correlation"][0]
     assert panel.markdown(lines).splitlines()[2] == (
         f"| c3 | C3 | {IMAGES} | 100.0 | 100.0 | 100.0 | 0.0° | {rounded} | C3 | converged | yes | 8 s |"
     )
+
+
+def test_the_processor_seconds_are_those_of_all_commands_and_of_their_whole_length(tmp_path: Path) -> None:
+    """Of a fresh process, as the panel's is: other tests have children, too."""
+    known, work = tmp_path / "seconds.txt", "sum(range(30_000_000))"
+    code = "import subprocess, sys; from pathlib import Path; from equipose.study.panel import add_processor_seconds\n"
+    code += f"subprocess.run([sys.executable, '-c', {work!r}], check=True)\n"
+    code += f"print(add_processor_seconds(Path({str(known)!r})))"
+    first, second = (
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+        for _ in range(2)
+    )
+    assert first > 0.1 and second > first + 0.1 and float(known.read_text()) == pytest.approx(second, abs=0.1)

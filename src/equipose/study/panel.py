@@ -32,7 +32,7 @@ from equipose.io.half_sets import SUBSET
 from equipose.io.maps import read_map
 from equipose.io.particle_tables import read_tables
 from equipose.io.particles import read_particles
-from equipose.io.processes import exit_after, run_stoppable
+from equipose.io.processes import children_seconds, exit_after, run_stoppable
 from equipose.io.progress import number, run_main
 from equipose.reconstruction.names import AGREES, NOT_CONVERGED
 from equipose.reconstruction.verdict import State, read_summary, verdict
@@ -57,10 +57,12 @@ COLUMNS = {
 """Numbers of a score, and their names in the table."""
 
 
-def score(folder: Path, dataset: Path) -> dict[str, Any]:
+def score(folder: Path, dataset: Path, processor_seconds: float) -> dict[str, Any]:
     """The scores of the reconstruction in `folder`, of the simulated particles in the folder `dataset`.
 
-    Shares of poses are of those within 15° of the truth. The map is compared inside of the true map's mask.
+    It took so many `processor_seconds`. Shares of poses are of those within 15° of the truth. The map is compared
+    inside of the true map's mask.
+
     Raises ConfigError if the folder has no reconstruction of these particles.
     """
     config = SimulationConfig.load(dataset / "config.json")
@@ -86,7 +88,7 @@ def score(folder: Path, dataset: Path) -> dict[str, Any]:
         "group_found": summary["agree_modulo"],
         "verdict": state,
         "right_verdict": is_right(state, within["both"]),
-        "processor_seconds": processor_seconds(folder),
+        "processor_seconds": processor_seconds,
         "code": summary.get("code"),
     }
 
@@ -114,10 +116,11 @@ def is_right(state: State, within: float) -> bool:
     return asked_for[state]
 
 
-def processor_seconds(folder: Path) -> float:
-    """Processor seconds of a reconstruction's jobs, as Snakemake sampled them."""
-    jobs = (pd.read_csv(path, sep="\t", na_values="-") for path in (folder / "work/benchmarks").rglob("*.tsv"))
-    return float(sum(job["cpu_time"].sum() for job in jobs))
+def add_processor_seconds(known: Path) -> float:
+    """Processor seconds of this process's ended children, added to those of earlier commands in the file `known`."""
+    seconds = children_seconds() + (float(known.read_text()) if known.exists() else 0.0)
+    write_text(known, f"{seconds:.1f}\n")
+    return seconds
 
 
 def table(scores: list[dict[str, Any]]) -> pd.DataFrame:
@@ -158,11 +161,12 @@ def main() -> None:
     command = [sys.executable, "-m", "equipose.cli", "reconstruct", str(star), "--out", str(folder)]
     command += ["--contrast", "bright", "--cores", str(arguments.cores)]
     code, signalled = run_stoppable(command, dict(os.environ))
+    seconds = add_processor_seconds(arguments.output.with_name("processor_seconds.txt"))
     if signalled:
         exit_after(signalled, "; the same command continues")
     if code not in (0, NOT_CONVERGED):
         sys.exit(code)
-    write_json(arguments.output, score(folder, arguments.dataset))
+    write_json(arguments.output, score(folder, arguments.dataset, seconds))
 
 
 if __name__ == "__main__":
