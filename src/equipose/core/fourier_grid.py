@@ -119,7 +119,7 @@ def grid_values(volume: Tensor, radius: int, k: Tensor) -> Tensor:
 
     For several volumes, (m³, 2c), the values are (..., c). Reading several together takes hardly longer than one.
     """
-    if volume.shape[1] == 2:  # read in place, in a third of the time; of four volumes, it would take twice the time
+    if volume.shape[1] == 2:  # read in place, in half the time; of four volumes, it would take longer
         side = _side(radius)
         cube = volume.view(1, side, side, side, 2).movedim(-1, 1)
         places = k.reshape(1, 1, 1, -1, 3) * (OVERSAMPLING / (side // 2))  # -1 and 1 are the cube's outer points
@@ -240,7 +240,7 @@ def _corners(k: Tensor, radius: int) -> tuple[Tensor, Tensor]:
 
 
 def _each_corner(k: Tensor, radius: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same, corner by corner, (n,) each, for `k` (n, 3): in whole vectors, sums take two thirds of the time."""
+    """The same, corner by corner, (n,) each, for `k` (n, 3): whole vectors are summed faster."""
     side, (first, (x, y, z)) = _side(radius), _cell(k, radius)
     for layer, high in ((0, 1 - z), (side * side, z)):
         for row, weight in ((0, high * (1 - y)), (side, high * y)):
