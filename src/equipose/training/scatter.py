@@ -74,7 +74,7 @@ def part(run: Path, dataset: Path, folder: Path, refine_pass: int, job: int, job
         if state["settled"]:
             _save(before, _of_job(folder, refine_pass, job))
             return
-        reference, this = (grid, solvent_mask(grid_map(grid))), Pass(refine_pass, state["shells"])
+        reference, this = (grid, solvent_mask(grid_map(grid))), Pass(refine_pass, state.get("shells", 1.0))
     sums, elsewhere = empty_grid(model.box // 2, turned.device), 0
     size = len(torch.arange(len(particles.images)).chunk(PARTS)[0])
     for some in torch.arange(end - first).split(size):
@@ -100,7 +100,7 @@ def gather(run: Path, folder: Path, refine_pass: int, jobs: int) -> None:
         if state is not None:
             before = FourierGrid(sums.radius, state["signal"], state["power"])
         was = 0.0 if state is None else state["alike"]
-        done = first_pass(passes) if state is None else Pass(refine_pass, state["shells"])
+        done = first_pass(passes) if state is None else Pass(refine_pass, state.get("shells", 1.0))
         alike, settled = judge_pass(done, elsewhere / count, before, sums, was)
         following = next_pass(done, passes, elsewhere / count)
         state = {"passes": following.number, "shells": following.shells, "settled": settled, "alike": alike}
