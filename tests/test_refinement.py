@@ -326,3 +326,26 @@ def test_a_pass_that_moves_few_poses_is_followed_by_one_with_all_shells():
     assert refinement.next_pass(rising, 12, changed=0.005) == refinement.Pass(2, 1.0)
     assert refinement.next_pass(refinement.Pass(2, 1.0), 12, changed=0.2) == refinement.Pass(3, 1.0), "never fewer"
     assert refinement.next_pass(vague, 2, changed=0.2) == refinement.Pass(1, 1.0), "the last pass"
+
+
+def test_an_interrupted_refinement_continues_with_as_many_shells(monkeypatch, small_run, simulated_dataset, tmp_path):
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    run = small_run("d4_l2", 32)
+    model = Autoencoder(dataclasses.replace(run, model=dataclasses.replace(run.model, refine_passes=4)), 1.0)
+    half_turn, compared = torch.diag(torch.tensor([-1.0, -1.0, 1.0])), []
+
+    def another_pose(model, field, shells, batch, rotations, shifts, generator, mates=None):
+        compared.append(round(shells, 2))
+        return rotations @ half_turn, shifts
+
+    def stop_in_the_second_pass(line):
+        if line.startswith("refinement 2/4"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(refinement, "_best_pose", another_pose)
+    start = model, particles, particles.rotations, particles.shifts
+    with pytest.raises(KeyboardInterrupt):
+        refinement.refine(*start, stop_in_the_second_pass, tmp_path / "refinement.pt")
+    compared.clear()
+    refinement.refine(*start, lambda _: None, tmp_path / "refinement.pt")
+    assert sorted(set(compared)) == [0.83, 0.92, 1.0]
