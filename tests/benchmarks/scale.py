@@ -22,6 +22,7 @@ from race import ONE_THREAD, make
 
 from equipose.io.processes import children_seconds
 from equipose.reconstruction.names import NOT_CONVERGED
+from equipose.study.panel import add_processor_seconds
 
 STAGES = ("prepare", "train", "evaluate", "join_halves", "reconstruction_figure", "reconstruction_report")
 
@@ -56,9 +57,8 @@ def main() -> None:
             command = [equipose, "reconstruct", data / "particles.star", "--contrast", "bright", "--out", folder]
             command += ["--box", str(arguments.box), "--cores", str(arguments.cores)]
             spent, before = folder.with_suffix(".processor_s.txt"), children_seconds()
-            known = float(spent.read_text()) if spent.exists() else 0.0
             code = subprocess.run(command, env=os.environ | ONE_THREAD).returncode
-            spent.write_text(f"{known + children_seconds() - before:.0f}\n")
+            add_processor_seconds(spent, before)
             if code not in (0, NOT_CONVERGED):
                 sys.exit(code)
         if (folder / "report.html").exists():

@@ -117,7 +117,7 @@ def grid_slices(volume: Tensor, radius: int, rotations: Tensor, disc: HalfDisc) 
 def grid_values(volume: Tensor, radius: int, k: Tensor) -> Tensor:
     """Values (...), complex, at frequencies `k` (..., 3), by trilinear interpolation.
 
-    For several volumes, (m³, 2c), the values are (..., c). Reading several together takes hardly longer than one.
+    For several volumes, (m³, 2c), the values are (..., c).
     """
     if volume.shape[1] == 2:  # read in place, in half the time; of four volumes, it would take longer
         side = _side(radius)

@@ -139,7 +139,7 @@ def refine(
     this, settled, start, alike = first_pass(passes), False, turned.clone(), 0.0
     contrasts = torch.ones(len(turned), device=device)
     if known := _known(kept, start, radius):
-        this, settled = Pass(known["passes"], known.get("shells", 1.0)), known["settled"]
+        this, settled = pass_after(known), known["settled"]
         turned, moved, grid = known["rotations"], known["shifts"], known["grid"]
         alike, contrasts = known.get("alike", 0.0), known.get("contrasts", contrasts)
         say(f"refinement: continuing after pass {this.number} ({kept})")
@@ -280,6 +280,11 @@ def _contrasts(
 def first_pass(passes: int) -> Pass:
     """The first of so many passes."""
     return Pass(0, FIRST_PASS if passes > 1 else 1.0)
+
+
+def pass_after(state: dict[str, Any]) -> Pass:
+    """The pass after the one of which this state was kept. Older versions kept no number of shells."""
+    return Pass(state["passes"], state.get("shells", 1.0))
 
 
 def next_pass(done: Pass, passes: int, changed: float) -> Pass:

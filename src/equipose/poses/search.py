@@ -188,7 +188,7 @@ def search_step(
 
 
 def _largest(values: Tensor) -> Tensor:
-    """The place (b,) of the largest of each (s, o) of `values` (b, s, o). At once, argmax takes ten times as long."""
+    """The place (b,) of the largest of each (s, o) of `values` (b, s, o). At once, argmax takes five times as long."""
     best = values.amax(2).argmax(1)
     row = values[torch.arange(len(values), device=values.device), best]
     return best * values.shape[2] + row.argmax(1)

@@ -116,9 +116,12 @@ def is_right(state: State, within: float) -> bool:
     return asked_for[state]
 
 
-def add_processor_seconds(known: Path) -> float:
-    """Processor seconds of this process's ended children, added to those of earlier commands in the file `known`."""
-    seconds = children_seconds() + (float(known.read_text()) if known.exists() else 0.0)
+def add_processor_seconds(known: Path, before: float = 0.0) -> float:
+    """Processor seconds of this process's ended children, but for those `before`, and of earlier commands.
+
+    The file `known` has those of earlier commands, and then the sum.
+    """
+    seconds = children_seconds() - before + (float(known.read_text()) if known.exists() else 0.0)
     write_text(known, f"{seconds:.1f}\n")
     return seconds
 

@@ -29,12 +29,12 @@ from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.poses.refinement import (
     BATCH,
     PARTS,
-    Pass,
     first_pass,
     first_volume,
     judge_pass,
     next_pass,
     on_device,
+    pass_after,
     refine_part,
 )
 from equipose.training.evaluate import predict, unknown_poses
@@ -60,9 +60,8 @@ def part(run: Path, dataset: Path, folder: Path, refine_pass: int, job: int, job
     first, end = slices(len(particles.images), jobs)[job]
     own = _some(particles, slice(first, end))
     reference: Tensor | tuple[FourierGrid, Tensor]
-    this = first_pass(model.config.model.refine_passes)
     if refine_pass == 0:
-        trained = networks_trained(run, model.config)
+        this, trained = first_pass(model.config.model.refine_passes), networks_trained(run, model.config)
         few = _some(particles, slice(0, BATCH))
         reference = first_volume(model, few, *_start(model, few, trained), trained)
         turned, moved = _start(model, own, trained)
@@ -74,7 +73,7 @@ def part(run: Path, dataset: Path, folder: Path, refine_pass: int, job: int, job
         if state["settled"]:
             _save(before, _of_job(folder, refine_pass, job))
             return
-        reference, this = (grid, solvent_mask(grid_map(grid))), Pass(refine_pass, state.get("shells", 1.0))
+        this, reference = pass_after(state), (grid, solvent_mask(grid_map(grid)))
     sums, elsewhere = empty_grid(model.box // 2, turned.device), 0
     size = len(torch.arange(len(particles.images)).chunk(PARTS)[0])
     for some in torch.arange(end - first).split(size):
@@ -100,7 +99,7 @@ def gather(run: Path, folder: Path, refine_pass: int, jobs: int) -> None:
         if state is not None:
             before = FourierGrid(sums.radius, state["signal"], state["power"])
         was = 0.0 if state is None else state["alike"]
-        done = first_pass(passes) if state is None else Pass(refine_pass, state.get("shells", 1.0))
+        done = first_pass(passes) if state is None else pass_after(state)
         alike, settled = judge_pass(done, elsewhere / count, before, sums, was)
         following = next_pass(done, passes, elsewhere / count)
         state = {"passes": following.number, "shells": following.shells, "settled": settled, "alike": alike}
