@@ -3,7 +3,7 @@
 #   PYTHON       the Python that .venv is made with
 #   PIP_OPTIONS  for pip: `--extra-index-url https://download.pytorch.org/whl/cpu` leaves out the CUDA libraries
 #   CONFIG       for `make plan`: presets laid over config.yaml
-#   CASES        for `make fuzz`: broken files that each of its nine tests reads
+#   CASES        for `make fuzz`: broken files that each of its tests reads
 #   GPUS         for `make plan`: how many to plan for, such as "4 16"
 #   BENCH        for `make bench`: its options, such as --quick
 #   MUTATION     for `make mutation`: its options, such as --modules fsc

@@ -192,7 +192,7 @@ def test_a_saved_encoder_says_the_same_where_escnn_finds_another_basis(small_run
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_encoder_of_the_docs_learns_in_either_precision(small_run, monkeypatch, precision):
-    (python,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.DOTALL)
+    python, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.DOTALL)
     monkeypatch.setattr(encoders, "ENCODERS", dict(encoders.ENCODERS))
     names = dict(vars(encoders))
     exec(compile(python, "docs/extend.md", "exec"), names)

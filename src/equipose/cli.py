@@ -12,7 +12,7 @@
     equipose watch DIR                                 the same as a live page in a browser, with maps and curves
     equipose run table1 --cores 8                      the paper, or a part of it, in this folder
 
-RELION's star files name images from the project's folder: run there, or give `--datadir`.
+RELION's star files name images from the project's folder: below it, equipose finds it; else give `--datadir`.
 """
 
 from __future__ import annotations

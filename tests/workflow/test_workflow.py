@@ -369,22 +369,22 @@ def test_a_setting_that_is_changed_back_before_training_retrains_nothing(
     assert not {"train", "evaluate"} & planned(moved, "--configfile", SMOKE).keys()
 
 
-def test_the_encoder_of_the_docs_runs(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_the_encoder_and_the_loss_of_the_docs_run(finished: tuple[Path, str], tmp_path: Path) -> None:
     page = (ROOT / "docs/extend.md").read_text()
-    (python,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (overlay,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     repository = copy_repository(tmp_path)
-    with (repository / "src/equipose/model/encoders.py").open("a") as file:
-        file.write("\n\n" + python)
+    for module, python in zip(("encoders", "losses"), re.findall(r"```python\n(.*?)```", page, re.DOTALL), strict=True):
+        with (repository / f"src/equipose/model/{module}.py").open("a") as file:
+            file.write("\n\n" + python)
     shutil.copytree(finished[0] / RESULTS / "datasets", repository / "results/mine/datasets")
     (repository / "mine.yaml").write_text(overlay)
     (repository / "short.yaml").write_text(
-        "experiments: { mine: { datasets: [smoke_noiseless], models: [tiny], seeds: [0], budget: { steps: 2 } } }"
+        "experiments: { mine: { datasets: [smoke_noiseless], models: [tiny, d4_root], seeds: [0], budget: { steps: 2 } } }"
     )
     overlays = ("--configfile", SMOKE, "mine.yaml", "short.yaml")
     result = snakemake(repository, "tables", "--cores", "2", *overlays)
     assert result.returncode == 0, result.stdout
-    assert pd.read_csv(repository / "results/mine/tables/mine.csv")["model"].tolist() == ["tiny"]
+    assert pd.read_csv(repository / "results/mine/tables/mine.csv")["model"].tolist() == ["tiny", "d4_root"]
     assert "rule simulate:" not in result.stdout
 
 

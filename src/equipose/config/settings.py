@@ -433,7 +433,7 @@ class Training(Config):
     precision: Precision = Field(
         default="float32",
         description="number format of convolutions and the decoder's hidden layers while training; bfloat16 is about"
-        " twice as fast; evaluation is in float32",
+        " twice as fast; evaluation is in float32, but for the encoder's poses at several `turns`",
     )
 
 

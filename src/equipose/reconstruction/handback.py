@@ -81,7 +81,8 @@ def write_posed(
 ) -> None:
     """`write_poses` for given rows of the tables: `halves` has those (n,) of half 1 and of half 2.
 
-    Particles of a star file have no poses.cs where they have no CTF, a beam tilt or a magnification matrix.
+    Particles of a star file have no poses.cs where they have no CTF, flipped phases, a multiplied CTF, a beam tilt or
+    a magnification matrix.
     """
     star, datadir = Path(config.star), Path(config.datadir) if config.datadir else None
     order = np.argsort(np.concatenate(halves))
