@@ -70,6 +70,14 @@ def test_a_run_that_failed_counts_as_not_converged_and_one_that_is_missing_does_
     assert found.missing == "80s_snr1/d4_l2 seed 7, 8"
 
 
+def test_every_claim_of_the_file_is_judged_where_runs_have_failed(nine):
+    """Also those about runs with right or wrong poses, which a failed run does not have."""
+    failed = [run for run in nine if run["seed"] in (5, 6)]
+    table = claims_table(CLAIMS, failed).set_index("claim")
+    assert len(failed) == 2 and table.loc["d4_converges_ribosome_snr1", "estimate"] == 0.0
+    assert table.loc["verdict_finds", "verdict"] == "not run" and np.isnan(table.loc["verdict_refuses", "estimate"])
+
+
 def test_a_run_that_failed_has_no_other_number(nine):
     found = assess({"test": "value", "number": "mse", "of": {}, "between": [0, 1]}, nine, 0.95, 3)
     assert (found.estimate, found.runs) == (0.01, 5)

@@ -100,5 +100,6 @@ def test_the_stages_are_those_of_this_package() -> None:
     assert all((SOURCES / f"{name.replace('.', '/')}.py").is_file() for names in STAGES.values() for name in names)
     trained = {path.stem for path in modules("train")}
     assert {"train", "losses", "encoders", "optimizers"} <= trained and not trained & {"evaluate", "structures"}
+    assert {"prepare", "stacks", "cryosparc"} <= {path.stem for path in modules("prepare")}
     assert {"structures", "ctf"} <= {path.stem for path in modules("simulate")}
     assert len({fingerprint(stage) for stage in STAGES}) == len(STAGES)

@@ -12,6 +12,7 @@ import yaml
 from equipose.config.settings import RunConfig, merge, simulation_config
 from equipose.io.files import read_json
 from equipose.io.fingerprint import dataset_code, fingerprint, training_code
+from equipose.io.particles import _summarise
 from equipose.model.autoencoder import Autoencoder, save_model
 from equipose.workflow import freshness
 from equipose.workflow.resolve import images_digest, run_config
@@ -131,6 +132,14 @@ def test_another_number_of_classes_sorts_the_particles_again(config: dict, tmp_p
     assert not freshness.sorting_changed(asked, "mixture")
 
 
+def test_classes_that_were_joined_were_sorted_into_as_many_as_were_asked_for(config: dict, tmp_path: Path) -> None:
+    asked = changed(config, reconstructions={"mixture": {"halves": ["a", "b"], "classes": 3}})
+    write(tmp_path / "classes/mixture/classes.json", {"classes": 2, "copies": [2, 1]})
+    assert not freshness.sorting_changed(asked, "mixture")
+    write(tmp_path / "classes/mixture/classes.json", {"classes": 2, "copies": [1, 1]})
+    assert freshness.sorting_changed(asked, "mixture")
+
+
 def test_settings_of_a_version_with_other_keys_are_compared_by_the_keys_of_both(finished: dict) -> None:
     folder, path = freshness._run(finished, *RUN), Path(finished["pathvars"]["results"])
     dataset = path / "datasets" / DATASET / "config.json"
@@ -168,7 +177,7 @@ def particles(config: dict, halves: Path, tmp_path: Path) -> dict:
 def touched(path: Path, change: Callable[[Path], None] | None = None) -> None:
     if change:
         change(path)
-    freshness.summarise.cache_clear()
+    _summarise.cache_clear()
     os.utime(path, (4e9, 4e9))
 
 

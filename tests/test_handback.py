@@ -9,10 +9,12 @@ from test_cryosparc import BLOB, CTF, PLACE, cs
 
 from equipose.config.settings import PreparationConfig
 from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
+from equipose.errors import ConfigError
 from equipose.io.half_sets import half_of
 from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables
 from equipose.io.particles import read_particles
 from equipose.io.starfiles import read_star
+from equipose.reconstruction import handback
 from equipose.reconstruction.handback import in_other_hand, write_poses
 
 NUMBER, BOX = 8, 16
@@ -211,3 +213,20 @@ def test_what_a_reconstruction_does_not_need_cannot_fail_at_its_end(tmp_path: Pa
     assert list(table["rlnCtfMaxResolution"]) == columns["rlnCtfMaxResolution"]
     found = np.load(tmp_path / "poses.cs")["ctf/ctf_fit_to_A"]
     np.testing.assert_allclose(found, [4.5, 0, 0, 0, 5, 6, 7, 8])
+
+
+def test_poses_star_is_the_last_file_so_that_poses_cs_is_there_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack(tmp_path / "stack.mrcs")
+    path = star(tmp_path / "a.star", {}, OPTICS)
+
+    def full(*_: object) -> None:
+        raise ConfigError("no room")
+
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="no room"):
+        patch.setattr(handback, "write_cryosparc", full)
+        hand_back(path)
+    assert not (tmp_path / "poses.star").exists()
+    hand_back(path)
+    assert (tmp_path / "poses.star").exists() and (tmp_path / "poses.cs").exists()

@@ -117,12 +117,13 @@ def test_the_table_has_a_line_for_each_score(dataset: Path) -> None:
 
 def test_the_processor_seconds_are_those_of_all_commands_and_of_their_whole_length(tmp_path: Path) -> None:
     """Of a fresh process, as the panel's is: other tests have children, too."""
-    known, work = tmp_path / "seconds.txt", "sum(range(30_000_000))"
+    known, work = tmp_path / "seconds.json", "sum(range(30_000_000))"
     code = "import subprocess, sys; from pathlib import Path; from equipose.study.panel import add_processor_seconds\n"
     code += f"subprocess.run([sys.executable, '-c', {work!r}], check=True)\n"
-    code += f"print(add_processor_seconds(Path({str(known)!r})))"
-    first, second = (
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-        for _ in range(2)
+    code += f"print(add_processor_seconds(Path({str(known)!r}), sys.argv[1]))"
+    first, second, anew = (
+        float(subprocess.run([sys.executable, "-c", code, of], check=True, capture_output=True, text=True).stdout)
+        for of in ("these", "these", "others")
     )
-    assert first > 0.1 and second > first + 0.1 and float(known.read_text()) == pytest.approx(second, abs=0.1)
+    assert first > 0.1 and second > first + 0.1 and anew < second, "other particles begin at 0"
+    assert json.loads(known.read_text()) == {"of": "others", "seconds": pytest.approx(anew, abs=0.1)}

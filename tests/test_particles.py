@@ -547,6 +547,16 @@ def test_a_summary_tells_number_box_and_pixel_of_each_half(star: Callable) -> No
     assert (summary.subsets, summary.box, summary.voxel_size) == ({None: 5, 1: 2, 2: 3}, BOX, PIXEL)
 
 
+def test_a_file_that_has_changed_is_summed_up_anew(star: Callable) -> None:
+    """`equipose pose --watch` sums up one path again and again, for days."""
+    before = summarise(path := star())
+    assert summarise(path) is before, "an unchanged file is read once"
+    lines = path.read_text().rstrip().splitlines()
+    path.write_text("\n".join([*lines, lines[-1]]) + "\n")
+    after = summarise(path)
+    assert after.subsets[None] == before.subsets[None] + 1 and after.digest != before.digest
+
+
 @pytest.mark.parametrize("form", ["3.0", "3.1"])
 def test_what_is_written_in_a_star_file_is_there_as_text(tmp_path: Path, form: str) -> None:
     """Names that look like numbers, and numbers with more than six decimals."""

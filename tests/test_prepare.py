@@ -264,6 +264,12 @@ def test_phases_that_were_flipped_without_a_trace_are_noticed(simulated_dataset,
     assert preparation.looks_flipped(seen, np.arange(count), 4.0, 32) is flipped
 
 
+def test_a_single_image_tells_nothing_of_its_phases_and_gives_no_warning(simulated_dataset, recwarn) -> None:
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    assert not preparation.looks_flipped(particles, np.arange(1), particles.voxel_size, 32)
+    assert not [found for found in recwarn if issubclass(found.category, RuntimeWarning)]
+
+
 def test_what_the_user_says_of_phases_is_what_the_file_would_say(settings, user: Path, tmp_path: Path) -> None:
     optics, table = read_tables(user)
     prepare(dataclasses.replace(settings, phase_flipped=True), tmp_path / "told", quiet)

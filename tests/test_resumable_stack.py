@@ -1,5 +1,7 @@
 """A stack that is made in parts: after an interruption its bytes are the same, and changed parts are made again."""
 
+import errno
+import os
 from pathlib import Path
 
 import mrcfile
@@ -8,6 +10,7 @@ import pytest
 
 from equipose.errors import ConfigError
 from equipose.io import resumable_stack
+from equipose.io.stacks import HEADER
 
 COUNT, BOX = 10, 4
 
@@ -101,3 +104,20 @@ def test_an_image_that_is_refused_leaves_nothing_behind(make: Maker) -> None:
     with pytest.raises(ConfigError):
         make(stop_at=6, error=ConfigError)
     assert list(make.path.parent.iterdir()) == []
+
+
+def test_a_disk_without_room_is_told_before_an_image_is_made(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is written to a mapped file on a full disk ends the process by a signal (Linux: SIGBUS)."""
+
+    def full(descriptor: int, start: int, size: int) -> None:
+        assert (start, size) == (0, HEADER.itemsize + 4 * COUNT * BOX**2)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(
+        ConfigError, match="cannot be written .No space left on device.: make room, and the same command"
+    ):
+        make()
+    assert make.made == [] and not make.path.exists()
+    monkeypatch.undo()
+    assert make() == make.path.read_bytes() and make.made == [0, 3, 6, 9]

@@ -171,3 +171,13 @@ def test_identities_of_twenty_digits_keep_them(tmp_path: Path) -> None:
         assert list(map(int, table["ucsfUid"])) == uids
         (tmp_path / "b.star").write_text(star_text({"x": table}))
         assert (tmp_path / "b.star").read_text() == (tmp_path / "a.star").read_text()
+
+
+def test_a_first_row_that_begins_like_a_table_is_a_row(tmp_path: Path) -> None:
+    """RELION 3.1.3 ends labels at the first line without `_` or `#`, whatever that is (metadata_table.cpp)."""
+    found = read(tmp_path, "data_2023/1@a.mrcs 1.0 x \n2@a.mrcs 2.0 y \n")
+    assert list(found["rlnImageName"]) == ["data_2023/1@a.mrcs", "2@a.mrcs"]
+    tables = "data_empty\nloop_\n_rlnImageName #1\ndata_next # a comment\nloop_\n_rlnOther\n1\n"
+    (tmp_path / "b.star").write_text(tables)
+    found = read_star(tmp_path / "b.star")
+    assert len(found["empty"]) == 0 and list(found["next"]["rlnOther"]) == [1]

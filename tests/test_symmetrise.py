@@ -111,6 +111,7 @@ def test_a_resolution_is_claimed_where_the_runs_agree_and_nothing_is_said_of_the
 ) -> None:
     local = {"local_resolution_angstrom": {"median": 40.0}, "resolved_to_the_last_shell": False}
     along = {"directional_fsc": {"worst_angstrom": 40.0, "worst_along": [0, 1, 0], "best_angstrom": 30.0}}
+    along |= {"fsc_off_centre": 0.0}
     measured = {"halves_compared": [600] * 2, "halves_agree": [agree] * 2, "agree_within_degrees": 15.0}
     former = with_verdict(measured | local | along | {"resolution_angstrom": {"corrected": 40.0, "unmasked": 50.0}})
     (folder / "reconstruction.json").write_text(json.dumps(former))
@@ -120,4 +121,9 @@ def test_a_resolution_is_claimed_where_the_runs_agree_and_nothing_is_said_of_the
     assert (found["resolution_angstrom"]["corrected"] is None) == (state == "not_converged")
     crosses = found["fsc_crosses_at_angstrom"]["corrected"]
     assert crosses != 40.0 and crosses == pytest.approx(BOX * VOXEL / (BOX / 2 - 1)), "the half-maps here are the same"
-    assert "directional_fsc" not in found
+    assert found["fsc_off_centre"] > 0.9 and found["directional_fsc"]["worst_along"] != [0, 1, 0]
+    assert found["resolved_to_the_last_shell"] == (state == "converged")
+    local = read_map(tmp_path / "symmetric/local_resolution.mrc")[0]
+    if state == "converged":
+        inside = read_map(tmp_path / "symmetric/mask.mrc")[0] > 0.5
+        assert found["local_resolution_angstrom"]["median"] == pytest.approx(np.median(local[inside]), rel=1e-5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from equipose.core import view_sampling
 from equipose.core.point_groups import ALONE, group
 from equipose.core.rotations import random_rotations
 from equipose.core.view_sampling import compensation_factor
@@ -29,3 +30,12 @@ def test_views_along_one_direction_sample_little_and_symmetry_helps():
     top = looking_along(np.array([[0.6, 0.0, 0.8]]) + 0.02 * np.random.default_rng(0).normal(size=(500, 3)))
     alone, mates = compensation_factor(top, ALONE), compensation_factor(top, group("O"))
     assert alone < 0.02 and mates > 3 * alone
+
+
+def test_planes_are_counted_alike_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch):
+    some = random_rotations(60, np.random.default_rng(0))
+    whole = compensation_factor(some, group("C3"))
+    monkeypatch.setattr(view_sampling, "VIEWS", 7)
+    assert compensation_factor(some, group("C3")) == whole
+    mates = np.concatenate([some @ mate for mate in group("C3")])
+    assert compensation_factor(mates, ALONE) == pytest.approx(whole)

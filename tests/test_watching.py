@@ -1,12 +1,15 @@
 """Files that come into a watched folder are posed once each, when they are whole."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from equipose.errors import ConfigError
+from equipose.reconstruction import watching
 from equipose.reconstruction.watching import watch
 
 
@@ -50,3 +53,22 @@ def test_each_file_is_posed_once_when_it_no_longer_grows_and_a_refused_one_when_
     ]
     assert [line for line in said if line.startswith("error")] == [f"error: {folder / 'bad.star'} is broken"]
     assert "early: 5 particles, 20.0% doubtful" in said[0]
+
+
+def test_a_file_that_is_removed_while_it_is_looked_at_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, listed = tmp_path / "live", os.scandir
+    folder.mkdir()
+    for name in ("gone.star", "stays.star"):
+        (folder / name).touch()
+
+    @contextmanager
+    def removing(path: Path) -> Iterator[list[os.DirEntry]]:
+        with listed(path) as entries:
+            found = list(entries)
+        (folder / "gone.star").unlink(missing_ok=True)
+        yield found
+
+    monkeypatch.setattr(os, "scandir", removing)
+    assert [path.name for path, _ in watching._files(folder)] == ["stays.star"]

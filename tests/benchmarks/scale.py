@@ -4,7 +4,7 @@
     python tests/benchmarks/scale.py OUT --table                             # from what lies there; nothing is run
 
 The wall time of a stage is the clock's, of all of its jobs. Its peak memory is what Snakemake's samples saw, every 30 s
-after the first 15. `….processor_s.txt` beside a reconstruction has the processor time of the commands that made it.
+after the first 15. `….processor_s.json` beside a reconstruction has the processor time of the commands that made it.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from race import ONE_THREAD, make
 
+from equipose.io.files import read_json
 from equipose.io.processes import children_seconds
 from equipose.reconstruction.names import NOT_CONVERGED
 from equipose.study.panel import add_processor_seconds
@@ -35,7 +36,7 @@ def stages(folder: Path) -> pd.DataFrame:
         if found:
             jobs = pd.concat(found)
             rows.append({"stage": stage, "wall_s": jobs["s"].sum(), "peak_mb": jobs["max_rss"].max()})
-    rows.append({"stage": "all", "processor_s": float(folder.with_suffix(".processor_s.txt").read_text())})
+    rows.append({"stage": "all", "processor_s": read_json(folder.with_suffix(".processor_s.json"))["seconds"]})
     return pd.DataFrame(rows)
 
 
@@ -56,9 +57,9 @@ def main() -> None:
             print(f"{time.strftime('%H:%M')} {images} particles", file=sys.stderr, flush=True)
             command = [equipose, "reconstruct", data / "particles.star", "--contrast", "bright", "--out", folder]
             command += ["--box", str(arguments.box), "--cores", str(arguments.cores)]
-            spent, before = folder.with_suffix(".processor_s.txt"), children_seconds()
+            spent, before = folder.with_suffix(".processor_s.json"), children_seconds()
             code = subprocess.run(command, env=os.environ | ONE_THREAD).returncode
-            add_processor_seconds(spent, before)
+            add_processor_seconds(spent, data.name, before)
             if code not in (0, NOT_CONVERGED):
                 sys.exit(code)
         if (folder / "report.html").exists():

@@ -378,9 +378,8 @@ def test_the_encoder_and_the_loss_of_the_docs_run(finished: tuple[Path, str], tm
             file.write("\n\n" + python)
     shutil.copytree(finished[0] / RESULTS / "datasets", repository / "results/mine/datasets")
     (repository / "mine.yaml").write_text(overlay)
-    (repository / "short.yaml").write_text(
-        "experiments: { mine: { datasets: [smoke_noiseless], models: [tiny, d4_root], seeds: [0], budget: { steps: 2 } } }"
-    )
+    short = "{ mine: { datasets: [smoke_noiseless], models: [tiny, d4_root], seeds: [0], budget: { steps: 2 } } }"
+    (repository / "short.yaml").write_text(f"experiments: {short}")
     overlays = ("--configfile", SMOKE, "mine.yaml", "short.yaml")
     result = snakemake(repository, "tables", "--cores", "2", *overlays)
     assert result.returncode == 0, result.stdout

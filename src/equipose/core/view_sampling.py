@@ -15,13 +15,19 @@ DIRECTIONS = 2000
 WIDTH = 0.05
 """Half the thickness of a plane, in radii: that of a slice at the tenth shell."""
 
+VIEWS = 1000
+"""Poses whose planes are counted at once: 16 MB, whatever their number and the group's."""
+
 LEAST = 0.01
 """Sampling that a direction without any plane counts as, the mean being 1: without it, one hole would be all."""
 
 
 def compensation_factor(rotations: np.ndarray, group: np.ndarray) -> float:
     """The sampling compensation factor, 0 to 1, of poses (n, 3, 3) and all their mates by the `group` (g, 3, 3)."""
-    views = np.concatenate([viewing_directions(rotations @ mate) for mate in group])
-    near = [(np.abs(some @ views.T) < WIDTH).mean(1) for some in np.array_split(half_sphere(DIRECTIONS), 20)]
-    sampling = np.concatenate(near) / WIDTH  # of even views, a part WIDTH is that near
+    directions = half_sphere(DIRECTIONS)
+    near = np.zeros(len(directions))
+    for some in np.array_split(rotations, 1 + len(rotations) // VIEWS):
+        for mate in group:
+            near += (np.abs(directions @ viewing_directions(some @ mate).T) < WIDTH).sum(1)
+    sampling = near / (len(rotations) * len(group)) / WIDTH  # of even views, a part WIDTH is that near
     return float(min(1.0, 1 / np.mean(1 / np.maximum(sampling, LEAST))))

@@ -337,7 +337,9 @@ def looks_flipped(particles: Particles, rows: np.ndarray, voxel_size: float, box
 
 
 def _certainty(values: np.ndarray) -> float:
-    """Sum over columns of the squared mean of values (n, columns), in standard errors."""
+    """Sum over columns of the squared mean of values (n, columns), in standard errors; 0 of a single row."""
+    if len(values) < 2:
+        return 0.0
     error = np.maximum(values.std(axis=0, ddof=1), 1e-12) / len(values) ** 0.5
     return float(((values.mean(axis=0) / error) ** 2).sum())
 

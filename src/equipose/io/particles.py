@@ -125,9 +125,20 @@ class Summary:
     """The image stacks."""
 
 
-@functools.lru_cache(maxsize=8)
 def summarise(star: Path, datadir: Path | None = None, select: Selection = (), told: Told = Told()) -> Summary:
-    """`summary_of` a star or .cs file. Warnings are not given: the first reading of the file's images gives them."""
+    """`summary_of` a star or .cs file, which is read again once it has changed.
+
+    Warnings are not given: the first reading of the file's images gives them.
+    """
+    files = (path for path in (star, *map(Path, told.passthrough)) if path.exists())
+    return _summarise(star, datadir, select, told, tuple((s.st_size, s.st_mtime_ns) for s in map(os.stat, files)))
+
+
+@functools.lru_cache(maxsize=8)
+def _summarise(
+    star: Path, datadir: Path | None, select: Selection, told: Told, state: tuple[tuple[int, int], ...]
+) -> Summary:
+    """`summarise`, of files in this `state`: their sizes and times of change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FileWarning)
         return summary_of(star, datadir, read_tables(star, told=told), select, told)

@@ -7,6 +7,7 @@ made again if the settings have changed.
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import mrcfile
 import numpy as np
 
 from equipose.errors import ConfigError
+from equipose.io.files import writable
 from equipose.io.progress import reporter
 from equipose.io.stacks import HEADER
 
@@ -71,12 +73,18 @@ def sha256(*parts: bytes | np.ndarray | None) -> str:
 
 
 def _start(partial: Path, journal: Path, shape: tuple[int, int, int], voxel_size: float, settings: str) -> None:
-    """A stack of full size without images, and a journal without parts."""
+    """A stack of full size without images, and a journal without parts. Raises ConfigError where there is no room.
+
+    The room is taken now: on a full disk, a page that is written to a mapped file ends the process by a signal.
+    """
     journal.unlink(missing_ok=True)
     with mrcfile.new_mmap(partial, shape, mrc_mode=2, overwrite=True) as mrc:
         mrc.set_image_stack()
         mrc.voxel_size = voxel_size
         mrc.header.label[0] = "Prepared by equipose"  # in place of mrcfile's, which holds the time of day
+    if sys.platform != "darwin":  # which has no such call
+        with writable(partial), open(partial, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     journal.write_text(settings + "\n")
 
 

@@ -132,7 +132,7 @@ def _labels(whole: bytes, start: int) -> tuple[list[str] | None, int, int]:
                 return None, start, start
         elif line.startswith(b"_"):
             labels.append(line[1:].split()[0].split(b"#")[0].decode() if len(line) > 1 else "")
-        elif line.startswith(b"data_"):
+        elif line.startswith(b"data_") and len(line.split(b"#")[0].split()) == 1:  # not a row that begins so
             return labels, begin, begin - 1
         elif line and line[:1] not in b"#;":
             return labels, begin, begin

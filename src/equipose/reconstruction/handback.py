@@ -97,7 +97,6 @@ def write_posed(
     table = with_poses(table, turned, moved, subset, scored).drop(columns=PROBABILITY, errors="ignore")
     if probabilities is not None:
         table = table.assign(**{PROBABILITY: np.concatenate(probabilities)[order]})
-    write_star(output / "poses.star", optics, table)
     # A .cs file cannot say that images had their phases flipped or were multiplied by their CTF, and has another form
     # for beam tilts: one made of a star file would be wrong.
     if is_cryosparc(star):
@@ -107,6 +106,7 @@ def write_posed(
         write_cryosparc(output / "poses.cs", made, np.arange(len(rows)), turned, moved, subset)
     else:
         (output / "poses.cs").unlink(missing_ok=True)  # of a former command, for other particles
+    write_star(output / "poses.star", optics, table)  # the last: where it lies, all is written
 
 
 def for_refinement(star: Path, datadir: Path | None, told: Told, rows: np.ndarray) -> Tables:

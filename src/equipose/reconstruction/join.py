@@ -21,11 +21,8 @@ import pandas as pd
 import torch
 
 from equipose.config.settings import PreparationConfig
-from equipose.core import fsc
-from equipose.core.directional_fsc import extremes
 from equipose.core.fourier_grid import grid_map
 from equipose.core.fourier_grid import together as added
-from equipose.core.local_resolution import local_resolution
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.core.view_sampling import compensation_factor
 from equipose.errors import ConfigError
@@ -35,10 +32,11 @@ from equipose.io.maps import write_map
 from equipose.io.progress import run_main
 from equipose.reconstruction import junk
 from equipose.reconstruction.common_symmetry import compare, mates
+from equipose.reconstruction.half_maps import quality, quartiles
 from equipose.reconstruction.halves import Half, ask_each_other, back_project, read_half, refined_further
 from equipose.reconstruction.handback import write_poses
 from equipose.reconstruction.independent_shifts import independent_sums
-from equipose.reconstruction.names import AGREES, FAR_AWAY, THRESHOLD
+from equipose.reconstruction.names import AGREES, FAR_AWAY
 from equipose.reconstruction.particle_scores import correlations, examples
 from equipose.reconstruction.verdict import far_away, headline, with_verdict
 
@@ -75,26 +73,18 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     volume, first, second = (grid_map(grid).numpy() for grid in (added(*found), *sums))
     molecule = solvent_mask(torch.from_numpy(volume))
     mask = molecule.numpy()
-    curves = fsc.corrected_fsc(first, second, mask)
-    resolution = {name: fsc.exact_resolution(curve, THRESHOLD, voxel_size).first for name, curve in curves.items()}
-    resolved = resolution["corrected"] or box * voxel_size
-    directions = extremes(first * mask, second * mask, THRESHOLD, voxel_size)
-    off_centre = fsc.off_centre(first, second, mask, int(box * voxel_size / resolved))
-    local = local_resolution(first, second, voxel_size, resolved)
+    measured = quality(first, second, mask, voxel_size)
 
     # Each half-set is compared with the other half-map, which has not seen its images, over the resolved shells. The
     # mask removes the noise around the molecule.
-    shells = box * voxel_size / resolved + 1
+    shells = box * voxel_size / measured.resolved + 1
     grids = [masked_volume(grid, molecule) for grid in reversed(sums)]
     scores = [correlations(half, grid, shells) for half, grid in zip(halves, grids, strict=True)]
 
-    maps = {"volume": volume, "half1": first, "half2": second, "mask": mask, "local_resolution": local}
+    maps = {"volume": volume, "half1": first, "half2": second, "mask": mask, "local_resolution": measured.local}
     for name, data in maps.items():
         write_map(output / f"{name}.mrc", data, voxel_size)
-    shell = np.arange(box // 2)
-    frequency = {"shell": shell, "frequency_per_angstrom": shell / (box * voxel_size)}
-    along = {"worst_direction": directions.worst, "best_direction": directions.best}
-    write_text(output / "fsc.csv", pd.DataFrame(frequency | curves | along).to_csv(index=False))
+    write_text(output / "fsc.csv", measured.table.to_csv(index=False))
     agreement = [pd.DataFrame({"half": half, "degrees": apart}) for half, apart in enumerate(degrees, start=1)]
     write_text(output / "agreement.csv", pd.concat(agreement).to_csv(index=False))
     with whole_file(output / "examples.npz") as path, open(path, "wb") as file:
@@ -116,16 +106,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "select": configs[0].select,
         "box": box,
         "voxel_size": voxel_size,
-        "resolution_angstrom": resolution,
-        "directional_fsc": {
-            "worst_angstrom": directions.worst_angstrom,
-            "worst_along": directions.worst_along.tolist(),
-            "best_angstrom": directions.best_angstrom,
-            "best_along": directions.best_along.tolist(),
-        },
-        "fsc_off_centre": off_centre,
-        "resolved_to_the_last_shell": bool((curves["corrected"][1:] >= THRESHOLD).all()),
-        "local_resolution_angstrom": _quartiles(local[mask > 0.5]),
+        **measured.summary,
         "fsc": "gold standard: two runs, searches included, on two halves; masked, corrected by random phases",
         "halves_compared": [len(apart) for apart in degrees],
         "halves_agree": together.agree,
@@ -143,7 +124,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "shift_std_found": found_shift_std(agreed),
         "far_shifts": far_shifts(agreed, configs[0].shift_std, voxel_size),
         "sampling_compensation": compensation_factor(np.concatenate(rotations), together.same),
-        "correlation": _quartiles(np.concatenate(scores)),
+        "correlation": quartiles(np.concatenate(scores)),
         "junk": found_junk,
         "runs": [str(run.resolve()) for run in runs],
         "datasets": [str(dataset.resolve()) for dataset in datasets],
@@ -188,10 +169,6 @@ def _confirmed(runs: list[Path]) -> list[float] | None:
     if not all(path.is_file() for path in metrics):
         return None
     return [json.loads(path.read_text())["confirmed_share"] for path in metrics]
-
-
-def _quartiles(values: np.ndarray) -> dict[str, Any]:
-    return dict(zip(("quartile1", "median", "quartile3"), np.quantile(values, [0.25, 0.5, 0.75]).tolist(), strict=True))
 
 
 def main() -> None:

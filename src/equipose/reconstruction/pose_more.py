@@ -127,6 +127,7 @@ def pose(
     }
     settings = json.loads(json.dumps(settings))
     if _is_done(output, settings):
+        shutil.rmtree(output / PARTIAL, ignore_errors=True)  # of a call that was stopped at its very end
         return read_json(output / SUMMARY)
     more = _read_more(finished, config, say)
     judged = read_json(output / PARTIAL / "decoy.json") or _compare_with_decoy(finished, more, encoder_only)
@@ -150,7 +151,7 @@ def pose(
             write_sums(output / SUMS, sums, [output.name])
         write_json(output / SUMMARY, summary)
         write_posed(output, config, more.tables, more.rows, rotations, shifts, scores)
-        shutil.rmtree(output / PARTIAL)
+        shutil.rmtree(output / PARTIAL, ignore_errors=True)
     return summary
 
 

@@ -94,7 +94,8 @@ def search(
     asked = {"images": min(count, 3000), "starts": starts, "fit": "always" if fit_steps else "unless_agreed"}
     whole = merge(settings(), {"training": {"search": asked}})
     model = model_config(whole, "d4_search")
-    model = dataclasses.replace(model, search=dataclasses.replace(model.search, batch=min(model.search.batch, count)))
+    few = dataclasses.replace(model.search, batch=min(model.search.batch, count))
+    model = dataclasses.replace(model, search=few, batch=min(model.batch, count))
     width = box * particles.voxel_size
     dataset = DatasetConfig(
         name="particles",

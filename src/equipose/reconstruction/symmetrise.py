@@ -2,13 +2,10 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
-from equipose.core import fsc
 from equipose.core.fourier_grid import real_map
 from equipose.core.point_groups import check_symmetry
 from equipose.core.rotations import from_relion_angles, to_relion_angles
@@ -18,8 +15,8 @@ from equipose.errors import ConfigError
 from equipose.io.files import whole_folder, write_json, write_text
 from equipose.io.maps import read_cube, write_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, need, per_particle, read_tables, write_star
+from equipose.reconstruction.half_maps import quality
 from equipose.reconstruction.handback import write_beside
-from equipose.reconstruction.names import THRESHOLD
 from equipose.reconstruction.verdict import check_has_map, read_summary, with_verdict
 
 MAPS = ("volume", "half1", "half2", "mask", "local_resolution")
@@ -28,8 +25,8 @@ MAPS = ("volume", "half1", "half2", "mask", "local_resolution")
 def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
     """Write the poses and the maps of a reconstruction in `folder` on the axes of `symmetry`, in `out`.
 
-    Each half-map is made symmetric separately, and their FSC is computed again. Returns the frame in which the map has
-    the axes. Raises ConfigError if there is no reconstruction, or its map does not have this symmetry.
+    Each half-map is made symmetric separately, and what they say of the map is measured again. Returns the frame in
+    which the map has the axes. Raises ConfigError if there is no reconstruction, or its map lacks this symmetry.
     """
     check_symmetry(symmetry)
     if symmetry == "C1":
@@ -65,6 +62,10 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
     table[list(ORIGINS)] = origins - moved
     turned = rotations @ frame.rotation
     table[list(ANGLES)] = to_relion_angles(turned)
+    measured = None
+    if {"half1", "half2", "mask"} <= made.keys():
+        measured = quality(made["half1"], made["half2"], np.clip(made["mask"], 0, 1), voxel_size)
+        made["local_resolution"] = measured.local
     with whole_folder(out) as partial:
         for name, data in made.items():
             write_map(partial / f"{name}.mrc", data, voxel_size)
@@ -72,23 +73,11 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
         write_beside(poses, partial, table, turned)
         if (folder / "agreement.csv").is_file():
             shutil.copy2(folder / "agreement.csv", partial)
-        if {"half1", "half2", "mask"} <= made.keys():
-            curves = fsc.corrected_fsc(made["half1"], made["half2"], np.clip(made["mask"], 0, 1))
-            shell = np.arange(len(volume) // 2)
-            frequency = {"shell": shell, "frequency_per_angstrom": shell / (len(volume) * voxel_size)}
-            write_text(partial / "fsc.csv", pd.DataFrame(frequency | curves).to_csv(index=False))
+        if measured is not None:
+            write_text(partial / "fsc.csv", measured.table.to_csv(index=False))
             if (folder / "reconstruction.json").is_file():
-                found = {name: fsc.exact_resolution(each, THRESHOLD, voxel_size).first for name, each in curves.items()}
-                write_json(partial / "reconstruction.json", _summary(folder, symmetry, found))
+                former = read_summary(folder)
+                kept = {key: former[key] for key in former if key not in ("verdict", "fsc_crosses_at_angstrom")}
+                summary = with_verdict(kept | {"symmetry": symmetry} | measured.summary)
+                write_json(partial / "reconstruction.json", summary)
     return frame
-
-
-def _summary(folder: Path, symmetry: str, resolution: dict[str, float | None]) -> dict[str, Any]:
-    """reconstruction.json of the symmetric maps, with its verdict: where the runs disagree, it claims no resolution.
-
-    The directions in which half-maps agree least and most were measured in the former frame, without the symmetry.
-    """
-    former = read_summary(folder)
-    gone = "verdict", "fsc_crosses_at_angstrom", "directional_fsc"
-    kept = {key: value for key, value in former.items() if key not in gone}
-    return with_verdict(kept | {"symmetry": symmetry, "resolution_angstrom": resolution})

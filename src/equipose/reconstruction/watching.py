@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,6 +51,7 @@ def _files(folder: Path) -> list[tuple[Path, tuple[int, int]]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if Path(entry.name).suffix in PARTICLE_FILES and JOINED not in entry.name and entry.is_file():
-                state = entry.stat()
-                found.append((Path(entry.path), (state.st_size, state.st_mtime_ns)))
+                with suppress(FileNotFoundError):  # it has just been removed
+                    state = entry.stat()
+                    found.append((Path(entry.path), (state.st_size, state.st_mtime_ns)))
     return sorted(found, key=lambda file: (file[1][1], file[0]))

@@ -42,7 +42,7 @@ from equipose.study.runs import (
 RESAMPLES = 10_000
 
 OUTCOMES = ("converged", "has_converged", "right_poses")
-"""Facts about how a run ended."""
+"""Facts about how a run ended. None holds of a failed run."""
 
 TRAINED = {"convergence_seconds": "seconds", "convergence_steps": "steps"}
 """How long a run was trained. One that has not converged needs longer than that."""
@@ -91,7 +91,7 @@ def asked_or_found(
             model = model_config(config, name)
             run = {"dataset": dataset, "model": name, "seed": seed, "encoder": model.encoder, "loss": model.loss}
             run |= {"snr": simulation_config(config, dataset).snr, "unfinished": unfinished}
-            found.append(run | ({"converged": False, "has_converged": False} if has_failed(unfinished) else {}))
+            found.append(run | (dict.fromkeys(OUTCOMES, False) if has_failed(unfinished) else {}))
     return found
 
 

@@ -27,7 +27,7 @@ from equipose.core.resizing import resized
 from equipose.core.rotations import degrees_from_squared_frobenius
 from equipose.core.volumes import aligned_volume
 from equipose.errors import ConfigError
-from equipose.io.files import write_json, write_text
+from equipose.io.files import read_json, sampled_digest, write_json, write_text
 from equipose.io.half_sets import SUBSET
 from equipose.io.maps import read_map
 from equipose.io.particle_tables import read_tables
@@ -116,13 +116,14 @@ def is_right(state: State, within: float) -> bool:
     return asked_for[state]
 
 
-def add_processor_seconds(known: Path, before: float = 0.0) -> float:
+def add_processor_seconds(known: Path, of: str, before: float = 0.0) -> float:
     """Processor seconds of this process's ended children, but for those `before`, and of earlier commands.
 
-    The file `known` has those of earlier commands, and then the sum.
+    The file `known` has those of earlier commands on the same particles, which the digest `of` tells, and then the sum.
     """
-    seconds = children_seconds() - before + (float(known.read_text()) if known.exists() else 0.0)
-    write_text(known, f"{seconds:.1f}\n")
+    former = read_json(known) or {}
+    seconds = children_seconds() - before + (former["seconds"] if former.get("of") == of else 0.0)
+    write_json(known, {"of": of, "seconds": round(seconds, 1)})
     return seconds
 
 
@@ -164,7 +165,8 @@ def main() -> None:
     command = [sys.executable, "-m", "equipose.cli", "reconstruct", str(star), "--out", str(folder)]
     command += ["--contrast", "bright", "--cores", str(arguments.cores)]
     code, signalled = run_stoppable(command, dict(os.environ))
-    seconds = add_processor_seconds(arguments.output.with_name("processor_seconds.txt"))
+    of = sampled_digest([star, star.with_suffix(".mrcs")])
+    seconds = add_processor_seconds(arguments.output.with_name("processor_seconds.json"), of)
     if signalled:
         exit_after(signalled, "; the same command continues")
     if code not in (0, NOT_CONVERGED):

@@ -31,7 +31,7 @@ SETTINGS = "particles.yaml"
 LOCK = "reconstruct.lock"
 """File in the folder WORK, which a running `equipose reconstruct` holds."""
 
-POSED, ASKED, PARTS = "pose.json", "settings.json", "partial/half*.npz"
+POSED, POSES, ASKED, PARTS = "pose.json", "poses.star", "settings.json", "partial/half*.npz"
 """Files of `equipose pose`: of particles that are posed, of any that were begun, and of the parts so far."""
 
 Stages = dict[str, tuple[str, int]]
@@ -241,7 +241,7 @@ def _last_lines(results: Path) -> list[str]:
 
 
 def _posed_line(folder: Path, now: float) -> str:
-    if summary := read_json(folder / POSED):
+    if (summary := read_json(folder / POSED)) and (folder / POSES).is_file():
         return f"{folder}: {sum(summary['particles'])} particles posed, {summary['doubtful_share']:.1%} doubtful"
     parts = list(folder.glob(PARTS))
     heard = max(path.stat().st_mtime for path in (folder / ASKED, *parts))

@@ -182,7 +182,10 @@ def outcomes_changed(config: dict[str, Any]) -> bool:
 def sorting_changed(config: dict[str, Any], reconstruction: str) -> bool:
     """Whether particles were sorted into another number of classes than the configuration asks for."""
     found = read_json(Path(config["pathvars"]["results"]) / "classes" / reconstruction / "classes.json")
-    return found is not None and found["classes"] != config["reconstructions"][reconstruction].get("classes", 1)
+    if found is None:
+        return False
+    sorted_into = sum(found.get("copies", [found["classes"]]))  # before copies of one molecule were joined
+    return sorted_into != config["reconstructions"][reconstruction].get("classes", 1)
 
 
 def reconstruction_changed(config: dict[str, Any], reconstruction: str) -> bool:
@@ -297,7 +300,7 @@ def _digests(config: dict[str, Any], name: str) -> set[str]:
 
 def _summary(config: dict[str, Any], name: str) -> Summary:
     asked = preparation_config(config, name)
-    return summarise(Path(asked.star), asked.datadir and Path(asked.datadir), asked.limits, asked.told)
+    return summarise(Path(asked.star), Path(asked.datadir) if asked.datadir else None, asked.limits, asked.told)
 
 
 def _agree(made: Any, asked: Any) -> bool:
