@@ -1,5 +1,6 @@
 """The public names: what they stand for, what importing them loads, and the example in the docstring of each."""
 
+import dataclasses
 import doctest
 import inspect
 import json
@@ -14,6 +15,7 @@ import torch
 import equipose
 from equipose.config.settings import merge
 from equipose.core.mask import solvent_mask
+from equipose.io.particles import read_particles
 from equipose.model.autoencoder import Autoencoder, save_model
 from equipose.reconstruction import session
 
@@ -44,12 +46,24 @@ def test_the_notebook_was_run_whole_and_keeps_its_pictures() -> None:
     assert not [output for output in outputs if output["output_type"] == "error"]
 
 
-def test_the_example_of_every_public_name_is_right(tmp_path: Path, small_run, monkeypatch) -> None:
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches and networks that learn nothing, in a second."""
     few = {"batch": 10, "steps": 2, "orientations": [50, 60], "refine_orientations": 60, "refine_radii": [5]}
     changed = {"training": {"search": few, "widths": [8, 16, 16], "decoder_width": 16, "head_widths": [16, 16]}}
     changed |= {"models": {"d4_search": {"refine_passes": 1}}}
     whole = session.settings()
     monkeypatch.setattr(session, "settings", lambda: merge(whole, changed))
+
+
+def test_fewer_images_than_a_training_step_takes_are_searched_too(short: None, simulated_dataset) -> None:
+    particles = read_particles(simulated_dataset.folder / "particles.star")
+    seven = dataclasses.replace(particles, images=particles.images[:7], ctf=particles.ctf[:7], rotations=None)
+    model = equipose.search(seven, starts=1, fit_steps=1)
+    assert model.config.model.batch == 7 and model.found is not None and model.found.isfinite().all()
+
+
+def test_the_example_of_every_public_name_is_right(short: None, tmp_path: Path, small_run) -> None:
     names = {name: getattr(equipose, name) for name in equipose.PUBLIC} | {"folder": tmp_path, "np": np}
     config = small_run(box=32)
     save_model(Autoencoder(config, 1.0), tmp_path / "model.pt")
