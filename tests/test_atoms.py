@@ -123,3 +123,14 @@ def test_an_npz_has_no_assembly(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", coords=COORDS, elements=[6, 6, 6])
     with pytest.raises(ConfigError, match=r"a\.npz has no assemblies: take `assembly` away"):
         read_atoms(tmp_path / "a.npz", "1")
+
+
+@pytest.mark.parametrize("kind", ["pdb", "cif"])
+def test_deuterium_has_one_electron(tmp_path: Path, kind: str) -> None:
+    """gemmi 0.7.5 numbers it 119 in an array of all atoms (findings/gemmi_flat_deuterium.sh)."""
+    structure = entry(1)
+    structure[0]["A"][1][0].element = gemmi.Element("D")
+    path = tmp_path / f"entry.{kind}"
+    written = structure.make_pdb_string() if kind == "pdb" else structure.make_mmcif_document().as_string()
+    path.write_text(written)
+    assert read_atoms(path)[1].tolist() == [6, 1, 6]

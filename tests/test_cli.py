@@ -464,6 +464,7 @@ def _words(values: object) -> tuple:
             ["symmetrise", "JOINED", "C1", "--out", "round"],
             "symmetry C1 is none, and there is nothing to make symmetric",
         ),
+        (["symmetrise", "C4", "abinitio/"], "symmetry ABINITIO/ is not known"),
         (
             ["pose", "JOINED", "more", "--watch", "--out", "JOINED"],
             "has a reconstruction, whose maps would be overwritten",

@@ -225,6 +225,14 @@ def test_a_folder_that_goes_away_is_said_to_be_gone_and_is_seen_again(begun: Pat
     assert "<b>Running.</b>" in live.state(ours)
 
 
+def test_a_broken_file_is_said_to_be_broken_and_is_no_end_of_the_page(begun: Path, monkeypatch) -> None:
+    ours = live.watched(begun)
+    monkeypatch.setattr(live, "last_words", lambda _: json.loads("{"))
+    assert "Some file cannot be read (Expecting property name" in live.state(ours)
+    monkeypatch.undo()
+    assert "<b>Running.</b>" in live.state(ours)
+
+
 def test_a_folder_that_is_not_ours_is_refused_with_one_message(tmp_path: Path, monkeypatch, capsys) -> None:
     with pytest.raises(ConfigError, match="no folder of ours"):
         live.watched(tmp_path)

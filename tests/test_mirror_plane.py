@@ -13,7 +13,8 @@ from equipose.core.mirror_plane import (
     reflection,
     twin,
 )
-from equipose.core.pose_metrics import HANDS
+from equipose.core.point_groups import group
+from equipose.core.pose_metrics import HANDS, squared_distances, subset_sizes
 from equipose.core.rotations import HAND_FLIP, random_rotations, viewing_directions
 
 NORMAL = np.array([2.0, -1.0, 3.0]) / np.sqrt(14)
@@ -86,6 +87,16 @@ def test_poses_of_two_hands_give_the_plane_between_them(hand: str) -> None:
     most = alignment_of_most(predicted, true)
     assert most.hand == hand
     assert np.allclose(most.rotations(predicted)[250:], true[250:], atol=1e-8)
+
+
+def test_poses_of_a_symmetric_molecule_are_aligned_modulo_its_group() -> None:
+    rng = np.random.default_rng(3)
+    true, gauge, same = random_rotations(300, rng), random_rotations(1, rng)[0], group("D7")
+    predicted = true @ same[rng.integers(len(same), size=300)] @ gauge
+    aligned = alignment_of_most(predicted, true, same).rotations(predicted)
+    assert squared_distances(aligned, true, same).max() < 1e-10 < squared_distances(aligned, true).max()
+    assert subset_sizes(predicted, true, "same", 0.5, same).min() == 300
+    assert subset_sizes(predicted, true, "same", 0.5).max() < 100
 
 
 def test_a_quarter_turn_moves_a_volume_as_its_matrix_says() -> None:

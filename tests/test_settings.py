@@ -136,7 +136,7 @@ MISTAKES = {
         {"structures": {"x": {"path": "workflow/resources/structures/5nrl.npz", "assembly": 1}}},
         "`structures.x.assembly`: workflow/resources/structures/5nrl.npz describes none",
     ),
-    "assembly of nothing": ({"structures": {"x": {"assembly": 1}}}, "`structures.x` has an assembly and no source"),
+    "assembly of nothing": ({"structures": {"x": {"assembly": 1}}}, "`structures.x` has no source"),
     "assembly by no name": ({"structures": {"x": {"pdb": ["1ABC"], "assembly": "1; ls"}}}, "`structures.x.assembly`"),
     "PDB entries only, offline": ({"offline": True, "structures": {"x": {"pdb": ["1ABC"]}}}, "give it a `path`"),
     "a search of more images than there are": (
@@ -152,10 +152,31 @@ MISTAKES = {
     "conflicting budgets": (experiment() | {"run": ["table1", "mine"]}, "experiments.table1 asks for the same run"),
     "too few images to score": ({"datasets": {"80s_snr1": {"held_out": 10}}}, "`evaluation.images` is 1000, more than"),
     "too few images for a batch": ({"training": {"batch": 200000}}, "lower `training.batch`"),
+    "widths of parts of fields": (
+        {"models": {"x": {"encoder": "d4", "loss": "l2", "widths": [8, 12]}}},
+        "`widths` of model x has 12, and the encoder d4 has 8 channels a field: give multiples of 8.",
+    ),
+    "heads of parts of fields": (
+        {"models": {"x": {"encoder": "c4", "loss": "l2", "head_widths": [2]}}},
+        "`head_widths` of model x has 2, and the encoder c4 has 4 channels a field",
+    ),
+    "two models of one label": (
+        experiment(models=["d4_l2", "x"])
+        | {"models": {"x": {"encoder": "d4", "loss": "l2", "label": "$D_4$ ($L_2$)"}}},
+        "`models.d4_l2.label` and `models.x.label` are both",
+    ),
+    "a reconstruction that no experiment trains": (
+        {"reconstructions": {"mine": {"halves": ["80s_snr1", "80s_noiseless"], "model": "d4_l2", "seed": 77}}},
+        "`reconstructions.mine`: no experiment trains the model d4_l2 with seed 77 on 80s_snr1: add it to one.",
+    ),
+    "a name that is a number, at the top": ({80: {}}, "the configuration holds the name 80"),
     "a number that is none": (experiment(budget={"seconds": math.nan}), "`experiments.mine.budget.seconds` is nan;"),
     "a number without end": ({"simulation": {"snr": math.inf}}, "`simulation.snr` is inf; wanted: a finite number."),
     "a name that is no file name": ({"models": {"a/b": {"encoder": "d4", "loss": "l2"}}}, "holds the name 'a/b'"),
-    "another symmetry": ({"datasets": {"own": {"star": "a.star", "symmetry": "D"}}}, "symmetry D is not known"),
+    "another symmetry": (
+        {"datasets": {"own": {"star": "a.star", "symmetry": "D"}}},
+        "`datasets.own.symmetry`: symmetry D is not known",
+    ),
     "a limit that is missing": (
         {"datasets": {"own": {"star": "a.star", "select": {"rlnClassNumber": [1]}}}},
         "`datasets.own.select.rlnClassNumber` is [1]; wanted: rows to keep by a column",

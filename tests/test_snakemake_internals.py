@@ -81,8 +81,9 @@ def test_gpus_are_those_that_are_listed_and_not_hidden(tmp_path: Path, monkeypat
     assert resources.gpus() == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert resources.gpus() == 1
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert resources.gpus() == 0
+    for hidden, seen in (("", 0), ("-1", 0), ("NoDevFiles", 0), ("1,-1,0", 1), ("GPU-2", 1), ("0, 1", 2)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert resources.gpus() == seen
 
 
 def lock(folder: Path, name: str) -> Path:

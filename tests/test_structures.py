@@ -332,6 +332,16 @@ def test_a_map_too_large_for_the_box_and_an_empty_map_are_refused() -> None:
         resample(np.full((8, 8, 8), 3.0), 2.0, 8, 2.0)
 
 
+def test_a_structure_too_large_for_the_box_is_told_the_box_that_was_asked_for() -> None:
+    """Also where the density is made on a finer grid."""
+    coords, numbers = np.array([[-90.0, 0, 0], [90.0, 0, 0]]), np.array([6, 6])
+    for resolution in (8.0, 4.0, 2.0):
+        with pytest.raises(
+            ConfigError, match="a box of 32 × 4.0 Å: make `box` at least 46, or `voxel_size` at least 5.6"
+        ):
+            sharp_molmap(coords, numbers, 32, 4.0, resolution)
+
+
 def test_the_particles_radius_is_where_99_percent_of_the_squared_density_lie() -> None:
     axis = np.arange(32) - 16
     ball = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 <= 10**2).astype(np.float32)

@@ -460,15 +460,14 @@ def flip_hand(arguments: argparse.Namespace) -> None:
 
 def symmetrise(arguments: argparse.Namespace) -> None:
     """Maps and poses of a reconstruction brought onto RELION's axes of a point group, and made symmetric."""
-    from equipose.reconstruction.next_steps import NEXT, write_next_steps
+    from equipose.core.point_groups import check_symmetry
     from equipose.reconstruction.symmetrise import symmetrise as make_symmetric
 
     folder, symmetry = arguments.folder.resolve(), arguments.symmetry.upper()
+    check_symmetry(symmetry)
     out = (arguments.out or folder.with_name(f"{folder.name}_{symmetry}")).absolute()
     _check(check_can_be_made, out, "--out")
     frame = make_symmetric(folder, symmetry, out)
-    if (folder / NEXT).is_file():
-        write_next_steps(out, out)
     print(f"{out}: {folder} with the symmetry {symmetry}, whose axes correlate by {frame.correlation:.2f}")
 
 
@@ -526,7 +525,9 @@ def _training_box(star: Path, asked: int | None, size: int) -> int:
     """The box in pixels to which images of `size` pixels are cropped: the one that is asked for, or the default."""
     box = asked or max((box for box in TRAINING_BOXES if box <= min(size, LARGEST_BOX)), default=min(TRAINING_BOXES))
     if box > size:
-        raise ConfigError(f"{star}: images of {size} pixels are too small; {box} are needed: extract with a larger box")
+        smaller = max((known for known in TRAINING_BOXES if known <= size), default=None)
+        remedy = f"give --box {smaller}" if smaller else "extract with a larger box"
+        raise ConfigError(f"{star}: images of {size} pixels are too small; {box} are needed: {remedy}")
     return box
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, optimize
 
+from equipose.core.point_groups import ALONE
 from equipose.core.pose_metrics import HANDS, Alignment, hand_alignments, hand_shares
 from equipose.core.resizing import resized
 from equipose.core.rotations import HAND_FLIP
@@ -91,22 +92,25 @@ def mirror_plane(volume: np.ndarray) -> MirrorPlane:
     return MirrorPlane(normal, offset * len(volume) / len(small), correlation)
 
 
-def alignment_of_most(predicted: np.ndarray, true: np.ndarray) -> Alignment:
-    """The rotation and hand with which most of the predicted rotations (n, 3, 3) agree; no translation."""
-    shares = hand_shares(predicted, true)
+def alignment_of_most(predicted: np.ndarray, true: np.ndarray, group: np.ndarray = ALONE) -> Alignment:
+    """The rotation and hand with which most of the predicted rotations (n, 3, 3) agree; no translation.
+
+    Here and below, rotations are compared modulo the `group` (g, 3, 3).
+    """
+    shares = hand_shares(predicted, true, group)
     hand = max(HANDS, key=shares.__getitem__)
-    return Alignment(hand_alignments(predicted, true)[hand], hand, np.zeros(3))
+    return Alignment(hand_alignments(predicted, true, group)[hand], hand, np.zeros(3))
 
 
-def mirror_of_poses(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, float]:
+def mirror_of_poses(predicted: np.ndarray, true: np.ndarray, group: np.ndarray = ALONE) -> tuple[np.ndarray, float]:
     """The plane between the images of both hands: its normal (3,), in the truth's frame, and a twist in degrees.
 
     After alignment by the hand of most images, the other images have the poses F R_true M with M = G_otherᵀ F G_most.
     M reflects in a plane and turns about its normal by the twist, which is 0 for a pure reflection.
     """
-    most = alignment_of_most(predicted, true)
+    most = alignment_of_most(predicted, true, group)
     other = next(hand for hand in HANDS if hand != most.hand)
-    motion = hand_alignments(predicted, true)[other].T @ HAND_FLIP @ most.rotation
+    motion = hand_alignments(predicted, true, group)[other].T @ HAND_FLIP @ most.rotation
     normal = np.linalg.eigh((motion + motion.T) / 2)[1][:, 0]  # of the eigenvalue -1
     return normal, float(np.degrees(np.arccos(np.clip((np.trace(motion) + 1) / 2, -1, 1))))
 

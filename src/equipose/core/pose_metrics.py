@@ -183,11 +183,13 @@ def exact_scores(
     return scores, alignment
 
 
-def subset_sizes(predicted: np.ndarray, true: np.ndarray, hand: Hand, within: float) -> np.ndarray:
+def subset_sizes(
+    predicted: np.ndarray, true: np.ndarray, hand: Hand, within: float, group: np.ndarray = ALONE
+) -> np.ndarray:
     """|S_i| (n,) of Eq. 32: the number of images that image i's relative rotation aligns to a squared distance <
-    `within`.
+    `within`, modulo the `group` (g, 3, 3).
     """
-    relative = _relative(predicted, true, hand, ALONE)
+    relative = _relative(predicted, true, hand, group)
     counts = [(6 - 2 * traces < within).sum(1) for traces in _trace_blocks(relative[0], relative)]
     return np.concatenate(counts)
 

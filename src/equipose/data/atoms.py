@@ -17,6 +17,9 @@ import numpy as np
 
 from equipose.errors import ConfigError
 
+DEUTERIUM = 119
+"""Gemmi's number of deuterium among its elements, no atomic number (findings/gemmi_flat_deuterium.sh)."""
+
 PACKED_ANGSTROM = 0.01
 """Unit of the packed coordinates of embedded structures."""
 
@@ -174,7 +177,9 @@ def _read_structure(path: Path, assembly: str | None, say: Callable[[str], None]
                     f" `assembly: {name}` in the structure's line builds all of them"
                 )
     atoms = gemmi.FlatStructure(structure)
-    return atoms.pos, atoms.elements.astype(np.int64)
+    numbers = atoms.elements.astype(np.int64)
+    numbers[numbers == DEUTERIUM] = 1
+    return atoms.pos, numbers
 
 
 def _text(path: Path) -> bytes:

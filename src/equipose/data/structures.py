@@ -105,14 +105,20 @@ def centre_of_mass(coords: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return np.average(coords, axis=0, weights=numbers)
 
 
+def _centred(coords: np.ndarray, numbers: np.ndarray, box: int, voxel_size: float) -> np.ndarray:
+    """Coordinates (n, 3) about their centre of mass. Raises ConfigError where they do not fit the box."""
+    centred = coords - centre_of_mass(coords, numbers)
+    _check_fits(np.linalg.norm(centred, axis=1).max(), box, voxel_size, "structure")
+    return centred
+
+
 def molmap(coords: np.ndarray, numbers: np.ndarray, box: int, voxel_size: float, resolution: float) -> np.ndarray:
     """Density (box, box, box) in electrons per Å³, float32, of atoms (n, 3) Å about their centre of mass.
 
     `resolution` in Å: σ = 0.225 × resolution. Raises ConfigError where the particle does not fit the box.
     """
     sigma = SIGMA_PER_RESOLUTION * resolution
-    centred = coords - centre_of_mass(coords, numbers)
-    _check_fits(np.linalg.norm(centred, axis=1).max(), box, voxel_size, "structure")
+    centred = _centred(coords, numbers, box, voxel_size)
 
     reach = int(np.ceil(CUTOFF_SIGMAS * sigma / voxel_size + 0.5))
     offsets = np.arange(-reach, reach + 1)
@@ -144,6 +150,7 @@ def sharp_molmap(coords: np.ndarray, numbers: np.ndarray, box: int, voxel_size: 
     finer = math.ceil(SAMPLED_RESOLUTION * voxel_size / resolution)
     if finer <= 1:
         return molmap(coords, numbers, box, voxel_size, resolution)
+    _centred(coords, numbers, box, voxel_size)  # else the finer grid's box and voxels would be named
     fine = molmap(coords, numbers, finer * box, voxel_size / finer, resolution)
     return resized(fine, box).astype(np.float32)
 

@@ -73,8 +73,8 @@ def draw_sphere(axes: Axes, run: Run) -> PathCollection:
     """The errors in degrees of a run's images at their true viewing directions."""
     trace = np.load(run.folder / "trace.npz")
     predicted, true = trace["predicted"][-1], trace["true"]
-    aligned = alignment_of_most(predicted, true).rotations(predicted)
-    degrees = degrees_from_squared_frobenius(squared_distances(aligned, true))
+    aligned = alignment_of_most(predicted, true, run.group).rotations(predicted)
+    degrees = degrees_from_squared_frobenius(squared_distances(aligned, true, run.group))
     x, y = equal_area(viewing_directions(true)).T
     drawn = axes.scatter(x, y, c=degrees, s=7, lw=0, cmap="viridis", norm=colors.LogNorm(*RANGE))
     axes.add_patch(Circle((0, 0), 1, fill=False, color="0.6", lw=0.8))

@@ -59,7 +59,7 @@ def plot_subsets(runs: list[Run], within: list[float], output: Path) -> None:
         )
         for axes, limit in zip(row[0], within, strict=True):
             sizes = [
-                np.maximum(*(subset_sizes(predicted[:IMAGES], true, hand, limit) for hand in HANDS))
+                np.maximum(*(subset_sizes(predicted[:IMAGES], true, hand, limit, run.group) for hand in HANDS))
                 for predicted in trace["predicted"][chosen]
             ]
             draw_joy(axes, np.stack(sizes), trace["seconds"][chosen] / 60)

@@ -7,7 +7,6 @@ import functools
 import json
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -175,12 +174,15 @@ def _handed_out(top: Path, name: str) -> list[Path]:
 
 
 def _view(ours: Watched, now: float) -> View:
-    for _ in range(3):  # a file may go away while it is read
+    why: Exception | None = None
+    for _ in range(3):  # a file may go away, or be half written, while it is read
         if not ours.folder.is_dir():
             return View("gone", f"{ours.folder} is no longer there: it was deleted or moved.")
-        with suppress(OSError):
+        try:
             return ours.look(ours, now)
-    return View("running", "The files change faster than they can be read; the next look may succeed.")
+        except Exception as error:  # whatever a broken file makes its reader raise
+            why = error
+    return View("running", f"Some file cannot be read ({why}); the next look may succeed.")
 
 
 def _reconstruction(ours: Watched, now: float) -> View:

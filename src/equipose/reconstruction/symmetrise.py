@@ -17,6 +17,7 @@ from equipose.io.maps import read_cube, write_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, need, per_particle, read_tables, write_star
 from equipose.reconstruction.half_maps import quality
 from equipose.reconstruction.handback import write_beside
+from equipose.reconstruction.next_steps import NEXT, write_next_steps
 from equipose.reconstruction.verdict import check_has_map, read_summary, with_verdict
 
 MAPS = ("volume", "half1", "half2", "mask", "local_resolution")
@@ -80,4 +81,6 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
                 kept = {key: former[key] for key in former if key not in ("verdict", "fsc_crosses_at_angstrom")}
                 summary = with_verdict(kept | {"symmetry": symmetry} | measured.summary)
                 write_json(partial / "reconstruction.json", summary)
+        if (folder / NEXT).is_file():
+            write_next_steps(partial, out)
     return frame

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from equipose.core.mirror_plane import MirrorPlane, alignment_of_most, mirror_of_poses, mirror_plane, moved_volume
+from equipose.core.point_groups import nearest_mates
 from equipose.errors import ConfigError
 from equipose.study.runs import Run, dataset_title
 
@@ -85,16 +86,17 @@ def read_mixture(runs: list[Run]) -> Mixture:
     run, index = most_mixed(runs)
     trace = np.load(run.folder / "trace.npz")
     true, predicted, end = trace["true"], trace["predicted"][index], trace["predicted"][-1]
-    alignment = alignment_of_most(predicted, true)
-    normal, twist = mirror_of_poses(predicted, true)
+    alignment = alignment_of_most(predicted, true, run.group)
+    normal, twist = mirror_of_poses(predicted, true, run.group)
+    aligned = alignment.rotations(predicted)
     snapshot = trace["volumes"][trace["volume_names"].tolist().index(SNAPSHOT)].astype(np.float32)
     volume = moved_volume(snapshot, alignment.volume_map())
     return Mixture(
         run=run,
         index=index,
-        predicted=alignment.rotations(predicted),
-        end=alignment_of_most(end, true).rotations(end),
-        true=true,
+        predicted=aligned,
+        end=alignment_of_most(end, true, run.group).rotations(end),
+        true=nearest_mates(true, aligned, run.group),
         volume=volume,
         plane=mirror_plane(volume),
         normal=normal,

@@ -148,7 +148,7 @@ def plateau_subset_share(run: Path) -> float:
         return float("nan")
     trace = np.load(run / "trace.npz")
     predicted = trace["predicted"][np.flatnonzero(trace["steps"] == steps[len(steps) // 2])[0]]
-    sizes = np.maximum(*(subset_sizes(predicted, trace["true"], hand, within=0.5) for hand in HANDS))
+    sizes = np.maximum(*(subset_sizes(predicted, trace["true"], hand, 0.5, load_run(run).group) for hand in HANDS))
     return float(np.median(sizes) / len(predicted))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from equipose.config.settings import model_label
+from equipose.core import point_groups
 from equipose.errors import ConfigError
 from equipose.io.files import read_json
 from equipose.study.mathtext import drawable
@@ -38,6 +39,11 @@ class Run:
     metrics: dict[str, Any]
     history: pd.DataFrame
     fsc: pd.DataFrame
+
+    @property
+    def group(self) -> np.ndarray:
+        """The point group (g, 3, 3) modulo which poses are scored. Runs of before had none."""
+        return point_groups.group(self.metrics.get("symmetry", "C1"))
 
 
 def load_run(folder: Path) -> Run:

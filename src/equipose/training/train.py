@@ -137,9 +137,10 @@ def train(
         progress.loss_sum += loss_sum.item()  # waits for the device, so the clock below is honest
         progress.seconds += time.perf_counter() - started
         if not (np.isfinite(progress.loss_sum) and all(x.isfinite().all() for x in state(model).values())):
+            kept = f" The last good state is in {CHECKPOINTS[0]}." if (output / CHECKPOINTS[0]).exists() else ""
             raise ConfigError(
-                f"{output}: the loss is not finite at step {progress.step}. The last good state is in {CHECKPOINTS[0]};"
-                " lower training.optimizer.learning_rate, or look for broken images in the dataset."
+                f"{output}: the loss is not finite at step {progress.step}.{kept} Lower"
+                " training.optimizer.learning_rate, or look for broken images in the dataset."
             )
         if due or budget_spent(config, progress):
             with mode(averaged, training=False):

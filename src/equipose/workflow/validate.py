@@ -4,6 +4,7 @@ The classes of settings.py check keys, types and limits. This module checks the 
 the configuration, files on the disk, and settings that must agree.
 """
 
+import itertools
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from equipose.errors import ConfigError
 from equipose.io.particle_tables import ANGLES
 from equipose.io.particles import summarise
 from equipose.workflow.resolve import dataset_config
+
+ORDERS = {"c4": 4, "d4": 8}
+"""Numbers of elements of the encoders' groups (core/groups.py)."""
 
 
 def check_config(
@@ -61,14 +65,30 @@ def check_config(
                 f"experiments.{name}.budget must be either {{ seconds: S }} or {{ steps: N }}, but it is"
                 f" {experiment['budget']}. (A preset adds to the keys of config.yaml: give the experiment a new name.)"
             )
-    run_budgets(config)
+        labels = [config["models"][name].get("label", name) for name in experiment["models"]]
+        for one, other in itertools.combinations(range(len(labels)), 2):
+            if labels[one] == labels[other]:
+                raise ConfigError(
+                    f"`models.{experiment['models'][one]}.label` and `models.{experiment['models'][other]}.label` are"
+                    f" both {labels[one]!r}, and experiment {name} has both models: give them two labels."
+                )
+    asked = run_budgets(config)
+    for name, reconstruction in config["reconstructions"].items():
+        model, seed = reconstruction["model"], reconstruction["seed"]
+        for half in reconstruction["halves"]:
+            if (half, model, seed) not in asked:
+                raise ConfigError(
+                    f"`reconstructions.{name}`: no experiment trains the model {model} with seed {seed} on {half}: add"
+                    " it to one."
+                )
 
 
 def _check_keys(config: dict[str, Any], key: str) -> None:
     """YAML reads a name such as 80 or 5e-1 as a number."""
     for name, value in config.items():
         if not isinstance(name, str):
-            raise ConfigError(f"`{key}` holds the name {name!r}, which is no text for YAML: put it in quotes.")
+            where = f"`{key}`" if key else "the configuration"
+            raise ConfigError(f"{where} holds the name {name!r}, which is no text for YAML: put it in quotes.")
         if isinstance(value, dict):
             _check_keys(value, f"{key}.{name}".lstrip("."))
 
@@ -83,6 +103,7 @@ def _check_names(config: dict[str, Any], encoders: Collection[str], losses: Coll
     for name, model in config["models"].items():
         _check_known(f"models.{name}.encoder", [model["encoder"]], encoders, "src/equipose/model/encoders.py")
         _check_known(f"models.{name}.loss", [model["loss"]], losses, "src/equipose/model/losses.py")
+        _check_widths(config, name)
         if model.get("hypotheses", config["training"]["hypotheses"]) > 1 and model["loss"] != "l2":
             raise ConfigError(
                 f"`models.{name}.hypotheses` above 1 goes with the loss l2, which trains the best of them."
@@ -90,6 +111,19 @@ def _check_names(config: dict[str, Any], encoders: Collection[str], losses: Coll
     for name, experiment in config["experiments"].items():
         _check_known(f"experiments.{name}.datasets", experiment["datasets"], config["datasets"], "datasets")
         _check_known(f"experiments.{name}.models", experiment["models"], config["models"], "models")
+
+
+def _check_widths(config: dict[str, Any], name: str) -> None:
+    """Channels of a regular field come in groups of one for each of the group's elements."""
+    model = model_config(config, name)
+    order = ORDERS.get(model.encoder, 1)
+    for key in ("widths", "head_widths"):
+        for width in getattr(model, key):
+            if width % order:
+                raise ConfigError(
+                    f"`{key}` of model {name} has {width}, and the encoder {model.encoder} has {order} channels a"
+                    f" field: give multiples of {order}."
+                )
 
 
 def _check_structures(config: dict[str, Any], embedded: Path) -> None:
@@ -109,7 +143,7 @@ def _check_structures(config: dict[str, Any], embedded: Path) -> None:
                     f"`{key}.assembly`: embedded atoms have no assemblies; take it away, or set offline: false."
                 )
         elif not structure.keys() - {"assembly"}:
-            raise ConfigError(f"`{key}` has an assembly and no source: add `pdb` or `path`.")
+            raise ConfigError(f"`{key}` has no source: add `pdb` or `path`.")
         elif config["offline"]:
             raise ConfigError(
                 f"`{key}` has PDB entries only, but `offline` is true: give it a `path`, or set offline: false."
@@ -122,9 +156,13 @@ def _check_datasets(config: dict[str, Any]) -> None:
         if is_simulated(config, name):
             simulated = simulation_config(config, name)
             _check_known(f"datasets.{name}.structure", [simulated.structure], config["structures"], "structures")
-            check_symmetry(simulated.symmetry)
+            symmetry = simulated.symmetry
         else:
-            check_symmetry(preparation_config(config, name).symmetry)
+            symmetry = preparation_config(config, name).symmetry
+        try:
+            check_symmetry(symmetry)
+        except ConfigError as error:
+            raise ConfigError(f"`datasets.{name}.symmetry`: {error}") from error
 
 
 def _check_numbers(config: dict[str, Any]) -> None:
