@@ -30,7 +30,7 @@ from equipose.data.structures import density, read_atoms
 from equipose.errors import ConfigError, FileWarning
 from equipose.io.maps import read_map
 from equipose.io.particle_tables import check_inside, read_tables
-from equipose.io.particles import read_particles, summarise
+from equipose.io.particles import _summarise, read_particles, summarise
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 """Files that each test tries."""
@@ -210,7 +210,7 @@ def limits() -> Iterator[None]:
 
 def is_sound_or_refused(star: Path, told: Told = Told()) -> bool:
     """True where the particles are read, and are sound; False where one line says why not."""
-    summarise.cache_clear()
+    _summarise.cache_clear()
     warnings.simplefilter("ignore", FileWarning)
     with limits():
         try:

@@ -276,6 +276,8 @@ def test_posed_particles_have_a_state_too_file_by_file(tmp_path: Path) -> None:
     """Of `equipose pose`, and of the folder that `--watch` fills."""
     write(tmp_path / "a/settings.json", "{}", minutes_ago=50)
     write(tmp_path / "a/pose.json", json.dumps({"particles": [30, 31], "doubtful_share": 0.02}))
+    assert "0 parts posed" in status(tmp_path / "a", 30.0, NOW), "poses.star is written last"
+    write(tmp_path / "a/poses.star", "")
     write(tmp_path / "b/settings.json", "{}", minutes_ago=50)
     for number, minutes in enumerate((9, 4)):
         write(tmp_path / f"b/partial/half1_{400 * number}.npz", "", minutes)
