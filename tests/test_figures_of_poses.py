@@ -16,6 +16,7 @@ from matplotlib import pyplot
 from test_mirror_plane import NORMAL, blobs, symmetric
 
 from equipose.core.mirror_plane import degrees_between, projection, twin
+from equipose.core.point_groups import group
 from equipose.core.pose_metrics import hand_shares
 from equipose.core.rotations import random_rotations, viewing_directions
 from equipose.errors import ConfigError
@@ -26,7 +27,7 @@ from equipose.figures.encoders import layers_of, plot_encoders
 from equipose.figures.examples import plot_examples
 from equipose.figures.mirror import edge_on_view, plot_mirror
 from equipose.figures.orbit import orbit, orbit_poses, plot_orbit
-from equipose.figures.sphere import draw_density, equal_area, plot_sphere
+from equipose.figures.sphere import draw_density, draw_sphere, equal_area, plot_sphere
 from equipose.figures.style import degrees_text
 from equipose.figures.subsets import plot_subsets
 from equipose.figures.twins import plot_twins
@@ -182,6 +183,21 @@ def test_the_disc_of_errors_is_as_dense_as_the_sphere():
     radius = np.linalg.norm(points, axis=1)
     assert radius.max() <= 1
     assert np.mean(radius < 0.5) == pytest.approx(0.25, abs=0.01)
+
+
+def test_poses_of_a_symmetric_molecule_are_drawn_modulo_its_group(loaded, tmp_path):
+    run, same, rng = loaded[0], group("C4"), np.random.default_rng(0)
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    trace = dict(np.load(folder / "trace.npz"))
+    mates = trace["true"] @ same[rng.integers(4, size=IMAGES)]
+    np.savez(folder / "trace.npz", **trace | {"predicted": np.stack([trace["predicted"][0], mates, mates])})
+    symmetric_run = dataclasses.replace(run, folder=folder, metrics=run.metrics | {"symmetry": "C4"})
+    axes = pyplot.figure().add_subplot()
+    draw_sphere(axes, symmetric_run)
+    assert float(axes.get_title().rsplit(" ", 1)[1].rstrip("°").replace("0.001", "0")) < 0.1
+    found = read_mixture([symmetric_run])
+    assert np.allclose(found.true, found.predicted, atol=1e-3)
+    pyplot.close("all")
 
 
 def test_the_plane_is_seen_edge_on_and_from_where_the_truth_is_lopsided():

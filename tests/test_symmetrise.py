@@ -105,6 +105,17 @@ def test_a_symmetry_that_the_map_does_not_have_is_refused_and_nothing_written(fo
     assert not (tmp_path / "other").exists()
 
 
+def test_the_next_steps_are_written_anew_for_the_place_where_the_maps_will_lie(folder: Path, tmp_path: Path) -> None:
+    measured = {"halves_compared": [600] * 2, "halves_agree": [0.99] * 2, "agree_within_degrees": 15.0}
+    former = with_verdict(measured | {"resolution_angstrom": {"corrected": 40.0}})
+    (folder / "reconstruction.json").write_text(json.dumps(former | {"datasets": [], "star": "a.star"}))
+    (folder / "next.md").touch()
+    symmetrise(folder, "C3", tmp_path / "symmetric")
+    text = (tmp_path / "symmetric/next.md").read_text()
+    assert str(tmp_path / "symmetric/poses.star") in text and "partial" not in text
+    assert (tmp_path / "symmetric/filtered.mrc").is_file()
+
+
 @pytest.mark.parametrize(("agree", "state"), [(0.99, "converged"), (0.1, "not_converged")])
 def test_a_resolution_is_claimed_where_the_runs_agree_and_nothing_is_said_of_the_former_frame(
     folder: Path, tmp_path: Path, agree: float, state: str
