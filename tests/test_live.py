@@ -212,6 +212,8 @@ def test_posed_particles_are_counted_file_by_file(tmp_path: Path) -> None:
     for name, count in (("one", 300), ("two", 200)):
         summary = {"particles": [count, 50], "median_score": 0.4, "doubtful_share": 0.02}
         write(tmp_path / name / "pose.json", json.dumps(summary))
+        write(tmp_path / name / "poses.star", "")
+    write(tmp_path / "three/pose.json", json.dumps(summary))  # its poses.star, the last file, is not there yet
     shown = live.state(live.watched(tmp_path))
     assert "600 particles of 2 files are posed; 1 files are at work." in shown
     assert "<tr><td>one</td><td>350</td><td>0.400</td><td>2.0 %</td></tr>" in shown

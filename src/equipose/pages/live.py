@@ -29,7 +29,6 @@ from equipose.study.course import Course, read_course, refinement_left
 from equipose.study.status import (
     CLASS_STAGES,
     LOCK,
-    POSED,
     STAGES,
     STATES,
     WORK,
@@ -39,6 +38,7 @@ from equipose.study.status import (
     former_classes,
     last_words,
     posed_folders,
+    posed_summary,
     reconstruction_in,
     runs_in,
     stage,
@@ -271,7 +271,7 @@ def _results(ours: Watched, now: float) -> View:
 def _posed(ours: Watched, now: float) -> View:
     """Particles that are posed as their files come."""
     folders = posed_folders(ours.folder)
-    summaries = {folder: read_json(folder / POSED) for folder in folders}
+    summaries = {folder: posed_summary(folder) for folder in folders}
     posed = {folder: summary for folder, summary in summaries.items() if summary}
     count = sum(sum(summary["particles"]) for summary in posed.values())
     heard = max((path.stat().st_mtime for folder in folders for path in [folder, *folder.glob("*")]), default=now)

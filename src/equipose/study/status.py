@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from equipose.config.settings import RunConfig
 from equipose.errors import ConfigError
@@ -240,8 +241,13 @@ def _last_lines(results: Path) -> list[str]:
     ]
 
 
+def posed_summary(folder: Path) -> dict[str, Any] | None:
+    """The pose.json of a folder of `equipose pose`, once all is written: poses.star is the last."""
+    return read_json(folder / POSED) if (folder / POSES).is_file() else None
+
+
 def _posed_line(folder: Path, now: float) -> str:
-    if (summary := read_json(folder / POSED)) and (folder / POSES).is_file():
+    if summary := posed_summary(folder):
         return f"{folder}: {sum(summary['particles'])} particles posed, {summary['doubtful_share']:.1%} doubtful"
     parts = list(folder.glob(PARTS))
     heard = max(path.stat().st_mtime for path in (folder / ASKED, *parts))

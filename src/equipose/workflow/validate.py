@@ -14,6 +14,7 @@ from equipose.config.settings import (
     Configuration,
     is_simulated,
     model_config,
+    model_label,
     preparation_config,
     run_budgets,
     simulation_config,
@@ -65,12 +66,11 @@ def check_config(
                 f"experiments.{name}.budget must be either {{ seconds: S }} or {{ steps: N }}, but it is"
                 f" {experiment['budget']}. (A preset adds to the keys of config.yaml: give the experiment a new name.)"
             )
-        labels = [config["models"][name].get("label", name) for name in experiment["models"]]
-        for one, other in itertools.combinations(range(len(labels)), 2):
-            if labels[one] == labels[other]:
+        for one, other in itertools.combinations(experiment["models"], 2):
+            if (label := model_label(config, one)) == model_label(config, other):
                 raise ConfigError(
-                    f"`models.{experiment['models'][one]}.label` and `models.{experiment['models'][other]}.label` are"
-                    f" both {labels[one]!r}, and experiment {name} has both models: give them two labels."
+                    f"`models.{one}.label` and `models.{other}.label` are both {label!r}, and experiment {name} has"
+                    " both models: give them two labels."
                 )
     asked = run_budgets(config)
     for name, reconstruction in config["reconstructions"].items():
