@@ -109,6 +109,10 @@ MISTAKES = {
     "small box": ({"datasets": {"80s_snr1": {"box": 16}}}, "32, 64, 128 or 256"),
     "unsupported box": ({"simulation": {"box": 96}}, "32, 64, 128 or 256"),
     "SNR of 0": ({"datasets": {"80s_snr1": {"snr": 0}}}, "`datasets.80s_snr1.snr` is 0; wanted: signal-to-noise ratio"),
+    "SNR of smaller images": (
+        {"datasets": {"80s_snr1": {"snr_box": 64}}},
+        "`datasets.80s_snr1.snr_box` is 64, and its box 128: the SNR is of these images or of larger ones",
+    ),
     "negative SNR": ({"simulation": {"snr": -1.0}}, "a number above 0 or `noiseless`"),
     "no seeds": (experiment(seeds=[]), "`experiments.mine.seeds` is empty; wanted: seeds"),
     "no models": (experiment(models=[]), "`experiments.mine.models` is empty"),
@@ -336,6 +340,11 @@ def test_a_run_is_the_same_after_a_round_trip_through_its_file(paper_config: dic
     run = run_config(paper_config, "80s_snr1", "c4_mir", 3)
     (tmp_path / "config.json").write_text(run.to_json())
     assert RunConfig.load(tmp_path / "config.json") == run
+
+
+def test_a_run_that_no_experiment_asks_for_has_no_budget(paper_config: dict) -> None:
+    with pytest.raises(ConfigError, match=r"no experiment asks for the run \(80s_snr1, c4_mir, seed 99\): add it"):
+        run_config(paper_config, "80s_snr1", "c4_mir", 99)
 
 
 def test_a_run_of_two_experiments_with_one_budget_is_one_run(paper_config: dict) -> None:

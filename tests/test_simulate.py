@@ -19,6 +19,7 @@ import torch
 from equipose.config.settings import SimulationConfig, simulation_config
 from equipose.core.ctf import ctf
 from equipose.core.fourier import from_half_disc, half_disc, shift_phase, to_half_disc
+from equipose.core.resizing import resized
 from equipose.core.rotations import from_relion_angles, random_rotations
 from equipose.data import simulate as module
 from equipose.data.simulate import draw_ctf, padded_transform, simulate, slices
@@ -163,6 +164,54 @@ def test_the_in_mask_decibels_are_those_of_the_disc_about_the_shifted_particle(m
     mask = np.hypot(x[:, None, :], y[:, :, None]) <= report["mask_radius_angstrom"]
     expected = 10 * np.log10((clean[mask] ** 2).mean() / report["measured_sigma"] ** 2)
     assert report["in_mask_db"] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.fixture
+def cropped(tmp_path: Path, dataset: SimulationConfig) -> SimulationConfig:
+    """Settings whose SNR of 0.5 is that of twice the box, with blobs too sharp for the coarser voxels in their folder."""
+    axis = np.arange(2 * BOX) - BOX
+    x, y, z = (np.exp(-0.5 * ((axis - 2 * place[:, None]) / SIGMA) ** 2) for place in BLOBS.T)
+    finer = np.einsum("n,nz,ny,nx->zyx", WEIGHTS, z, y, x).astype(np.float32)
+    write_map(tmp_path / "finer.mrc", finer, VOXEL / 2)
+    write_map(tmp_path / "coarse.mrc", resized(finer, BOX).astype(np.float32), VOXEL)
+    return dataclasses.replace(dataset, snr=0.5, snr_box=2 * BOX)
+
+
+def test_an_snr_of_larger_images_is_that_of_these_images_after_a_fourier_crop(tmp_path: Path, cropped) -> None:
+    paths = tmp_path / "coarse.mrc", tmp_path / "crop"
+    simulate(cropped, *paths, 1, lambda *_: None, uncropped_path=tmp_path / "finer.mrc")
+    larger, images = cropped.uncropped, {}
+    assert (larger.box, larger.voxel_size, larger.resolution) == (64, 2.0, 2 * cropped.resolution)
+    for name, snr in (("clean", "noiseless"), ("noisy", 0.5)):
+        config = dataclasses.replace(larger, snr=snr, snr_box=None)
+        simulate(config, tmp_path / "finer.mrc", tmp_path / name, 1, lambda *_: None)
+        images[name] = read_particles(tmp_path / name / "particles.star").images[:]
+    inner = slice(BOX // 2, 3 * BOX // 2)
+    clean, noise = (
+        np.fft.fftshift(np.fft.fft2(stack), axes=(1, 2))[:, inner, inner]
+        for stack in (images["clean"], images["noisy"] - images["clean"])
+    )
+    clean[:, BOX // 2, BOX // 2] = 0  # the mean of an image
+    snr = (np.abs(clean) ** 2).sum() / (np.abs(noise) ** 2).sum()
+    assert 1 < snr < 2, "four times 0.5, less what the clean images lose"
+    report = json.loads((tmp_path / "crop/simulation.json").read_text())
+    assert report["sigma"] ** -2 == pytest.approx(snr, rel=0.01)
+    assert report["measured_sigma"] == pytest.approx(report["sigma"], rel=0.01)
+
+
+def test_cropped_noise_is_the_same_for_any_number_of_threads(tmp_path: Path, cropped: SimulationConfig) -> None:
+    for threads in (1, 3):
+        folder = tmp_path / str(threads)
+        simulate(cropped, tmp_path / "coarse.mrc", folder, threads, lambda *_: None, None, tmp_path / "finer.mrc")
+    assert (tmp_path / "1/particles.mrcs").read_bytes() == (tmp_path / "3/particles.mrcs").read_bytes()
+
+
+def test_an_snr_of_larger_images_needs_their_volume(tmp_path: Path, cropped: SimulationConfig) -> None:
+    with pytest.raises(ConfigError, match="has a snr_box: give the volume of that box, too"):
+        simulate(cropped, tmp_path / "coarse.mrc", tmp_path / "crop", 1, lambda *_: None)
+    with pytest.raises(ConfigError, match="has box 64 at 2.0 Å"):
+        paths = tmp_path / "coarse.mrc", tmp_path / "crop"
+        simulate(cropped, *paths, 1, lambda *_: None, uncropped_path=tmp_path / "coarse.mrc")
 
 
 def test_noiseless_data_have_no_decibels(make: Callable) -> None:

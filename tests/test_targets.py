@@ -147,8 +147,10 @@ def test_away_from_the_snakefile_the_command_names_presets_and_own_files(tmp_pat
 
 
 def test_rules_are_found_as_they_are_written(tmp_path: Path) -> None:
-    (tmp_path / "a.smk").write_text("rule one:\n    input: 'x'\n\n    rule: \nrule two :\n# rule three:\n")
-    assert targets.rule_names([tmp_path / "a.smk"]) == ["one", "two"]
+    (tmp_path / "a.smk").write_text(
+        "rule one:\n    input: 'x'\n\n    rule: \nrule two :\n# rule three:\nuse rule one as four with:\n"
+    )
+    assert targets.rule_names([tmp_path / "a.smk"]) == ["one", "two", "four"]
 
 
 def test_encoders_and_losses_are_named_as_their_modules_register_them(tmp_path: Path, monkeypatch) -> None:

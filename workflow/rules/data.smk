@@ -89,10 +89,22 @@ rule volume:
         " --resolution {params.dataset.resolution} --output {output:q} 2>&1 | tee {log:q}"
 
 
+use rule volume as uncropped_volume with:
+    output:
+        temp("<results>/datasets/{dataset}/uncropped.mrc"),
+    log:
+        "<results>/logs/uncropped_volume/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/uncropped_volume/{dataset}.tsv"
+    params:
+        dataset=lambda wildcards: simulation_config(config, wildcards.dataset).uncropped,
+
+
 rule simulate:
     input:
         config="<results>/datasets/{dataset}/config.json",
         volume="<results>/datasets/{dataset}/volume.mrc",
+        uncropped=lambda wildcards: targets.uncropped_volume(config, wildcards.dataset),
     output:
         "<results>/datasets/{dataset}/particles.star",
         "<results>/datasets/{dataset}/particles.mrcs",
@@ -114,7 +126,8 @@ rule simulate:
         structure=lambda wildcards: json.dumps(freshness.structure_digest(structure_source(config, wildcards.dataset))),
     shell:
         "python -u -m equipose.data.simulate --config {input.config:q} --volume {input.volume:q}"
-        " --structure {params.structure:q} --output {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
+        " --uncropped {input.uncropped:q} --structure {params.structure:q} --output {params.folder:q} --threads {threads}"
+        " 2>&1 | tee {log:q}"
 
 
 rule prepare:

@@ -185,6 +185,11 @@ class Simulation(Config):
         default="variance",
         description="what the ratio is of, clean images over noise: variances, or standard deviations",
     )
+    snr_box: Box | None = Field(
+        default=None,
+        description="side in pixels of the images that the SNR is of, at least `box`: Fourier-cropped to `box`, they lose"
+        " noise; null: the box",
+    )
     voltage: Positive = Field(default=300.0, description="acceleration voltage in kV")
     spherical_aberration: NotNegative = Field(default=2.7, description="spherical aberration in mm")
     amplitude_contrast: Share = Field(default=0.1, description="fraction of amplitude contrast")
@@ -203,6 +208,18 @@ class Simulation(Config):
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SimulationConfig(Simulation, SimulatedDataset):
     """One simulated dataset; lengths in Å, box in pixels."""
+
+    @property
+    def loses_noise(self) -> bool:
+        """Whether the SNR is that of larger images, and a Fourier crop takes a part of their noise."""
+        return self.snr != "noiseless" and self.snr_box not in (None, self.box)
+
+    @property
+    def uncropped(self) -> "SimulationConfig":
+        """The images that the SNR is of: the same molecule in a box of `snr_box` smaller pixels."""
+        finer = (self.snr_box or self.box) // self.box
+        grid = {"box": finer * self.box, "voxel_size": self.voxel_size / finer}
+        return dataclasses.replace(self, **grid, resolution=finer * self.resolution)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -659,7 +676,13 @@ def usual_shift(width: float) -> float:
 
 def simulation_config(config: dict[str, Any], name: str) -> SimulationConfig:
     """The simulated dataset `name`: `simulation` with the dataset's own line laid over it."""
-    return _resolve(SimulationConfig, config["simulation"], config["datasets"][name], "datasets", name)
+    found = _resolve(SimulationConfig, config["simulation"], config["datasets"][name], "datasets", name)
+    if found.snr_box and found.snr_box < found.box:
+        raise ConfigError(
+            f"`datasets.{name}.snr_box` is {found.snr_box}, and its box {found.box}: the SNR is of these images or of"
+            " larger ones that are cropped. Give a snr_box of at least the box, or none"
+        )
+    return found
 
 
 def preparation_config(config: dict[str, Any], name: str) -> PreparationConfig:

@@ -8,7 +8,8 @@ An image is
     Î(k) = scale · CTF(k) · exp(-2πi k·t) · V̂(Rᵀ (kx, ky, 0)),   |k| < L/2,
 
 about pixel L/2, plus white noise. One scale gives the clean images (mean-subtracted, whole box and dataset) a standard
-deviation of 1. The noise, one σ a dataset, is then 1/√snr (`variance`) or 1/snr (`amplitude`).
+deviation of 1. The noise, one σ a dataset, is then 1/√snr (`variance`) or 1/snr (`amplitude`). With `snr_box`, the SNR
+is that of larger images of the same molecule, and σ what a Fourier crop to L pixels leaves of their noise.
 
 The same configuration gives the same bytes, whatever the number of threads: work is cut into fixed chunks, each with
 its own random stream. Poses, shifts and defocus have streams of their own, so datasets that differ in noise share them.
@@ -61,6 +62,9 @@ MRC_HEADER_BYTES = 1024
 
 STREAMS = ("rotations", "shifts", "defocus", "noise")
 
+COMPARED = 1000
+"""Images, at most, by which clean images are compared with uncropped ones."""
+
 MASK = "the disc about the shifted particle, of the radius that holds 99 % of the volume's squared density"
 
 
@@ -71,16 +75,17 @@ def simulate(
     threads: int,
     progress: Report,
     structure: dict[str, Any] | None = None,
+    uncropped_path: Path | None = None,
 ) -> None:
     """Make the dataset in `output`: the `images` training images first, then the `held_out` ones.
 
-    `structure` identifies the structure of the volume; it is kept in simulation.json.
+    `structure` identifies the structure of the volume; it is kept in simulation.json. With `snr_box`, the volume at
+    `uncropped_path` has that box.
 
-    Raises ConfigError if the volume is not the dataset's, or the disk has no room.
+    Raises ConfigError if a volume is not the dataset's or is missing, or the disk has no room.
     """
     started = time.perf_counter()
     box, count = config.box, config.images + config.held_out
-    sigma = noise_sigma(config)
     volume = _read_volume(config, volume_path)
     _check_room(output, count * box**2 * 4)
 
@@ -88,6 +93,12 @@ def simulate(
     shifts = _stream(config.seed, "shifts").normal(0, config.shift_std, (count, 2))
     ctf_parameters = draw_ctf(config, count, _stream(config.seed, "defocus"))
 
+    sigma = noise_sigma(config)
+    if config.loses_noise:
+        if uncropped_path is None:
+            raise ConfigError(f"dataset {config.name} has a snr_box: give the volume of that box, too")
+        finer = _read_volume(config.uncropped, uncropped_path)
+        sigma *= noise_left(volume, finer, config.voxel_size, rotations[:COMPARED], ctf_parameters[:COMPARED])
     disc, transform = half_disc(box), padded_transform(volume)
     mask_radius = particle_radius(volume, np.full(3, box // 2))
     parts, chunks = (
@@ -100,9 +111,9 @@ def simulate(
 
             def write_clean(rows: slice) -> list[float]:
                 pixels = shifts[rows] / config.voxel_size
-                optics = ctf(torch.from_numpy(ctf_parameters[rows]).float(), disc.k, box * config.voxel_size)
-                moved = optics * shift_phase(torch.from_numpy(pixels).float(), disc)
-                images = from_half_disc(slices(transform, rotations[rows], disc) * moved, disc).numpy()
+                seen = projections(transform, rotations[rows], ctf_parameters[rows], disc, box * config.voxel_size)
+                moved = shift_phase(torch.from_numpy(pixels).float(), disc)
+                images = from_half_disc(seen * moved, disc).numpy()
                 _write_images(file, rows, images)
                 return _power(images, pixels, mask_radius)
 
@@ -152,6 +163,23 @@ def noise_sigma(config: SimulationConfig) -> float:
     if config.snr == "noiseless":
         return 0.0
     return 1 / math.sqrt(config.snr) if config.snr_definition == "variance" else 1 / config.snr
+
+
+def noise_left(
+    volume: np.ndarray, uncropped: np.ndarray, voxel_size: float, rotations: np.ndarray, ctf_parameters: np.ndarray
+) -> float:
+    """Ratio of σ after and before a Fourier crop of images, in each case in standard deviations of the clean images.
+
+    The images, with poses (n, 3, 3) and CTFs (n, 7), are projections of `uncropped`, and after the crop those of
+    `volume`, of voxels of `voxel_size` Å. A crop to a q-th of the side gives pixels the mean of q² pixels.
+    """
+    width = len(volume) * voxel_size
+    with _pool(1) as pool:
+        after, before = pool.map(
+            lambda density: _variance(density, width, rotations, ctf_parameters), (volume, uncropped)
+        )
+    crop = len(volume) / len(uncropped)
+    return crop * math.sqrt(before * crop**2 / after)  # a projection sums voxels, and has fewer of the larger ones
 
 
 def draw_ctf(config: SimulationConfig, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -211,6 +239,13 @@ def slices(transform: Tensor, rotations: np.ndarray, disc: HalfDisc) -> Tensor:
     return torch.view_as_complex(values)
 
 
+def projections(
+    transform: Tensor, rotations: np.ndarray, ctf_parameters: np.ndarray, disc: HalfDisc, width: float
+) -> Tensor:
+    """Coefficients (n, points) of the clean, centred images of poses (n, 3, 3) and CTFs (n, 7), `width` Å wide."""
+    return slices(transform, rotations, disc) * ctf(torch.from_numpy(ctf_parameters).float(), disc.k, width)
+
+
 def star_tables(
     config: SimulationConfig, rotations: np.ndarray, shifts: np.ndarray, ctf_parameters: np.ndarray
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -241,6 +276,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="equipose.data.simulate", description="Simulate particles of a volume.")
     parser.add_argument("--config", type=Path, required=True, help="SimulationConfig as JSON")
     parser.add_argument("--volume", type=Path, required=True, help=".mrc of the dataset's box and voxel size")
+    parser.add_argument(
+        "--uncropped", type=Path, nargs="?", help=".mrc of the molecule in a box of snr_box, if there is one"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder")
     parser.add_argument("--threads", type=number(int, 1), required=True)
     parser.add_argument("--structure", type=json.loads, default=None, help="JSON that identifies the structure")
@@ -249,7 +287,7 @@ def main() -> None:
     with one_at_a_time(arguments.config, say) as waited:  # a killed Snakemake leaves its jobs behind
         if not (waited and (arguments.output / "simulation.json").exists()):
             settings = (config, arguments.volume, arguments.output, arguments.threads)
-            simulate(*settings, reporter(), arguments.structure)
+            simulate(*settings, reporter(), arguments.structure, arguments.uncropped)
 
 
 def _stream(seed: int, name: str, chunk: int = 0) -> np.random.Generator:
@@ -301,6 +339,16 @@ def _power(images: np.ndarray, shifts: np.ndarray, radius: float) -> list[float]
     mask = y[:, :, None] + x[:, None, :] <= radius**2
     inside *= mask
     return [whole, _sum_of_squares(inside), float(mask.sum())]
+
+
+def _variance(volume: np.ndarray, width: float, rotations: np.ndarray, ctf_parameters: np.ndarray) -> float:
+    """Mean variance of a volume's clean images, each about its own mean."""
+    disc, transform, found = half_disc(len(volume)), padded_transform(volume), 0.0
+    for start in range(0, len(rotations), PROJECTED):
+        some = slice(start, start + PROJECTED)
+        images = from_half_disc(projections(transform, rotations[some], ctf_parameters[some], disc, width), disc)
+        found += float(images.var((1, 2), correction=0).sum())
+    return found / len(rotations)
 
 
 # In float32 over an image, in float64 over images.

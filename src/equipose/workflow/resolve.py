@@ -57,8 +57,17 @@ def images_digest(settings: str, star: str = "", stacks: str = "") -> str:
 
 
 def run_config(config: dict[str, Any], dataset: str, model: str, seed: int) -> RunConfig:
-    """The run (dataset, model, seed), with the budget of the experiment that asks for it."""
-    budget = {"seconds": None, "steps": None} | run_budgets(config)[dataset, model, seed]
+    """The run (dataset, model, seed), with the budget of the experiment that asks for it.
+
+    Raises ConfigError if none does.
+    """
+    asked = run_budgets(config)
+    if (dataset, model, seed) not in asked:
+        raise ConfigError(
+            f"no experiment asks for the run ({dataset}, {model}, seed {seed}): add it to a line of `experiments`, which"
+            " gives it a budget"
+        )
+    budget = {"seconds": None, "steps": None} | asked[dataset, model, seed]
     return RunConfig(
         dataset=dataset_config(config, dataset),
         model=model_config(config, model),

@@ -15,7 +15,7 @@ from typing import Any
 
 from snakemake.io import ancient
 
-from equipose.config.settings import asked_runs, is_simulated, structure_source
+from equipose.config.settings import asked_runs, is_simulated, simulation_config, structure_source
 from equipose.workflow.freshness import run_folder
 
 OF_A_RECONSTRUCTION = ("poses.star", "volume.mrc", "half1.mrc", "half2.mrc", "reconstruction.png", "report.html")
@@ -32,7 +32,9 @@ def seen_from_here(path: Path) -> str:
 
 def rule_names(files: Iterable[Path]) -> list[str]:
     """The names of the rules in `files`. No experiment may have such a name, since each experiment is a target."""
-    return re.findall(r"^rule\b *(\w+)", "\n".join(path.read_text() for path in files), re.MULTILINE)
+    return re.findall(
+        r"^(?:use rule \w+ as|rule)\b *(\w+)", "\n".join(path.read_text() for path in files), re.MULTILINE
+    )
 
 
 def registered_names(module: str, registry: str) -> set[str]:
@@ -99,6 +101,12 @@ def assembly_option(config: dict[str, Any], structure: str) -> list[str]:
 def true_volume(config: dict[str, Any], dataset: str) -> list[str]:
     """The true volume of a simulated dataset. A user's dataset has none."""
     return [f"{results_folder(config)}/datasets/{dataset}/volume.mrc"] if is_simulated(config, dataset) else []
+
+
+def uncropped_volume(config: dict[str, Any], dataset: str) -> list[str]:
+    """The true volume in a box of `snr_box`, for a simulated dataset whose noise is cropped."""
+    cropped = simulation_config(config, dataset).loses_noise
+    return [f"{results_folder(config)}/datasets/{dataset}/uncropped.mrc"] if cropped else []
 
 
 def experiment_datasets(config: dict[str, Any], experiment: str) -> list[str]:
