@@ -168,7 +168,7 @@ def test_the_in_mask_decibels_are_those_of_the_disc_about_the_shifted_particle(m
 
 @pytest.fixture
 def cropped(tmp_path: Path, dataset: SimulationConfig) -> SimulationConfig:
-    """Settings whose SNR of 0.5 is that of twice the box, with blobs too sharp for the coarser voxels in their folder."""
+    """Settings whose SNR of 0.5 is that of twice the box; the blobs are too sharp for the coarser voxels."""
     axis = np.arange(2 * BOX) - BOX
     x, y, z = (np.exp(-0.5 * ((axis - 2 * place[:, None]) / SIGMA) ** 2) for place in BLOBS.T)
     finer = np.einsum("n,nz,ny,nx->zyx", WEIGHTS, z, y, x).astype(np.float32)

@@ -187,8 +187,8 @@ class Simulation(Config):
     )
     snr_box: Box | None = Field(
         default=None,
-        description="side in pixels of the images that the SNR is of, at least `box`: Fourier-cropped to `box`, they lose"
-        " noise; null: the box",
+        description="side in pixels of the images that the SNR is of, at least `box`: Fourier-cropped to `box`, they"
+        " lose noise; null: the box",
     )
     voltage: Positive = Field(default=300.0, description="acceleration voltage in kV")
     spherical_aberration: NotNegative = Field(default=2.7, description="spherical aberration in mm")
@@ -217,9 +217,10 @@ class SimulationConfig(Simulation, SimulatedDataset):
     @property
     def uncropped(self) -> "SimulationConfig":
         """The images that the SNR is of: the same molecule in a box of `snr_box` smaller pixels."""
-        finer = (self.snr_box or self.box) // self.box
-        grid = {"box": finer * self.box, "voxel_size": self.voxel_size / finer}
-        return dataclasses.replace(self, **grid, resolution=finer * self.resolution)
+        box = self.snr_box or self.box
+        finer = box / self.box
+        voxel_size, resolution = self.voxel_size / finer, self.resolution * finer
+        return dataclasses.replace(self, box=box, voxel_size=voxel_size, resolution=resolution)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -64,8 +64,8 @@ def run_config(config: dict[str, Any], dataset: str, model: str, seed: int) -> R
     asked = run_budgets(config)
     if (dataset, model, seed) not in asked:
         raise ConfigError(
-            f"no experiment asks for the run ({dataset}, {model}, seed {seed}): add it to a line of `experiments`, which"
-            " gives it a budget"
+            f"no experiment asks for the run ({dataset}, {model}, seed {seed}): add it to a line of `experiments`,"
+            " which gives it a budget"
         )
     budget = {"seconds": None, "steps": None} | asked[dataset, model, seed]
     return RunConfig(
