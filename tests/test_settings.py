@@ -110,8 +110,8 @@ MISTAKES = {
     "unsupported box": ({"simulation": {"box": 96}}, "32, 64, 128 or 256"),
     "SNR of 0": ({"datasets": {"80s_snr1": {"snr": 0}}}, "`datasets.80s_snr1.snr` is 0; wanted: signal-to-noise ratio"),
     "SNR of smaller images": (
-        {"datasets": {"80s_snr1": {"snr_box": 64}}},
-        "`datasets.80s_snr1.snr_box` is 64, and its box 128: the SNR is of these images or of larger ones",
+        {"simulation": {"snr_box": 64}},
+        "dataset spliceosome_snr1 has a snr_box of 64 and a box of 128: the SNR is of these images, or of larger ones",
     ),
     "negative SNR": ({"simulation": {"snr": -1.0}}, "a number above 0 or `noiseless`"),
     "no seeds": (experiment(seeds=[]), "`experiments.mine.seeds` is empty; wanted: seeds"),
@@ -340,6 +340,18 @@ def test_a_run_is_the_same_after_a_round_trip_through_its_file(paper_config: dic
     run = run_config(paper_config, "80s_snr1", "c4_mir", 3)
     (tmp_path / "config.json").write_text(run.to_json())
     assert RunConfig.load(tmp_path / "config.json") == run
+
+
+def test_an_snr_box_that_changes_no_image_changes_no_settings(paper_config: dict) -> None:
+    """A digest of the settings says which images a run was trained on."""
+    for change in ({"snr_box": 128}, {"snr_box": 256, "snr": "noiseless"}):
+        asked = merge(paper_config, {"datasets": {"80s_noiseless": change, "80s_snr1": change}})
+        text = simulation_config(asked, "80s_noiseless").to_json()
+        assert text == simulation_config(paper_config, "80s_noiseless").to_json()
+        assert "snr_box" not in text, "versions before 1 December wrote the same"
+    asked = merge(paper_config, {"simulation": {"snr_box": 256}})
+    assert simulation_config(asked, "80s_snr1") != simulation_config(paper_config, "80s_snr1")
+    assert '"snr_box": 256' in simulation_config(asked, "80s_snr1").to_json()
 
 
 def test_a_run_that_no_experiment_asks_for_has_no_budget(paper_config: dict) -> None:

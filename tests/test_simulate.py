@@ -23,6 +23,7 @@ from equipose.core.resizing import resized
 from equipose.core.rotations import from_relion_angles, random_rotations
 from equipose.data import simulate as module
 from equipose.data.simulate import draw_ctf, padded_transform, simulate, slices
+from equipose.data.uncropped import uncropped
 from equipose.errors import ConfigError
 from equipose.io import progress
 from equipose.io.maps import write_map
@@ -180,7 +181,7 @@ def cropped(tmp_path: Path, dataset: SimulationConfig) -> SimulationConfig:
 def test_an_snr_of_larger_images_is_that_of_these_images_after_a_fourier_crop(tmp_path: Path, cropped) -> None:
     paths = tmp_path / "coarse.mrc", tmp_path / "crop"
     simulate(cropped, *paths, 1, lambda *_: None, uncropped_path=tmp_path / "finer.mrc")
-    larger, images = cropped.uncropped, {}
+    larger, images = uncropped(cropped), {}
     assert (larger.box, larger.voxel_size, larger.resolution) == (64, 2.0, 2 * cropped.resolution)
     for name, snr in (("clean", "noiseless"), ("noisy", 0.5)):
         config = dataclasses.replace(larger, snr=snr, snr_box=None)

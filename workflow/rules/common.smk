@@ -18,6 +18,7 @@ from equipose.config.settings import (
     simulation_config,
     structure_source,
 )
+from equipose.data.uncropped import uncropped
 from equipose.errors import ConfigError
 from equipose.figures import OF_DATASETS, OF_RUNS, caption
 from equipose.study.plan import plan

@@ -97,7 +97,7 @@ use rule volume as uncropped_volume with:
     benchmark:
         "<results>/benchmarks/uncropped_volume/{dataset}.tsv"
     params:
-        dataset=lambda wildcards: simulation_config(config, wildcards.dataset).uncropped,
+        dataset=lambda wildcards: uncropped(simulation_config(config, wildcards.dataset)),
 
 
 rule simulate:

@@ -209,18 +209,12 @@ class Simulation(Config):
 class SimulationConfig(Simulation, SimulatedDataset):
     """One simulated dataset; lengths in Å, box in pixels."""
 
-    @property
-    def loses_noise(self) -> bool:
-        """Whether the SNR is that of larger images, and a Fourier crop takes a part of their noise."""
-        return self.snr != "noiseless" and self.snr_box not in (None, self.box)
-
-    @property
-    def uncropped(self) -> "SimulationConfig":
-        """The images that the SNR is of: the same molecule in a box of `snr_box` smaller pixels."""
-        box = self.snr_box or self.box
-        finer = box / self.box
-        voxel_size, resolution = self.voxel_size / finer, self.resolution * finer
-        return dataclasses.replace(self, box=box, voxel_size=voxel_size, resolution=resolution)
+    def to_json(self) -> str:
+        """Without a `snr_box` of null: versions that did not know it wrote the same, so that digests of it stay."""
+        values = dataclasses.asdict(self)
+        if self.snr_box is None:
+            del values["snr_box"]
+        return json.dumps(values, indent=2) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -676,12 +670,17 @@ def usual_shift(width: float) -> float:
 
 
 def simulation_config(config: dict[str, Any], name: str) -> SimulationConfig:
-    """The simulated dataset `name`: `simulation` with the dataset's own line laid over it."""
+    """The simulated dataset `name`: `simulation` with the dataset's own line laid over it.
+
+    A `snr_box` that changes no image is null. Raises ConfigError for one that is smaller than the box.
+    """
     found = _resolve(SimulationConfig, config["simulation"], config["datasets"][name], "datasets", name)
-    if found.snr_box and found.snr_box < found.box:
+    if found.snr == "noiseless" or found.snr_box in (None, found.box):
+        return dataclasses.replace(found, snr_box=None)
+    if found.snr_box < found.box:
         raise ConfigError(
-            f"`datasets.{name}.snr_box` is {found.snr_box}, and its box {found.box}: the SNR is of these images or of"
-            " larger ones that are cropped. Give a snr_box of at least the box, or none"
+            f"dataset {name} has a snr_box of {found.snr_box} and a box of {found.box}: the SNR is of these images, or"
+            " of larger ones that are cropped. Give a snr_box of at least the box, or null"
         )
     return found
 

@@ -41,6 +41,7 @@ from equipose.core.ctf import CTF_COLUMNS, ctf
 from equipose.core.fourier import HalfDisc, from_half_disc, half_disc, shift_phase
 from equipose.core.rotations import random_rotations, to_relion_angles
 from equipose.data.structures import particle_radius
+from equipose.data.uncropped import uncropped
 from equipose.errors import ConfigError
 from equipose.io.files import whole_file, write_json
 from equipose.io.fingerprint import fingerprint
@@ -94,10 +95,10 @@ def simulate(
     ctf_parameters = draw_ctf(config, count, _stream(config.seed, "defocus"))
 
     sigma = noise_sigma(config)
-    if config.loses_noise:
+    if config.snr_box:
         if uncropped_path is None:
             raise ConfigError(f"dataset {config.name} has a snr_box: give the volume of that box, too")
-        finer = _read_volume(config.uncropped, uncropped_path)
+        finer = _read_volume(uncropped(config), uncropped_path)
         sigma *= noise_left(volume, finer, config.voxel_size, rotations[:COMPARED], ctf_parameters[:COMPARED])
     disc, transform = half_disc(box), padded_transform(volume)
     mask_radius = particle_radius(volume, np.full(3, box // 2))
@@ -166,19 +167,17 @@ def noise_sigma(config: SimulationConfig) -> float:
 
 
 def noise_left(
-    volume: np.ndarray, uncropped: np.ndarray, voxel_size: float, rotations: np.ndarray, ctf_parameters: np.ndarray
+    volume: np.ndarray, larger: np.ndarray, voxel_size: float, rotations: np.ndarray, ctf_parameters: np.ndarray
 ) -> float:
     """Ratio of σ after and before a Fourier crop of images, in each case in standard deviations of the clean images.
 
-    The images, with poses (n, 3, 3) and CTFs (n, 7), are projections of `uncropped`, and after the crop those of
-    `volume`, of voxels of `voxel_size` Å. A crop to a q-th of the side gives pixels the mean of q² pixels.
+    The images, with poses (n, 3, 3) and CTFs (n, 7), are projections of the map `larger`, and after the crop those of
+    `volume`, whose voxels have `voxel_size` Å. A pixel is then the mean of several, which takes noise.
     """
     width = len(volume) * voxel_size
     with _pool(1) as pool:
-        after, before = pool.map(
-            lambda density: _variance(density, width, rotations, ctf_parameters), (volume, uncropped)
-        )
-    crop = len(volume) / len(uncropped)
+        after, before = pool.map(lambda map_: _variance(map_, width, rotations, ctf_parameters), (volume, larger))
+    crop = len(volume) / len(larger)
     return crop * math.sqrt(before * crop**2 / after)  # a projection sums voxels, and has fewer of the larger ones
 
 

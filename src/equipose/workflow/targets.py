@@ -105,7 +105,7 @@ def true_volume(config: dict[str, Any], dataset: str) -> list[str]:
 
 def uncropped_volume(config: dict[str, Any], dataset: str) -> list[str]:
     """The true volume in a box of `snr_box`, for a simulated dataset whose noise is cropped."""
-    cropped = simulation_config(config, dataset).loses_noise
+    cropped = simulation_config(config, dataset).snr_box
     return [f"{results_folder(config)}/datasets/{dataset}/uncropped.mrc"] if cropped else []
 
 
