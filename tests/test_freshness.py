@@ -103,6 +103,69 @@ def test_what_the_model_was_trained_with_counts_once_config_json_has_been_writte
     assert not freshness.outdated(finished, RUN, folder, metrics)
 
 
+def test_a_run_that_no_experiment_asks_for_any_more_is_outdated_by_other_settings_but_not_by_another_budget(
+    finished: dict,
+) -> None:
+    folder = freshness._run(finished, *RUN)
+    metrics = read_json(folder / "metrics.json")
+    fewer = changed(finished, experiments={"smoke_noise": {"seeds": [1], "budget": {"steps": 99}}})
+    assert not freshness.outdated(fewer, RUN, folder, metrics)
+    for overlay in ({"training": {"batch": 8}}, {"datasets": {DATASET: {"snr": 0.9}}}):
+        assert freshness.outdated(changed(fewer, **overlay), RUN, folder, metrics)
+    gone = {key: value for key, value in fewer["models"].items() if key != MODEL}
+    assert not freshness.outdated(fewer | {"models": gone}, RUN, folder, metrics)
+
+
+def test_a_structure_that_changes_before_its_particles_are_simulated_is_noticed(config: dict, tmp_path: Path) -> None:
+    (tmp_path / "mine.pdb").write_text("one")
+    source = {"path": str(tmp_path / "mine.pdb")}
+    mine = changed(config, structures={"mine": source}, datasets={DATASET: {"structure": "mine"}})
+    origin = freshness.structure_digest(source)
+    write(tmp_path / "datasets" / DATASET / "volume.made_from.json", origin)
+    assert not freshness.dataset_changed(mine, DATASET)
+    (tmp_path / "mine.pdb").write_text("two")
+    assert freshness.dataset_changed(mine, DATASET)
+    write(tmp_path / "datasets" / DATASET / "volume.made_from.json", freshness.structure_digest(source))
+    assert not freshness.dataset_changed(mine, DATASET)
+
+
+def test_atoms_are_made_again_once_where_the_entries_or_the_assembly_change(config: dict, tmp_path: Path) -> None:
+    """Whether or not another dataset, which nobody asks for now, was made from the former ones."""
+    atoms, former = tmp_path / "structures/pair.made_from.json", {"structure": {"pdb": ["1ABC"]}}
+    old = {"structure": "pair", "voxel_size": 9.0}
+    pair = changed(config, structures={"pair": {"pdb": ["1ABC"]}}, datasets={"old": old}, offline=False)
+    write(tmp_path / "datasets/old/simulation.json", former)
+    write(atoms, {"pdb": ["1ABC"]})
+    assert not freshness.entries_changed(pair, "pair")
+    for change in ({"pdb": ["1ABC", "2DEF"]}, {"assembly": "1"}):
+        other = changed(pair, structures={"pair": change})
+        assert freshness.entries_changed(other, "pair")
+        write(atoms, {"pdb": ["1ABC"]} | change)
+        assert not freshness.entries_changed(other, "pair") and freshness.source_changed(other, "old")
+        write(atoms, {"pdb": ["1ABC"]})
+    atoms.unlink()  # of a version that recorded nothing: the dataset tells
+    assert freshness.entries_changed(changed(pair, structures={"pair": {"pdb": ["2DEF"]}}), "pair")
+
+
+def test_runs_that_are_gone_leave_the_table_of_runs_and_new_ones_are_to_be_published(
+    finished: dict, tmp_path: Path
+) -> None:
+    path, published = tmp_path / "runs.csv", tmp_path / "published.csv"
+    head = "dataset,model,seed,seconds,steps,mse,made_by\n"
+    line = f"{DATASET},{MODEL},0,1.5,10,0.25,\n"
+    write(path, head + line)
+    assert not freshness.outcomes_changed(finished)
+    write(path, head + line + line.replace(",0,", ",7,"))
+    assert freshness.outcomes_changed(finished)
+    assert not freshness.unpublished(finished, published)  # the rule makes it
+    write(published, head + line)
+    assert freshness.unpublished(finished, published)
+    write(published, path.read_text() + line.replace(",0,", ",8,"))
+    assert not freshness.unpublished(finished, published)
+    write(published, path.read_text().replace("0.25", "0.26"))
+    assert freshness.unpublished(finished, published)
+
+
 def test_code_ages_results_and_changes_them_only_where_that_is_asked_for(finished: dict, monkeypatch) -> None:
     results, asked = Path(finished["pathvars"]["results"]), finished | {"retrain": "code"}
     with monkeypatch.context() as patch:

@@ -55,6 +55,7 @@ def test_a_run_whose_hands_were_never_mixed_has_no_plane(results):
 def test_a_line_says_what_was_trained_and_for_how_long(results):
     line = read_outcomes(results).iloc[0]
     assert (line["snr"], line["commit"], line["processor"]) == ("noiseless", "abc", "Z80")
+    assert line["snr_px"] == 32
     assert (line["images_seen"], line["seconds_per_step"]) == (60 * 64, 10.0)
     assert not line["has_converged"] and not line["right_poses"]
 

@@ -319,6 +319,17 @@ def test_the_papers_rows_are_matched_on_dataset_encoder_and_loss_or_on_snr(confi
     assert paper["table2"].loc["standard_sym", "resolution_A"] == 10.72
 
 
+def test_a_table_beside_the_papers_says_which_snrs_are_those_of_smaller_images(config, tmp_path):
+    def remarks() -> str:
+        return " ".join(tables.notes(config, "table1", read_runs(config, "table1", tmp_path), "paper", []))
+
+    assert "SNR" not in remarks()
+    config["datasets"]["80s_snr1"] |= {"box": 32, "voxel_size": 15.08}
+    assert "The SNR of 80S SNR 1 is that of images of 32 pixels. The paper's is that of 128" in remarks()
+    config["datasets"]["80s_snr1"]["snr_box"] = 128
+    assert "is that of images of" not in remarks()
+
+
 def test_the_exact_table_is_on_held_out_images_and_of_the_same_runs(config, tmp_path):
     for seed, mse in enumerate([0.01, 0.02, 0.5, 0.3]):
         write_run(tmp_path, "80s_snr1", "d4_l2", seed, mse)

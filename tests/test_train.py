@@ -331,6 +331,22 @@ def test_a_model_that_is_trained_anew_is_not_refined_from_where_the_former_one_w
     assert seen == [False]
 
 
+def test_training_that_ends_again_keeps_the_passes_of_refinement_that_its_model_had(
+    simulated_dataset, run, particles, tmp_path, monkeypatch
+):
+    """As where a cluster's job of training and evaluation is cut off in the latter, and Snakemake deletes model.pt."""
+    (tmp_path / "config.json").write_text(run.to_json())
+    train_quietly(run, particles, tmp_path)
+    (tmp_path / "model.pt").unlink()
+    (tmp_path / REFINEMENT).write_bytes(b"passes")
+    words = ["--config", tmp_path / "config.json", "--dataset", simulated_dataset.folder, "--output", tmp_path]
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, words), "--threads", "1", "--jobs-per-gpu", "1"])
+    threads = torch.get_num_threads()
+    train.main()
+    torch.set_num_threads(threads)
+    assert (tmp_path / "model.pt").exists() and (tmp_path / REFINEMENT).read_bytes() == b"passes"
+
+
 def test_a_run_says_with_what_it_was_made_from_each_start_on(run, particles, tmp_path, monkeypatch):
     stop_after(6, monkeypatch)
     with pytest.raises(KeyboardInterrupt):

@@ -16,6 +16,7 @@ from equipose.config.settings import (
     model_label,
     preparation_config,
     simulation_config,
+    source_of,
     structure_source,
 )
 from equipose.data.uncropped import uncropped
@@ -108,6 +109,11 @@ panel_tables = partial(targets.panel_tables, config)
 reconstruction_files = partial(targets.reconstruction_files, config)
 structure_file = partial(targets.structure_file, config, embedded=EMBEDDED)
 true_volume = partial(targets.true_volume, config)
+
+
+def origin(source: dict) -> str:
+    """The identity of a structure's source as JSON, which is kept with what is made from it."""
+    return json.dumps(freshness.structure_digest(source))
 
 
 def say(text: str) -> None:

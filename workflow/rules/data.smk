@@ -41,8 +41,10 @@ rule fetch_structure:
         pdb=lambda wildcards: (
             config["structures"][wildcards.structure].get("pdb", []) + assembly_option(wildcards.structure)
         ),
+        origin=lambda wildcards: origin(source_of(config, wildcards.structure)),
     shell:
-        "python -u -m equipose.data.structures fetch --pdb {params.pdb:q} --output {output:q} 2>&1 | tee {log:q}"
+        "python -u -m equipose.data.structures fetch --pdb {params.pdb:q} --structure {params.origin:q} --output {output:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule assemble_structure:
@@ -59,9 +61,10 @@ rule assemble_structure:
         "../../envs/gpu.yaml"
     params:
         assembly=lambda wildcards: assembly_option(wildcards.structure),
+        origin=lambda wildcards: origin(source_of(config, wildcards.structure)),
     shell:
-        "python -u -m equipose.data.structures assemble --source {input.structure:q} {params.assembly:q} --output {output:q}"
-        " 2>&1 | tee {log:q}"
+        "python -u -m equipose.data.structures assemble --source {input.structure:q} {params.assembly:q}"
+        " --structure {params.origin:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule volume:
@@ -83,8 +86,9 @@ rule volume:
         runtime=config["resources"]["runtime_slack_minutes"],
     params:
         dataset=lambda wildcards: simulation_config(config, wildcards.dataset),
+        origin=lambda wildcards: origin(structure_source(config, wildcards.dataset)),
     shell:
-        "python -u -m equipose.data.structures density --source {input.structure:q}"
+        "python -u -m equipose.data.structures density --source {input.structure:q} --structure {params.origin:q}"
         " --box {params.dataset.box} --voxel-size {params.dataset.voxel_size}"
         " --resolution {params.dataset.resolution} --output {output:q} 2>&1 | tee {log:q}"
 
@@ -98,6 +102,7 @@ use rule volume as uncropped_volume with:
         "<results>/benchmarks/uncropped_volume/{dataset}.tsv"
     params:
         dataset=lambda wildcards: uncropped(simulation_config(config, wildcards.dataset)),
+        origin=lambda wildcards: origin(structure_source(config, wildcards.dataset)),
 
 
 rule simulate:
@@ -123,10 +128,10 @@ rule simulate:
         runtime=config["resources"]["runtime_slack_minutes"],
     params:
         folder=subpath(output[0], parent=True),
-        structure=lambda wildcards: json.dumps(freshness.structure_digest(structure_source(config, wildcards.dataset))),
+        origin=lambda wildcards: origin(structure_source(config, wildcards.dataset)),
     shell:
         "python -u -m equipose.data.simulate --config {input.config:q} --volume {input.volume:q}"
-        " --uncropped {input.uncropped:q} --structure {params.structure:q} --output {params.folder:q} --threads {threads}"
+        " --uncropped {input.uncropped:q} --structure {params.origin:q} --output {params.folder:q} --threads {threads}"
         " 2>&1 | tee {log:q}"
 
 

@@ -3,6 +3,10 @@
 # has changed since.
 
 
+LOGS = that_exist(RESULTS, "logs/train/*/*/*.log", "logs/evaluate/*/*/*.log")
+PUBLISHED = Path(f"results/reference/{RESULTS.name}/runs.csv")
+
+
 localrules:
     outcomes,
     claims,
@@ -35,6 +39,7 @@ rule outcomes:
 rule claims:
     input:
         runs="<results>/runs.csv",
+        ends=LOGS,  # they tell which runs failed
         claims=here(CLAIMS),
         config="<results>/tables/config.json",
     output:
@@ -57,6 +62,7 @@ rule claims:
 rule report:
     input:
         found=that_exist(RESULTS, "runs/*/*/seed*/metrics.json", "figures/*/*.png"),
+        ends=LOGS,
         claims="<results>/claims.csv",
         config="<results>/tables/config.json",
         template=here(WORKFLOW / "workflow/report/report.html.jinja"),
@@ -88,8 +94,9 @@ rule publish:
         runs="<results>/runs.csv",
         claims=here(CLAIMS),
         config="<results>/tables/config.json",
+        changed=where(partial(freshness.unpublished, published=PUBLISHED)),
     output:
-        update(f"results/reference/{RESULTS.name}/runs.csv"),
+        update(str(PUBLISHED)),
     log:
         "<results>/logs/publish.log",
     benchmark:

@@ -691,11 +691,13 @@ def preparation_config(config: dict[str, Any], name: str) -> PreparationConfig:
 
 
 def structure_source(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """The source of the structure of the simulated dataset `name`: one of `path`, `embedded` and `pdb`.
+    """The source of the structure of the simulated dataset `name`, as `source_of` gives it."""
+    return source_of(config, config["datasets"][name]["structure"])
 
-    The `assembly` to build is added, if there is one.
-    """
-    source = config["structures"][config["datasets"][name]["structure"]]
+
+def source_of(config: dict[str, Any], structure: str) -> dict[str, Any]:
+    """The source of a structure: one of `path`, `embedded` and `pdb`, and the `assembly` to build, if there is one."""
+    source = config["structures"][structure]
     if "path" in source:
         kind = "path"
     else:

@@ -35,7 +35,7 @@ import numpy as np
 from equipose.core.resizing import resized
 from equipose.data.atoms import PACKED_ANGSTROM, read_atoms
 from equipose.errors import ConfigError
-from equipose.io.files import whole_file, write_json
+from equipose.io.files import MADE_FROM, whole_file, write_json
 from equipose.io.maps import read_map, write_map
 from equipose.io.progress import number, run_main, say
 
@@ -90,6 +90,12 @@ def note_sources(path: Path, sources: list[dict[str, str]], say: Callable[[str],
                 f" {known['sha256']} and is {source['sha256']}. Datasets made from it change with it"
             )
     write_json(beside, sources)
+
+
+def note_origin(path: Path, structure: dict[str, Any] | None) -> None:
+    """Write what `path` is made from into a .json file beside it, which is no output: a change is compared with it."""
+    if structure is not None:
+        write_json(path.with_suffix(MADE_FROM), structure)
 
 
 def pack_atoms(coords: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -226,10 +232,14 @@ def main() -> None:
     pack_parser.add_argument("--source", type=Path, required=True)
     for command in (fetch_parser, assemble_parser, density_parser, pack_parser):
         command.add_argument("--output", type=Path, required=True)
+        command.add_argument(
+            "--structure", type=json.loads, help="JSON of what this is made from, to be kept beside it"
+        )
     arguments = parser.parse_args()
 
     if arguments.command == "density":
         volume = density(arguments.source, arguments.box, arguments.voxel_size, arguments.resolution, say)
+        note_origin(arguments.output, arguments.structure)
         write_map(arguments.output, volume, arguments.voxel_size)
         return
     sources: list[dict[str, Any]] = []
@@ -240,6 +250,7 @@ def main() -> None:
         arrays = _arrays(*read_atoms(arguments.source, arguments.assembly))
     else:
         arrays = pack_atoms(*read_atoms(arguments.source))
+    note_origin(arguments.output, arguments.structure)
     with whole_file(arguments.output) as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **arrays)
     if sources:

@@ -28,6 +28,7 @@ from equipose.errors import ConfigError
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
 from equipose.study.command_line import preset_command_line
+from equipose.study.labels import markdown
 from equipose.study.run_table import NUMBERS, RUN, load_outcomes
 from equipose.study.runs import (
     OUTDATED,
@@ -90,7 +91,8 @@ def asked_or_found(
         if unfinished:
             model = model_config(config, name)
             run = {"dataset": dataset, "model": name, "seed": seed, "encoder": model.encoder, "loss": model.loss}
-            run |= {"snr": simulation_config(config, dataset).snr, "unfinished": unfinished}
+            images = simulation_config(config, dataset)
+            run |= {"snr": images.snr, "snr_px": images.snr_box or images.box, "unfinished": unfinished}
             found.append(run | (dict.fromkeys(OUTCOMES, False) if has_failed(unfinished) else {}))
     return found
 
@@ -302,7 +304,7 @@ def as_markdown(table: pd.DataFrame, confidence: float, runs: list[RunRow]) -> s
         asked = f"{row.test}: {row.asked[0]:g} to {row.asked[1]:g}"
         count = f"{row.runs}, {row.runs_compared}" if row.runs_compared else f"{row.runs}"
         count += f"; {row.short} too short" if row.short else ""
-        lines.append(f"| **{row.verdict}** | {row.says} | {row.where} | {found} | {asked} | {count} |")
+        lines.append(f"| **{row.verdict}** | {markdown(row.says)} | {row.where} | {found} | {asked} | {count} |")
     counts = ", ".join(f"{count} {name}" for name, count in table["verdict"].value_counts().items())
     lines += [
         "",

@@ -50,7 +50,7 @@ METRICS = {
 }
 """The numbers that a line takes from a run's metrics.json: their names here and there."""
 
-DERIVED = ("snr", "has_converged", "right_poses", "judged_rightly", "images_seen", "seconds_per_step")
+DERIVED = ("snr", "snr_px", "has_converged", "right_poses", "judged_rightly", "images_seen", "seconds_per_step")
 
 OF_SEEDS = ("seed_agrees", "seeds_judge_rightly")
 
@@ -114,6 +114,7 @@ def outcome(run: Path, metrics: dict[str, Any], dataset: Path) -> dict[str, Any]
     return {
         **{name: flat.get(path) for path, name in METRICS.items()},
         "snr": images["snr"],
+        "snr_px": images.get("snr_box") or images["box"],
         "has_converged": metrics["convergence_seconds"] is not None,
         "right_poses": right,
         "judged_rightly": (metrics["confirmed_share"] >= CONVERGED) == right,
@@ -181,7 +182,7 @@ OF_FOLDERS: dict[str, Callable[[Path], float]] = {
 COLUMNS = [*METRICS.values(), *DERIVED, *OF_FOLDERS, *OF_SEEDS, *MADE_WITH]
 """Of runs.csv."""
 
-NUMBERS = [name for name in COLUMNS if name not in (*RUN, "encoder", "loss", "snr", *MADE_WITH)]
+NUMBERS = [name for name in COLUMNS if name not in (*RUN, "encoder", "loss", "snr", "snr_px", *MADE_WITH)]
 """The measured columns, which a claim may be about."""
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from equipose.config.settings import model_config, model_label, simulation_config
+from equipose.config.settings import is_simulated, model_config, model_label, simulation_config
 from equipose.errors import ConfigError
 from equipose.io.files import write_text
 from equipose.io.progress import run_main
@@ -40,6 +40,9 @@ from equipose.study.runs import (
     number_at,
     read_runs,
 )
+
+PAPER_PX = 128
+"""Side of the paper's images, which its SNRs are of."""
 
 
 @dataclass(frozen=True)
@@ -210,12 +213,29 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
             if listed:
                 name = f"{dataset_title(dataset)}, {model_label(config, model)}"
                 found.append(f"{name}: {len(listed)} of {seeds} runs {verdict}: {', '.join(listed)}.")
+    for pixels, titles in _smaller_snr_boxes(config, spec["datasets"] if spec.get("compare") else []).items():
+        found.append(
+            f"The SNR of {', '.join(titles)} is that of images of {pixels} pixels. The paper's is that of {PAPER_PX},"
+            f" with less noise after a crop; `snr_box: {PAPER_PX}` gives it."
+        )
     found += age_notes({(run["dataset"], run["model"], run["seed"]): run["made_by"] for run in finished})
     if any(run["resolution"] and run["resolution"]["nyquist_reached"] for run in finished):
         found.append("Some maps have FSC ≥ 0.5 at every shell: their resolution is limited by the voxel size.")
     if refined:
         found.append("Refined: after training, each pose was refined. Resolutions are of the map from these poses.")
     return found + more
+
+
+def _smaller_snr_boxes(config: dict[str, Any], datasets: list[str]) -> dict[int, list[str]]:
+    """The datasets whose SNR is that of smaller images than the paper's, by the pixels of these images."""
+    found: dict[int, list[str]] = {}
+    for dataset in datasets:
+        if is_simulated(config, dataset):
+            images = simulation_config(config, dataset)
+            pixels = images.snr_box or images.box
+            if images.snr != "noiseless" and pixels < PAPER_PX:
+                found.setdefault(pixels, []).append(dataset_title(dataset))
+    return found
 
 
 def to_latex(table: pd.DataFrame, text: pd.DataFrame, bold: pd.DataFrame, caption: str, label: str) -> str:

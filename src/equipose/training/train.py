@@ -259,7 +259,8 @@ def main() -> None:
         if waited and (arguments.output / "model.pt").exists():
             say(f"{arguments.output}: the other process has finished this run")
             return
-        (arguments.output / REFINEMENT).unlink(missing_ok=True)  # of a former model, whose evaluation was cut off
+        if recorded_precision(arguments.output, config) is None:  # no checkpoint of this run: this is of a former model
+            (arguments.output / REFINEMENT).unlink(missing_ok=True)
         with claim_device(arguments.jobs_per_gpu, say) as device, stop_on_signals() as stop_requested:
             try:
                 train(config, particles, arguments.output, device, say, stop_requested)

@@ -23,10 +23,11 @@ from equipose.config.settings import (
     preparation_config,
     run_budgets,
     simulation_config,
+    source_of,
     structure_source,
 )
 from equipose.errors import ConfigError
-from equipose.io.files import read_json, sampled_digest
+from equipose.io.files import MADE_FROM, read_json, sampled_digest
 from equipose.io.fingerprint import Stage, dataset_code, fingerprint, training_code
 from equipose.io.particles import Summary, summarise
 from equipose.workflow.resolve import images_digest, run_config
@@ -36,6 +37,9 @@ RunKey = tuple[str, str, int]
 TABLE_KEYS: tuple[str, ...] = ("structures", "offline", "simulation", "datasets", "preparation", "training", "models")
 TABLE_KEYS += ("experiments", "evaluation", "figures")
 """The parts of the configuration that tables, claims, figures and reports need."""
+
+SCORED = ("dataset", "model", "seed", "seconds", "steps", "mse")
+"""Columns of runs.csv."""
 
 OLDER, UNKNOWN = "older code", "unknown code"
 """Marks of results that another code than the present one made, and of results that do not record their code."""
@@ -89,8 +93,9 @@ def source_changed(config: dict[str, Any], dataset: str) -> bool:
 
 def _structure_changed(config: dict[str, Any], dataset: str, folder: Path) -> bool:
     record, source = read_json(folder / "simulation.json"), structure_source(config, dataset)
-    if record is None:
-        return False
+    if record is None:  # not simulated yet, or again: there may be a volume
+        made = read_json((folder / "volume.mrc").with_suffix(MADE_FROM))
+        return made is not None and made != structure_digest(source)
     if record.get("structure"):
         return record["structure"] != structure_digest(source)
     made_at = (folder / "volume.mrc").stat().st_mtime if (folder / "volume.mrc").exists() else math.inf
@@ -98,7 +103,13 @@ def _structure_changed(config: dict[str, Any], dataset: str, folder: Path) -> bo
 
 
 def entries_changed(config: dict[str, Any], structure: str) -> bool:
-    """Whether a dataset was made from other PDB entries, or another assembly, than `structure` now names."""
+    """Whether atoms were made from other PDB entries, another assembly or another file than `structure` now names."""
+    source = source_of(config, structure)
+    atoms = f"{structure}.assembly.npz" if "path" in source else f"{structure}.npz"
+    made = read_json((Path(config["pathvars"]["results"]) / "structures" / atoms).with_suffix(MADE_FROM))
+    if made is not None:
+        return made != structure_digest(source)
+    # Atoms of a version that recorded nothing: the datasets that were made from them did.
     for name, dataset in config["datasets"].items():
         if is_simulated(config, name) and dataset["structure"] == structure:
             record = read_json(_dataset(config, name) / "simulation.json") or {}
@@ -169,14 +180,28 @@ def table_changed(config: dict[str, Any], experiment: str) -> bool:
 
 
 def outcomes_changed(config: dict[str, Any]) -> bool:
-    """Whether runs.csv fails to mark the runs that another code made."""
+    """Whether runs.csv has runs that are gone, or fails to mark those that another code made."""
     path = Path(config["pathvars"]["results"]) / "runs.csv"
     if not path.exists():
         return False
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     said = {(row["dataset"], row["model"], int(row["seed"])): row["made_by"] for row in rows if "made_by" in row}
+    if not all((run_folder(path.parent, *run) / "metrics.json").exists() for run in said):
+        return True
     return {run: age for run, age in said.items() if age} != made_by_other_code(path.parent, list(said))
+
+
+def unpublished(config: dict[str, Any], published: Path) -> bool:
+    """Whether the results' runs.csv has a run, or scores of one, that the `published` runs.csv lacks."""
+    path = Path(config["pathvars"]["results"]) / "runs.csv"
+    return path.exists() and published.exists() and not _scored(path) <= _scored(published)
+
+
+def _scored(path: Path) -> set[tuple[str, ...]]:
+    """Of each line of a runs.csv, the run and what tells one training of it from another."""
+    with path.open(newline="") as file:
+        return {tuple(row.get(key) or "" for key in SCORED) for row in csv.DictReader(file)}
 
 
 def sorting_changed(config: dict[str, Any], reconstruction: str) -> bool:
@@ -196,12 +221,18 @@ def reconstruction_changed(config: dict[str, Any], reconstruction: str) -> bool:
 def outdated(config: dict[str, Any], run: RunKey, folder: Path, metrics: dict[str, Any]) -> bool:
     """Whether the scores in the run folder `folder` come from settings other than those in `config`.
 
-    A run that no experiment asks for is never outdated. Nor is a run judged by the tables/config.json of a version that
-    kept fewer keys.
+    Of a run that no experiment asks for, any budget counts as the wanted one. No run is outdated whose dataset or model
+    the configuration lacks, and none that the tables/config.json of a version with fewer keys judges.
     """
-    if "preparation" not in config or run not in run_budgets(config):
+    dataset, model, _ = run
+    if "preparation" not in config or dataset not in config["datasets"] or model not in config["models"]:
         return False
-    return _scores_differ(metrics, folder, config, run_config(config, *run))
+    if run in run_budgets(config):
+        return _scores_differ(metrics, folder, config, run_config(config, *run))
+    made = metrics.get("config") or trained_with(folder)
+    if made is None or not is_simulated(config, dataset):  # a star file of before may be gone
+        return False
+    return not _same_run(config, made, run_config(config, *run, made["budget"]))
 
 
 def age(code: dict[Stage, str | None]) -> str:

@@ -56,22 +56,23 @@ def images_digest(settings: str, star: str = "", stacks: str = "") -> str:
     return hashlib.sha256((settings + star + stacks).encode()).hexdigest()[:16]
 
 
-def run_config(config: dict[str, Any], dataset: str, model: str, seed: int) -> RunConfig:
-    """The run (dataset, model, seed), with the budget of the experiment that asks for it.
+def run_config(
+    config: dict[str, Any], dataset: str, model: str, seed: int, budget: dict[str, Any] | None = None
+) -> RunConfig:
+    """The run (dataset, model, seed), with `budget` or that of the experiment that asks for it.
 
-    Raises ConfigError if none does.
+    Raises ConfigError if there is neither.
     """
     asked = run_budgets(config)
-    if (dataset, model, seed) not in asked:
+    if budget is None and (dataset, model, seed) not in asked:
         raise ConfigError(
             f"no experiment asks for the run ({dataset}, {model}, seed {seed}): add it to a line of `experiments`,"
             " which gives it a budget"
         )
-    budget = {"seconds": None, "steps": None} | asked[dataset, model, seed]
     return RunConfig(
         dataset=dataset_config(config, dataset),
         model=model_config(config, model),
         seed=seed,
-        budget=Budget.from_dict(budget),
+        budget=Budget.from_dict({"seconds": None, "steps": None} | (budget or asked[dataset, model, seed])),
         evaluation=EvaluationConfig.from_dict(config["evaluation"]),
     )
