@@ -91,9 +91,10 @@ def test_what_a_missing_run_would_have_shown_is_open(nine):
 
 
 def test_the_table_of_claims_names_the_runs_that_no_number_counts(nine):
-    claims = {"all": rate([0.8, 1.0]) | {"where": "Table 1", "says": "All converge."}}
+    claims = {"all": rate([0.8, 1.0]) | {"where": "Table 1", "says": "All converge, |S_i| = N."}}
     specification = {"confidence": 0.95, "seeds": 3, "claims": claims}
     text = as_markdown(claims_table(specification, nine), 0.95, nine)
+    assert r"| All converge, \|S_i\| = N. | Table 1 |" in text, "a bar ends no cell"
     assert "Failed, counted as not converged: 80s_snr1/d4_l2 seed 5, 6." in text
     assert "Asked for but missing, and not counted: 80s_snr1/d4_l2 seed 7, 8." in text
     done = [run for run in nine if "unfinished" not in run]

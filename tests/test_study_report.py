@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from matplotlib import pyplot
@@ -53,6 +54,14 @@ def page(results: Path, experiments: tuple[str, ...] = ("smoke",)) -> str:
 def test_the_error_of_a_converged_run_is_the_one_that_was_asked_for(results, monkeypatch):
     monkeypatch.setitem(SMOKE["evaluation"], "converged_mse", 0.25)
     assert "<th>MSE &lt; 0.25 after (median)</th>" in page(results)
+
+
+def test_a_bound_is_called_one(results):
+    claims = pd.read_csv(results / "claims.csv").astype({"bound": object})
+    numbers = {"runs": 3, "estimate": 0.5, "low": 0.0, "high": 0.75}
+    for bound, wanted in (("at most", "<td>at most 0.5 (0 to 0.75)</td>"), (np.nan, "<td>0.5 (0 to 0.75)</td>")):
+        claims.assign(**numbers, bound=bound).to_csv(results / "claims.csv", index=False)
+        assert wanted in page(results)
 
 
 def test_the_page_loads_nothing_from_elsewhere(results):

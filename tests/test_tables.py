@@ -323,7 +323,7 @@ def test_a_table_beside_the_papers_says_which_snrs_are_those_of_smaller_images(c
     def remarks() -> str:
         return " ".join(tables.notes(config, "table1", read_runs(config, "table1", tmp_path), "paper", []))
 
-    assert "SNR" not in remarks()
+    assert "is that of images of" not in remarks()
     config["datasets"]["80s_snr1"] |= {"box": 32, "voxel_size": 15.08}
     assert "The SNR of 80S SNR 1 is that of images of 32 pixels. The paper's is that of 128" in remarks()
     config["datasets"]["80s_snr1"]["snr_box"] = 128
