@@ -1,5 +1,6 @@
 """README and docs name only what there is: commands and their options, targets of make, presets, links."""
 
+import itertools
 import re
 import runpy
 import shlex
@@ -40,6 +41,14 @@ def test_every_call_of_equipose_parses(page: Path) -> None:
         assert not more or words[0] == "run", words
         for name in getattr(arguments, "preset", []):
             assert (ROOT / f"workflow/presets/{name}.yaml").is_file()
+
+
+@each_page
+def test_no_target_is_typed_where_snakemake_takes_it_for_a_configuration(page: Path) -> None:
+    for _, *words in commands(page, "snakemake"):
+        after = words[words.index("--configfile") + 1 :] if "--configfile" in words else []
+        files = itertools.takewhile(lambda word: not word.startswith("-"), after)
+        assert all(word.endswith(".yaml") or word == "$P" for word in files), words
 
 
 @each_page

@@ -93,7 +93,7 @@ def write_run(results: Path, dataset: str, model: str, seed: int, mse: float, sh
     write_poses(folder, random_rotations(50, np.random.default_rng(1 if converged else 100 + seed)))
     simulated = results / "datasets" / dataset / "config.json"
     simulated.parent.mkdir(parents=True, exist_ok=True)
-    simulated.write_text(json.dumps({"snr": "noiseless"}))
+    simulated.write_text(json.dumps({"snr": "noiseless", "box": 32}))
 
 
 def table_of(config: dict, experiment: str, results: Path, mode: str = "paper") -> pd.DataFrame:

@@ -41,7 +41,7 @@ NOT_HERE = {
     "source .*|python3 -m venv .*|pip install .*": "conftest.py makes the environment",
     "equipose reconstruct particles.star --out (abinitio|mine)": "as the first map, in more time",
     "equipose reconstruct shiny_2sets.star .*": "as above; for images of a microscope",
-    "snakemake --workflow-profile workflow/profiles/slurm .*": "needs a Slurm; tests/test_scatter.py adds a pass up",
+    "snakemake .*--workflow-profile workflow/profiles/slurm .*": "needs a Slurm; tests/test_scatter.py adds a pass up",
     "equipose select abinitio": "the first map has no junk; tests/test_junk.py has some",
     "equipose watch abinitio": "ends with Ctrl-C; tests/test_live.py and tests/browser do it",
     "equipose run --preset empiar10028 .*": "wants 6,000 images of 64 pixels or more",
