@@ -8,7 +8,7 @@ import pytest
 from test_cryosparc import BLOB, CTF, PLACE, cs
 
 from equipose.config.settings import PreparationConfig
-from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
+from equipose.core.rotations import from_relion_angles, of_inverted, random_rotations
 from equipose.errors import ConfigError
 from equipose.io.half_sets import half_of
 from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables
@@ -153,7 +153,7 @@ def test_poses_of_a_cs_file_are_in_both_files_and_flip_together(tmp_path: Path) 
         (tmp_path / "flipped/stack.mrcs").unlink(missing_ok=True)
         (tmp_path / "flipped/stack.mrcs").symlink_to(tmp_path / "stack.mrcs")
         flipped = read_particles(tmp_path / "flipped" / name)
-        np.testing.assert_allclose(flipped.rotations, other_hand(rotations), atol=1e-6)
+        np.testing.assert_allclose(flipped.rotations, of_inverted(rotations), atol=1e-6)
         np.testing.assert_allclose(flipped.shifts, shifts, atol=1e-5)
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from equipose import cli
 from equipose.config.settings import EvaluationConfig, MarchingConfig, ModelConfig, RunConfig, SearchConfig, merge
-from equipose.core.rotations import from_relion_angles, other_hand
+from equipose.core.rotations import from_relion_angles, of_inverted
 from equipose.errors import ConfigError
 from equipose.io.maps import read_map
 from equipose.io.particle_tables import ANGLES, read_tables
@@ -109,10 +109,10 @@ def test_flip_hand_works_on_a_reconstruction(old: Path) -> None:
     cli.flip_hand(cli.parser().parse_args(["flip-hand", str(old / "reconstruction")]))
     flipped = old / "reconstruction_flipped"
     before, after = read_map(old / "reconstruction/volume.mrc"), read_map(flipped / "volume.mrc")
-    np.testing.assert_array_equal(after[0], cli.mirrored(before[0]))
+    np.testing.assert_array_equal(after[0], cli.inverted(before[0]))
     poses = [read_tables(folder / "poses.star")[1][list(ANGLES)] for folder in (old / "reconstruction", flipped)]
     before, after = (from_relion_angles(table.to_numpy(float)) for table in poses)
-    np.testing.assert_allclose(after, other_hand(before), atol=1e-4)
+    np.testing.assert_allclose(after, of_inverted(before), atol=1e-4)
 
 
 def test_a_key_that_an_older_version_did_not_have_gets_its_default(old: Path) -> None:

@@ -20,7 +20,7 @@ from equipose.core.fourier_grid import empty_grid
 from equipose.core.fsc import fourier_shell_correlation
 from equipose.core.mask import solvent_mask
 from equipose.core.pose_metrics import squared_distances
-from equipose.core.rotations import from_relion_angles, other_hand, random_rotations
+from equipose.core.rotations import from_relion_angles, of_inverted, random_rotations
 from equipose.data.simulate import simulate
 from equipose.errors import ConfigError
 from equipose.io.half_sets import SUBSET
@@ -238,7 +238,7 @@ def test_poses_for_the_flipped_map_are_those_of_the_other_hand(
     words = ("pose", tmp_path / "flipped", more / "more.star", "--out", tmp_path / "out")
     assert equipose(monkeypatch, *words) == 0
     (flipped, shifts), (before, moved) = poses(tmp_path / "out/poses.star"), poses(posed / "poses.star")
-    assert (squared_distances(flipped, other_hand(before)) < 0.05).mean() > 0.9
+    assert (squared_distances(flipped, of_inverted(before)) < 0.05).mean() > 0.9
     assert np.median(np.abs(shifts - moved)) < 1
 
 

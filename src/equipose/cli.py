@@ -47,10 +47,8 @@ from equipose.errors import ConfigError, FileWarning
 from equipose.io.files import (
     cache_folder,
     check_can_be_made,
-    read_json,
     whole_file,
     whole_folder,
-    write_json,
     write_text,
 )
 from equipose.io.locks import alone
@@ -81,8 +79,7 @@ LISTED = 5
 
 MAPS = ("volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "local_resolution.mrc")
 EITHER_HAND = ("fsc.csv", "agreement.csv", "detail_scores.csv", "examples.npz", "reconstruction.json")
-"""Files of a reconstruction: those that depend on the hand, and those that are the same in both hands but for two
-directions in the last one."""
+"""Files of a reconstruction: those that depend on the hand, and those that are the same in both hands."""
 
 OF_ALL = ("poses.cs", "filtered.mrc", "next.md", "reconstruction.png", "reconstruction.pdf")
 """Further files of a reconstruction that one of several classes has in its own folder alone."""
@@ -414,7 +411,7 @@ def select(arguments: argparse.Namespace) -> None:
 
 
 def flip_hand(arguments: argparse.Namespace) -> None:
-    """Mirror the maps along z, and change the poses so that every projection stays the same."""
+    """Invert the maps about their centre, and change the poses so that every projection stays the same."""
     from equipose.figures.reconstruction import plot_reconstruction
     from equipose.io.maps import read_cube, write_map
     from equipose.io.particle_tables import ANGLES, read_tables
@@ -439,15 +436,10 @@ def flip_hand(arguments: argparse.Namespace) -> None:
         for name in MAPS:
             if (folder / name).is_file():
                 volume, voxel_size = read_cube(folder / name, box)
-                write_map(partial / name, mirrored(volume), voxel_size)
+                write_map(partial / name, inverted(volume), voxel_size)
         for name in EITHER_HAND:
             if (folder / name).is_file():
                 shutil.copy2(folder / name, partial)
-        if (known := read_json(partial / "reconstruction.json")) and "directional_fsc" in known:
-            for name in ("worst_along", "best_along"):
-                x, y, z = known["directional_fsc"][name]
-                known["directional_fsc"][name] = [x, y, -z]
-            write_json(partial / "reconstruction.json", known)
         in_other_hand(poses, partial)
         if (folder / NEXT).is_file():
             write_next_steps(partial, out)
@@ -485,11 +477,12 @@ def watch(arguments: argparse.Namespace) -> None:
     _server(arguments.folder.resolve(), arguments.port).serve_forever()
 
 
-def mirrored(volume: np.ndarray) -> np.ndarray:
-    """V(x, y, -z) of a volume (z, y, x) about voxel L/2; the plane without a partner stays."""
+def inverted(volume: np.ndarray) -> np.ndarray:
+    """V(-x) of a volume (z, y, x) about voxel L/2; of an even box, planes without a partner stay."""
     import numpy as np
 
-    return np.roll(volume[::-1], 1, axis=0) if len(volume) % 2 == 0 else volume[::-1]
+    turned = volume[::-1, ::-1, ::-1]
+    return np.roll(turned, 1, axis=(0, 1, 2)) if len(volume) % 2 == 0 else turned
 
 
 def _source_of_halves(particles: Particles, half_of_row: np.ndarray, group: np.ndarray | None) -> str:

@@ -51,6 +51,14 @@ def other_hand(rotations: np.ndarray) -> np.ndarray:
     return HAND_FLIP @ rotations @ HAND_FLIP
 
 
+def of_inverted(rotations: np.ndarray) -> np.ndarray:
+    """Poses (..., 3, 3) of the inverted volume V(-x) that show the same images at the same shifts: diag(-1, -1, 1) R.
+
+    An inversion keeps the axes of every point group. The mirror F moves those of T, whose threefold axis is z.
+    """
+    return np.diag([-1.0, -1.0, 1.0]) @ rotations
+
+
 @overload
 def degrees_from_squared_frobenius(squared: np.ndarray) -> np.ndarray: ...
 @overload

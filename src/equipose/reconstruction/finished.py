@@ -5,6 +5,7 @@ the first run's frame, or in the one that `flip-hand` or `symmetrise` gave them.
 and those of poses.star are the same but for one rotation, hand and translation.
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,11 +98,14 @@ def read_finished(folder: Path, work: Path, anyway: bool) -> Finished:
     maps = [torch.from_numpy(read_map(folder / f"half{number}.mrc")[0] * mask) for number in (1, 2)]
     halves = [read_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
     table, poses = _poses(folder / "poses.star")
-    found = []
+    found, symmetry = [], summary.get("symmetry", "C1")  # folders of before lack it
     for number, (half, run, dataset) in enumerate(zip(halves, runs, datasets, strict=True), start=1):
         frame = _frame(folder, half, *(part[table[SUBSET] == number] for part in poses))
         model = load_model(run / "model.pt")
-        own = real_map(as_seen(model, half.moved(frame)), half.box // 2)
+        moved = half.moved(frame)
+        if symmetry != "C1":  # the axes of a group that the run was told may lie elsewhere in a symmetrised frame
+            moved = dataclasses.replace(moved, symmetry=symmetry)
+        own = real_map(as_seen(model, moved), half.box // 2)
         prepared = json.loads((dataset / "preparation.json").read_text())
         found.append(FinishedHalf(model, networks_trained(run, model.config), prepared, frame, own, maps[2 - number]))
     first, second = found
@@ -111,7 +115,6 @@ def read_finished(folder: Path, work: Path, anyway: bool) -> Finished:
     config = PreparationConfig.load(datasets[0] / "config.json")
     scores = table[SCORE].to_numpy(float)
     files = (*(run / "model.pt" for run in runs), *(folder / name for name in NEEDED))
-    symmetry = summary.get("symmetry", "C1")  # folders of before lack it
     return Finished(folder, (first, second), config, optics, shells, mask, scores, judged.state, symmetry, files)
 
 

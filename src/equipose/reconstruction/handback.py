@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from equipose.config.settings import PreparationConfig, Told
-from equipose.core.rotations import from_relion_angles, other_hand, to_relion_angles
+from equipose.core.rotations import from_relion_angles, of_inverted, to_relion_angles
 from equipose.data.aberrations import read_aberrations
 from equipose.errors import ConfigError
 from equipose.io.cryosparc import INDEX, UID, read_records, write_cryosparc
@@ -174,7 +174,7 @@ def in_other_hand(poses: Path, output: Path) -> None:
     """
     optics, table = read_tables(poses, as_written=True)
     angles = np.stack([numbers(poses, table[label]) for label in ANGLES], axis=1)
-    rotations = other_hand(from_relion_angles(angles))
+    rotations = of_inverted(from_relion_angles(angles))
     turned = dict(zip(ANGLES, to_relion_angles(rotations).T, strict=True))
     changed = without_poses(table, but=(*ANGLES, *ORIGINS)).assign(**turned)
     write_star(output / "poses.star", optics, changed)
