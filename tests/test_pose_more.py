@@ -364,6 +364,29 @@ def test_the_map_of_posed_files_has_each_file_once(finished: Finished, more: Pat
     assert grown() == (pytest.approx(2 * power), ["one", "two"])
 
 
+def test_an_image_of_two_watched_files_is_in_one_half_set_and_in_the_map_once(
+    finished: Finished, more: Path, tmp_path: Path
+) -> None:
+    """As where an export has the rows of the one before, and new ones."""
+    optics, table = read_tables(more / "more.star")
+    shutil.copy2(more / "particles.mrcs", tmp_path)
+    kept = table.iloc[::-1].iloc[: 3 * len(table) // 4]
+    write_star(tmp_path / "first.star", optics, kept.iloc[len(kept) // 3 :])
+    write_star(tmp_path / "second.star", optics, kept)
+
+    def posed(name: str) -> tuple[pd.Series, float]:
+        out = tmp_path / "out" / name
+        pose_more.pose(finished, tmp_path / f"{name}.star", None, Told(), out, lambda _: None, with_sums=True)
+        grow(finished, out)
+        grids, _ = read_sums(tmp_path / "out" / GROWN, BOX // 2)
+        found = read_tables(out / "poses.star")[1].set_index("rlnImageName")["rlnRandomSubset"].astype(int)
+        return found, float(sum(grid.power.sum() for grid in grids))
+
+    (first, power), (second, more_power) = posed("first"), posed("second")
+    assert (second[first.index] == first).all() and len(second) == 3 * len(first) // 2
+    assert more_power == pytest.approx(1.5 * power, rel=0.1)
+
+
 def test_the_map_of_posed_files_has_the_point_group_of_the_reconstruction(finished: Finished, posed: Path) -> None:
     rotations, shifts = poses(posed / "poses.star")
     images = np.zeros((len(shifts), BOX, BOX), np.float32)

@@ -55,6 +55,33 @@ def test_each_file_is_posed_once_when_it_no_longer_grows_and_a_refused_one_when_
     assert "early: 5 particles, 20.0% doubtful" in said[0]
 
 
+def test_a_file_whose_stacks_come_later_is_posed_and_its_error_is_said_once(tmp_path: Path) -> None:
+    """Two are still copied when the file is whole; the first error of another kind is said, too."""
+    folder, asked, said, looks = tmp_path / "live", [], [], iter(range(1, 99))
+    folder.mkdir()
+    (folder / "a.star").write_text("whole")
+    errors = ["one.mrcs does not exist", "one.mrcs does not exist", "two.mrcs is cut short"]
+
+    def pose_one(star: Path, output: Path) -> dict[str, Any]:
+        asked.append(look)
+        if len(asked) <= len(errors):
+            raise ConfigError(errors[len(asked) - 1])
+        return {"particles": [2, 3], "doubtful_share": 0.0}
+
+    def wait(_: float) -> None:
+        nonlocal look
+        look = next(looks)
+        if look == 90:
+            raise KeyboardInterrupt
+
+    look = 0
+    with pytest.raises(KeyboardInterrupt):
+        watch(folder, tmp_path / "out", pose_one, said.append, wait)
+    assert asked == [1, 7, 19, 43]
+    assert said[:2] == ["error: one.mrcs does not exist", "error: two.mrcs is cut short"] and "5 particles" in said[2]
+    assert len(said) == 3
+
+
 def test_a_file_that_is_removed_while_it_is_looked_at_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

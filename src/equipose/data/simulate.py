@@ -49,6 +49,7 @@ from equipose.io.locks import one_at_a_time
 from equipose.io.maps import read_map
 from equipose.io.particle_tables import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
 from equipose.io.progress import Report, number, reporter, run_main, say
+from equipose.io.stacks import write_statistics
 
 NOISE_CHUNK = 64
 """Images a random stream; part of what a seed means."""
@@ -132,7 +133,7 @@ def simulate(
             clean_variance = box_power / (count * box**2)
             scale = np.float32(1 / math.sqrt(clean_variance))
             moments = _run(pool.map(write_final, chunks, range(len(chunks))), chunks, progress, "finished")
-        _write_statistics(partial, moments, count * box**2)
+        write_statistics(partial, moments, count * box**2)
     write_star(output / "particles.star", *star_tables(config, rotations, shifts, ctf_parameters))
 
     noise_variance = moments[:, 4].sum() / (count * box**2)
@@ -369,14 +370,6 @@ def _make_stack(path: Path, shape: tuple[int, int, int], voxel_size: float) -> N
         mrc.set_image_stack()
         mrc.voxel_size = voxel_size
         mrc.header.label[0] = "Simulated by equipose"  # in place of mrcfile's, which holds the time of day
-
-
-def _write_statistics(path: Path, moments: np.ndarray, pixels: int) -> None:
-    mean = moments[:, 2].sum() / pixels
-    with mrcfile.mmap(path, "r+") as mrc:
-        mrc.header.dmin, mrc.header.dmax = moments[:, 0].min(), moments[:, 1].max()
-        mrc.header.dmean = mean
-        mrc.header.rms = math.sqrt(max(moments[:, 3].sum() / pixels - mean**2, 0))
 
 
 # Plain reads and writes at a position, which threads can share: the pages of a memory map would count as memory used.

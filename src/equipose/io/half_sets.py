@@ -68,10 +68,10 @@ def half_of_more(known: pd.DataFrame, particle_table: pd.DataFrame, optics_table
     return np.where(theirs > 0, theirs, half_of(particle_table, optics_table))
 
 
-def seen_before(known: pd.DataFrame, particle_table: pd.DataFrame) -> int:
-    """How many rows show an image that a `known` row shows."""
+def seen_before(known: pd.DataFrame, particle_table: pd.DataFrame) -> np.ndarray:
+    """Whether each row shows an image that a `known` row shows, (n,) bool."""
     images = _images(pd.concat([known[IMAGE], particle_table[IMAGE]]))
-    return int(np.isin(images[len(known) :], images[: len(known)]).sum())
+    return np.isin(images[len(known) :], images[: len(known)])
 
 
 def torn(particle_table: pd.DataFrame, optics_table: pd.DataFrame, group: np.ndarray | None = None) -> np.ndarray:

@@ -6,6 +6,7 @@ made again if the settings have changed.
 """
 
 import hashlib
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import numpy as np
 from equipose.errors import ConfigError
 from equipose.io.files import writable
 from equipose.io.progress import reporter
-from equipose.io.stacks import HEADER
+from equipose.io.stacks import HEADER, write_statistics
 
 
 def write_stack(
@@ -42,7 +43,7 @@ def write_stack(
         path.parent.mkdir(parents=True, exist_ok=True)
         _start(partial, journal, shape, voxel_size, settings)
     stack = np.memmap(partial, np.float32, "r+", HEADER.itemsize, shape)
-    report = reporter(say)
+    report, moments = reporter(say), []
     with open(journal, "a") as lines:
         for start in range(0, len(stack), part):
             place = slice(start, min(start + part, len(stack)))
@@ -56,10 +57,10 @@ def write_stack(
                     raise
                 stack.flush()
                 print(start, sha256(images), sha256(stack[place]), file=lines, flush=True)
+            moments.append(_moments(stack[place]))
             report("prepared", place.stop, len(stack))
     del stack
-    with mrcfile.mmap(partial, "r+") as mrc:
-        mrc.update_header_stats()
+    write_statistics(partial, np.array(moments), math.prod(shape))
     os.replace(partial, path)
     journal.unlink()
 
@@ -70,6 +71,12 @@ def sha256(*parts: bytes | np.ndarray | None) -> str:
     for part in parts:
         digest.update(np.ascontiguousarray(part).view(np.uint8).data if isinstance(part, np.ndarray) else part or b"")
     return digest.hexdigest()
+
+
+def _moments(images: np.ndarray) -> tuple[float, float, float, float]:
+    """Lowest and highest value, sum, and sum of squares."""
+    squares = np.einsum("nyx,nyx->n", images, images)
+    return images.min(), images.max(), images.sum((1, 2)).sum(dtype=np.float64), squares.sum(dtype=np.float64)
 
 
 def _start(partial: Path, journal: Path, shape: tuple[int, int, int], voxel_size: float, settings: str) -> None:

@@ -289,3 +289,15 @@ def _what_else(start: bytes) -> str:
         if mode == 101 and 0 < width < WIDEST:
             return "has pixels of four bits (mode 101): write it in another mode (IMOD: newstack -mode 2)"
     return f"is not an MRC file of images in a mode of {modes}: name a stack of MRC's format (.mrcs)"
+
+
+def write_statistics(path: Path, moments: np.ndarray, pixels: int) -> None:
+    """Write a stack's statistics into its header, from its parts' (n, 4 or more): lowest, highest, sum, sum of squares.
+
+    mrcfile would hold all of its `pixels` in memory.
+    """
+    mean = moments[:, 2].sum() / pixels
+    with mrcfile.mmap(path, "r+") as mrc:
+        mrc.header.dmin, mrc.header.dmax = moments[:, 0].min(), moments[:, 1].max()
+        mrc.header.dmean = mean
+        mrc.header.rms = math.sqrt(max(moments[:, 3].sum() / pixels - mean**2, 0))

@@ -57,6 +57,14 @@ def read_sums(path: Path, radius: int) -> tuple[list[FourierGrid], list[str]]:
         return [FourierGrid(radius, *pair) for pair in pairs], arrays["names"].tolist()
 
 
+def summed_before(posed: Path) -> list[Path]:
+    """The folders beside `posed` whose sums the map has."""
+    if not (posed.parent / GROWN).is_file():
+        return []
+    with np.load(posed.parent / GROWN) as arrays:
+        return [posed.parent / name for name in arrays["names"].tolist() if name != posed.name]
+
+
 def grow(finished: Finished, posed: Path) -> None:
     """Add the sums that lie in the folder `posed` to those of the folder above, and write the maps of all there.
 

@@ -45,7 +45,7 @@ from equipose.io.progress import reporter
 from equipose.io.stacks import stack_path
 from equipose.poses.refinement import poses_against
 from equipose.reconstruction.finished import Finished, FinishedHalf
-from equipose.reconstruction.growing import SETTINGS, SUMS, sums_of, write_sums
+from equipose.reconstruction.growing import SETTINGS, SUMS, summed_before, sums_of, write_sums
 from equipose.reconstruction.halves import Half
 from equipose.reconstruction.handback import write_posed
 from equipose.reconstruction.junk import decoy
@@ -67,8 +67,8 @@ ANOTHER = 0.25
 own at SNR 1, 24 % at SNR 0.1 and 7 % at 0.03; of others 18 % (spike), 10 % (β-galactosidase), 0 % (GroEL, ribosome).
 """
 
-PARTIAL, SUMMARY = "partial", "pose.json"
-"""Folder of the parts until all are done, and the results' summary."""
+PARTIAL, HALVES, SUMMARY = "partial", "halves.npz", "pose.json"
+"""Folder of the parts until all are done, its file with the rows of each half-set, and the results' summary."""
 
 Say = Callable[[str], None]
 
@@ -86,6 +86,8 @@ class More:
     rows: tuple[np.ndarray, np.ndarray]
     """Rows of half 1 and of half 2"""
     how: tuple[Preparation, Preparation]
+    summed: np.ndarray
+    """Whether the growing map has each row's image already, from a file before, (n,) bool"""
 
 
 def pose(
@@ -101,7 +103,7 @@ def pose(
 ) -> dict[str, Any]:
     """Write poses.star, poses.cs and pose.json to the folder `output`; returns what pose.json holds.
 
-    `with_sums` also writes the sums of their map (growing.py).
+    `with_sums` also writes the sums of their map (growing.py), without images of the files that the map has.
 
     Of `told`, flipped phases and the lack of a CTF are as the reconstruction was told. A call that was interrupted
     continues, and one that was finished does nothing. Raises ConfigError if the particles are not like those of the
@@ -129,7 +131,7 @@ def pose(
     if _is_done(output, settings):
         shutil.rmtree(output / PARTIAL, ignore_errors=True)  # of a call that was stopped at its very end
         return read_json(output / SUMMARY)
-    more = _read_more(finished, config, say)
+    more = _read_more(finished, config, _tables_of(summed_before(output) if with_sums else []), output / PARTIAL, say)
     judged = read_json(output / PARTIAL / "decoy.json") or _compare_with_decoy(finished, more, encoder_only)
     above = share("above the decoy", judged["images"], judged["share_above_decoy"])
     if above.high < ANOTHER and not anyway:
@@ -144,10 +146,12 @@ def pose(
             return read_json(output / SUMMARY)
         write_json(output / SETTINGS, settings)
         write_json(output / PARTIAL / "decoy.json", judged)
+        with whole_file(output / PARTIAL / HALVES) as partial, open(partial, "wb") as file:
+            np.savez(file, *more.rows)
         rotations, shifts, scores = zip(*_all_posed(finished, more, encoder_only, output, say), strict=True)
         summary = _summary(finished, more, np.concatenate(scores), judged, encoder_only)
         if with_sums:
-            sums = [sums_of(finished, n, _halves(finished, more, n, rotations[n], shifts[n])) for n in range(2)]
+            sums = [sums_of(finished, n, _not_summed(finished, more, n, rotations[n], shifts[n])) for n in range(2)]
             write_sums(output / SUMS, sums, [output.name])
         write_json(output / SUMMARY, summary)
         write_posed(output, config, more.tables, more.rows, rotations, shifts, scores)
@@ -166,8 +170,25 @@ def _is_done(output: Path, settings: dict[str, Any]) -> bool:
     return done
 
 
-def _read_more(finished: Finished, config: PreparationConfig, say: Say) -> More:
-    """The particles of `config.star`. Raises ConfigError if the reconstruction's networks cannot pose them."""
+def _tables_of(posed: list[Path]) -> list[pd.DataFrame]:
+    """The poses.star of folders that `pose` wrote, with whole paths of the images."""
+    found = []
+    for folder in posed:
+        known = read_json(folder / SETTINGS)
+        if known is not None and (folder / "poses.star").is_file():
+            told = PreparationConfig.from_json(json.dumps(known["told"]), folder / SETTINGS)
+            found.append(_with_paths(told, read_tables(folder / "poses.star", as_written=True)[1]))
+    return found
+
+
+def _read_more(
+    finished: Finished, config: PreparationConfig, before: list[pd.DataFrame], partial: Path, say: Say
+) -> More:
+    """The particles of `config.star`; `before` are tables of files in the growing map.
+
+    An image that one of them shows is in the same half-set here. Halves that lie in the folder `partial`, of a call
+    that was interrupted, stay. Raises ConfigError if the reconstruction's networks cannot pose them.
+    """
     star, datadir = Path(config.star), Path(config.datadir) if config.datadir else None
     tables = read_tables(star, told=config.told)
     check_inside(star, datadir, tables[1])
@@ -184,18 +205,25 @@ def _read_more(finished: Finished, config: PreparationConfig, say: Say) -> More:
         say(f"warning: {star}: {FLIPPED_WARNING}")
     theirs = _with_paths(finished.config, read_tables(finished.folder / "poses.star", as_written=True)[1])
     written = _with_paths(config, read_tables(star, as_written=True, told=config.told)[1])
-    if again := seen_before(theirs, written):
+    if again := seen_before(theirs, written).sum():
         say(f"warning: {star}: {again} of {len(written)} rows show images that {finished.folder} was made from")
-    half = half_of_more(theirs, written, tables[0])
-    first, second = (np.flatnonzero(half == number) for number in (1, 2))
+    summed = seen_before(pd.concat(before), written) if before else np.zeros(len(written), bool)
+    if summed.any():
+        say(f"{star}: {summed.sum()} of {len(written)} rows show images that the map has already; it has them once")
+    if (partial / HALVES).is_file():
+        with np.load(partial / HALVES) as arrays:
+            first, second = arrays["arr_0"], arrays["arr_1"]
+    else:
+        half = half_of_more(pd.concat([theirs, *before]), written, tables[0])
+        first, second = (np.flatnonzero(half == number) for number in (1, 2))
     rescaled = abs(particles.voxel_size / known["original_voxel_size"] - 1) > ALIKE
     say(
-        f"{star}: {len(half)} particles, {particles.images.shape[-1]} pixels of {particles.voxel_size:.4g} Å →"
+        f"{star}: {len(written)} particles, {particles.images.shape[-1]} pixels of {particles.voxel_size:.4g} Å →"
         f" {config.box} of {known['voxel_size']:.4g} Å"
         + f", rescaled: the reconstruction's were of {known['original_voxel_size']:.4g} Å" * rescaled
         + f"; {len(first)} in half 1, {len(second)} in half 2"
     )
-    return More(config, tables, particles, (first, second), (how[0], how[1]))
+    return More(config, tables, particles, (first, second), (how[0], how[1]), summed)
 
 
 def _with_paths(config: PreparationConfig, table: pd.DataFrame) -> pd.DataFrame:
@@ -305,12 +333,15 @@ def _all_posed(finished: Finished, more: More, encoder_only: bool, output: Path,
     return found
 
 
-def _halves(finished: Finished, more: More, number: int, rotations: np.ndarray, shifts: np.ndarray) -> Iterator[Half]:
-    """The prepared particles of a half-set with their poses (n, 3, 3) and (n, 2), part after part."""
-    factors = finished.halves[number].prepared["whitening"]
-    for start in range(0, len(more.rows[number]), PART):
-        part = slice(start, start + PART)
-        particles = _prepared(finished.halves[number], more, number, more.rows[number][part])
+def _not_summed(
+    finished: Finished, more: More, number: int, rotations: np.ndarray, shifts: np.ndarray
+) -> Iterator[Half]:
+    """The prepared particles of a half-set that the map lacks, with their poses (n, 3, 3) and (n, 2), in parts."""
+    factors, rows = finished.halves[number].prepared["whitening"], more.rows[number]
+    new = np.flatnonzero(~more.summed[rows])
+    for start in range(0, len(new), PART):
+        part = new[start : start + PART]
+        particles = _prepared(finished.halves[number], more, number, rows[part])
         yield Half(particles, rotations[part], shifts[part], "C1", factors and tuple(factors))
 
 

@@ -64,8 +64,10 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
     turned = rotations @ frame.rotation
     table[list(ANGLES)] = to_relion_angles(turned)
     measured = None
+    if "mask" in made:
+        made["mask"] = np.clip(made["mask"], 0, 1)  # its Fourier transform, cut at Nyquist, overshoots
     if {"half1", "half2", "mask"} <= made.keys():
-        measured = quality(made["half1"], made["half2"], np.clip(made["mask"], 0, 1), voxel_size)
+        measured = quality(made["half1"], made["half2"], made["mask"], voxel_size)
         made["local_resolution"] = measured.local
     with whole_folder(out) as partial:
         for name, data in made.items():

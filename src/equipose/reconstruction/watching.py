@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +17,19 @@ SECONDS = 10.0
 """Between two looks into the folder. A file is whole once it is the same at two looks."""
 
 
+PAUSE, LONGEST_PAUSE = 6, 360
+"""Looks until a refused file is tried again, at first and at most: a minute and an hour."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that could not be posed: `why`, the look at which it is tried again, and the looks until then."""
+
+    why: str
+    due: int
+    pause: int
+
+
 def watch(
     folder: Path,
     output: Path,
@@ -26,23 +40,34 @@ def watch(
     """Pose each file of `folder` into a folder of its name in `output`, for ever: `wait` ends it by an exception.
 
     `pose_one` poses a file into a folder, continues there after a kill, and does nothing more once it is done. A file
-    that it refuses is tried again when it has changed.
+    that it refuses is tried again when it has changed, and also at growing intervals: its stacks may still be copied.
     """
     seen: dict[Path, tuple[int, int]] = {}
     tried: dict[Path, tuple[int, int]] = {}
+    refused: dict[Path, Refused] = {}
+    look = 0
     while True:
         for path, state in _files(folder):
-            if seen.get(path) == state != tried.get(path):
+            if tried.get(path) != state:
+                refused.pop(path, None)
+            due = path in refused and refused[path].due <= look
+            if seen.get(path) == state and (tried.get(path) != state or due):
                 tried[path] = state
                 try:
                     summary = pose_one(path, output / path.stem)
                 except ConfigError as error:
-                    say(f"error: {error}")
+                    former = refused.get(path, Refused("", look, PAUSE // 2))
+                    pause = min(2 * former.pause, LONGEST_PAUSE)
+                    refused[path] = Refused(str(error), look + pause, pause)
+                    if str(error) != former.why:
+                        say(f"error: {error}")
                 else:
+                    refused.pop(path, None)
                     count, share = sum(summary["particles"]), summary["doubtful_share"]
                     say(f"{output / path.stem}: {count} particles, {share:.1%} doubtful; looking for more in {folder}")
             seen[path] = state
         wait(SECONDS)
+        look += 1
 
 
 def _files(folder: Path) -> list[tuple[Path, tuple[int, int]]]:
