@@ -20,7 +20,7 @@ from equipose.core.fourier_grid import empty_grid
 from equipose.core.fsc import fourier_shell_correlation
 from equipose.core.mask import solvent_mask
 from equipose.core.pose_metrics import squared_distances
-from equipose.core.rotations import from_relion_angles, of_inverted, random_rotations
+from equipose.core.rotations import from_relion_angles, of_inverted, random_rotations, to_relion_angles
 from equipose.data.simulate import simulate
 from equipose.errors import ConfigError
 from equipose.io.half_sets import SUBSET
@@ -33,7 +33,7 @@ from equipose.poses.search_stages import search_length
 from equipose.reconstruction import pose_more
 from equipose.reconstruction.finished import Finished, read_finished
 from equipose.reconstruction.growing import GROWN, SUMS, grow, read_sums, sums_of, write_sums
-from equipose.reconstruction.halves import Half
+from equipose.reconstruction.halves import FURTHER, Half
 from equipose.reconstruction.handback import SCORE
 from equipose.training.evaluate import RelionPoses
 from equipose.training.run_progress import networks_trained
@@ -332,6 +332,31 @@ def test_a_folder_whose_runs_are_not_there_or_are_others_poses_nothing(abinitio:
     (folder / "mask.mrc").unlink()
     with pytest.raises(ConfigError, match="lacks mask.mrc"):
         read_finished(folder, folder / "work", False)
+
+
+def test_a_reconstruction_after_further_passes_has_their_poses(
+    finished: Finished, abinitio: Path, tmp_path: Path
+) -> None:
+    """With the former ones, new particles would be compared with another map, or be refused."""
+    folder = shutil.copytree(abinitio, tmp_path / "abinitio")
+    places = json.loads((folder / "reconstruction.json").read_text())
+    optics, table = read_tables(folder / "poses.star")
+    rng, moved = np.random.default_rng(0), []
+    (tmp_path / "particles.mrcs").symlink_to(abinitio.parent / "halves/particles.mrcs")
+    for number, (run, half) in enumerate(zip(places["runs"], finished.halves, strict=True), start=1):
+        copied = Path(shutil.copytree(run, tmp_path / f"run{number}"))
+        (own_optics, own), rows = read_tables(copied / "poses.star"), np.flatnonzero(table[SUBSET] == number)
+        turned = random_rotations(len(own), rng)
+        angles = dict(zip(ANGLES, to_relion_angles(turned).T, strict=True))
+        write_star(copied / FURTHER, own_optics, own.assign(**angles))
+        table.loc[rows, list(ANGLES)] = to_relion_angles(half.frame.rotations(turned))
+        moved.append(str(copied))
+    write_star(folder / "poses.star", optics, table)
+    (folder / "reconstruction.json").write_text(json.dumps(places | {"runs": moved}))
+    others = read_finished(folder, folder / "work", False)
+    for half, former in zip(others.halves, finished.halves, strict=True):
+        np.testing.assert_allclose(half.frame.rotation, former.frame.rotation, atol=1e-4)
+        assert fourier_shell_correlation(half.own.numpy(), former.own.numpy())[3:8].mean() < 0.5, "random poses"
 
 
 def test_a_folder_of_other_poses_is_not_overwritten(

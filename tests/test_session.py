@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import equipose
 from equipose.config.settings import merge
 from equipose.core.mask import solvent_mask
-from equipose.io.particles import read_particles
+from equipose.errors import ConfigError
+from equipose.io.particles import Particles, read_particles
 from equipose.model.autoencoder import Autoencoder, save_model
 from equipose.reconstruction import session
 
@@ -34,6 +36,16 @@ def test_every_public_name_has_a_docstring_with_an_example() -> None:
 def test_importing_the_package_loads_nothing_numerical() -> None:
     code = "import sys; from equipose import PUBLIC; print({'numpy', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_images_of_an_odd_size_are_not_back_projected() -> None:
+    """Their middle is no pixel L/2: the map would be moved by half a pixel, and have one voxel less."""
+    nothing = pd.DataFrame()
+    particles = Particles(
+        np.zeros((1, 33, 33), np.float32), np.zeros((1, 7), np.float32), 4.0, None, None, nothing, nothing
+    )
+    with pytest.raises(ConfigError, match="images of 33 pixels have no pixel L/2"):
+        session.back_project(particles, np.eye(3)[None], np.zeros((1, 2)))
 
 
 def test_the_notebook_was_run_whole_and_keeps_its_pictures() -> None:

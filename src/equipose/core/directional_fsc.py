@@ -48,7 +48,6 @@ def directional_curves(first: np.ndarray, second: np.ndarray, directions: np.nda
     a, b = (scipy.fft.rfftn(volume.astype(np.float64))[used] for volume in (first, second))
     products = np.stack([(a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2, np.ones_like(a.real)]) * weight[used]
     unit = np.stack([part[used] for part in (x, y, z)], axis=1) / radius[used][:, None]
-    inside = np.abs(directions @ unit.T) >= np.cos(np.radians(HALF_ANGLE))
 
     def curve(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sums = [np.bincount(shell[used][chosen], part[chosen], minlength=box // 2) for part in products]
@@ -56,7 +55,8 @@ def directional_curves(first: np.ndarray, second: np.ndarray, directions: np.nda
         return np.divide(sums[0], power, out=np.zeros(box // 2), where=power > 0), sums[3]
 
     whole, _ = curve(np.ones(len(unit), bool))
-    found = (curve(cone) for cone in inside)
+    # One cone at a time: at 256 px all of them would take 10 GB.
+    found = (curve(np.abs(unit @ direction) >= np.cos(np.radians(HALF_ANGLE))) for direction in directions)
     return np.stack([np.where(count >= FEWEST, values, whole) for values, count in found])
 
 

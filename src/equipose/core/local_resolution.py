@@ -41,5 +41,7 @@ def local_resolution(first: np.ndarray, second: np.ndarray, voxel_size: float, r
         part = (before - LOCAL_THRESHOLD)[falls] / (before - now)[falls]
         crossing[falls] = last + part * (shell - last)
         above &= ~falls
+        if not above.any():
+            break
         before, last = now, shell
     return (box * voxel_size / np.maximum(crossing, 1)).astype(np.float32)

@@ -25,7 +25,7 @@ from equipose.io.half_sets import SUBSET
 from equipose.io.maps import read_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, per_particle, read_tables
 from equipose.model.autoencoder import Autoencoder, load_model
-from equipose.reconstruction.halves import Half, as_seen, read_half
+from equipose.reconstruction.halves import FURTHER, Half, as_seen, read_half
 from equipose.reconstruction.handback import SCORE
 from equipose.reconstruction.verdict import crossings, read_summary, verdict
 from equipose.training.run_progress import networks_trained
@@ -96,11 +96,11 @@ def read_finished(folder: Path, work: Path, anyway: bool) -> Finished:
     runs, datasets = _runs(folder, work, summary)
     mask = read_map(folder / "mask.mrc")[0]
     maps = [torch.from_numpy(read_map(folder / f"half{number}.mrc")[0] * mask) for number in (1, 2)]
-    halves = [read_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
     table, poses = _poses(folder / "poses.star")
-    found, symmetry = [], summary.get("symmetry", "C1")  # folders of before lack it
-    for number, (half, run, dataset) in enumerate(zip(halves, runs, datasets, strict=True), start=1):
-        frame = _frame(folder, half, *(part[table[SUBSET] == number] for part in poses))
+    found, halves, symmetry = [], [], summary.get("symmetry", "C1")  # folders of before lack it
+    for number, (run, dataset) in enumerate(zip(runs, datasets, strict=True), start=1):
+        half, frame = _posed(folder, run, dataset, *(part[table[SUBSET] == number] for part in poses))
+        halves.append(half)
         model = load_model(run / "model.pt")
         moved = half.moved(frame)
         if symmetry != "C1":  # the axes of a group that the run was told may lie elsewhere in a symmetrised frame
@@ -144,12 +144,14 @@ def _poses(star: Path) -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
     return table, (from_relion_angles(angles), aberrations.shifts_taken_out(shifts) if aberrations else shifts)
 
 
-def _frame(folder: Path, half: Half, rotations: np.ndarray, shifts: np.ndarray) -> Alignment:
-    """The way from the run's poses to those of poses.star."""
-    if len(rotations) == len(half.rotations):
-        frame = align(half.rotations, rotations, half.shifts, shifts)
-        if np.median(squared_distances(frame.rotations(half.rotations), rotations)) < SAME:
-            return frame
+def _posed(folder: Path, run: Path, dataset: Path, rotations: np.ndarray, shifts: np.ndarray) -> tuple[Half, Alignment]:
+    """The run's particles with those poses of it that poses.star has, and the way from them to poses.star."""
+    for name in (FURTHER, "poses.star"):
+        half = read_half(run, dataset, name) if (run / name).is_file() else None
+        if half is not None and len(rotations) == len(half.rotations):
+            frame = align(half.rotations, rotations, half.shifts, shifts)
+            if np.median(squared_distances(frame.rotations(half.rotations), rotations)) < SAME:
+                return half, frame
     raise ConfigError(
         f"{folder / 'poses.star'} does not have the poses of its runs: put the original file back, or reconstruct again"
     )

@@ -17,7 +17,8 @@ from equipose.core.fourier_grid import FourierGrid, empty_grid, from_real_map, i
 from equipose.core.mask import masked_volume
 from equipose.core.point_groups import group
 from equipose.core.pose_metrics import Alignment, align, squared_distances
-from equipose.core.rotations import degrees_from_squared_frobenius
+from equipose.core.rotations import degrees_from_squared_frobenius, to_relion_angles
+from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables, write_star
 from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import reporter
 from equipose.model.autoencoder import Autoencoder, load_model
@@ -79,8 +80,13 @@ class Half:
             yield rotations, shifts, to_half_disc(images, disc) / filtered, transfer
 
 
-def read_half(run: Path, dataset: Path) -> Half:
-    particles, posed = (read_particles(folder) for folder in (dataset / "particles.star", run / "poses.star"))
+FURTHER = "further.star"
+"""File in a run's folder: its poses after further passes, if there were any."""
+
+
+def read_half(run: Path, dataset: Path, poses: str = "poses.star") -> Half:
+    """The particles of `dataset` with the poses that the file `poses` in the folder of their `run` has."""
+    particles, posed = (read_particles(path) for path in (dataset / "particles.star", run / poses))
     assert posed.rotations is not None and posed.shifts is not None
     factors = json.loads((dataset / "preparation.json").read_text())["whitening"]
     symmetry = PreparationConfig.load(dataset / "config.json").symmetry.upper()
@@ -146,9 +152,15 @@ def _asked(run: Path, own: Half, other: Half, mates: Mates | None) -> RelionPose
 
 
 def refined_further(run: Path, half: Half, say: Callable[[str], None], kept: Path) -> Half:
-    """The same particles after further passes of the refinement of their `run`; its state is kept in a file."""
+    """The same particles after further passes of the refinement of their `run`; its state is kept in a file.
+
+    The run's folder gets their poses, too, in the run's own frame: `equipose pose` needs them.
+    """
     model = load_model(run / "model.pt")
     rotations, shifts = refine_further(model, half.particles, half.rotations, half.shifts, say, kept)
+    optics, table = read_tables(run / "poses.star")
+    found = zip((*ANGLES, *ORIGINS), np.hstack([to_relion_angles(rotations), -shifts]).T, strict=True)
+    write_star(run / FURTHER, optics, table.assign(**dict(found)))
     return dataclasses.replace(half, rotations=rotations, shifts=shifts)
 
 

@@ -65,8 +65,11 @@ def _chosen(
     axis = torch.arange(-int(2 * reach), int(2 * reach) + 1, dtype=torch.float32)
     steps = torch.cartesian_prod(axis, axis)
     steps = steps[steps.norm(dim=-1) <= 2 * reach]
-    fits, moves = disc.weights * coefficients * expected.conj(), shift_phase(steps, disc)
-    overlaps = [_real(fits[:, part]) @ _real(moves[:, part]).T for part in parts]  # (b, s): Re⟨Î, T P⟩
+    fits = disc.weights * coefficients * expected.conj()
+    overlaps = []  # (b, s) each: Re⟨Î, T P⟩. Of all parts at once, the phases of 256 px would take 5 GB.
+    for part in parts:
+        moves = shift_phase(steps, HalfDisc(disc.box, disc.k[part], disc.weights[part]))
+        overlaps.append(_real(fits[:, part]) @ _real(moves).T)
     noise = (coefficients.abs().square() @ disc.weights).mean() / disc.weights.sum()
     distance = (shifts[:, None] + steps).square().sum(-1)
     whole = sum(overlaps) - noise * distance / (2 * max(deviation, 0.1) ** 2)

@@ -27,6 +27,7 @@ from equipose.config.settings import (
 from equipose.core.fourier_grid import grid_map, real_map
 from equipose.data import simulate as simulation
 from equipose.data.structures import density
+from equipose.errors import ConfigError
 from equipose.io.maps import write_map
 from equipose.io.particles import Particles, check_training_box, read_particles
 from equipose.model.autoencoder import Autoencoder, load_model
@@ -158,7 +159,11 @@ def back_project(particles: Particles, rotations: np.ndarray, shifts: np.ndarray
         >>> truth, voxel_size = read_map(folder / "volume.mrc")
         >>> bool(fsc(volume, truth)[1:6].min() > 0.8)
         True
+
+    Raises ConfigError for images of an odd size.
     """
+    if particles.images.shape[-1] % 2:
+        raise ConfigError(f"images of {particles.images.shape[-1]} pixels have no pixel L/2: crop them to an even size")
     return grid_map(halves.back_project(halves.Half(particles, rotations, shifts, symmetry))).numpy()
 
 
