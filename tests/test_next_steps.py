@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from equipose.config.settings import PreparationConfig
 from equipose.core.fsc import fourier_shell_correlation
 from equipose.io.maps import read_map
 from equipose.io.particle_tables import read_tables, write_star
@@ -71,3 +72,43 @@ def test_a_map_that_has_not_converged_is_not_recommended(folder: Path, tmp_path:
     (lost / "reconstruction.json").write_text(json.dumps(summary | {"halves_agree": [0.1, 0.1], "junk": None}))
     write_next_steps(lost, lost)
     assert not (lost / "next.md").exists() and not (lost / "filtered.mrc").exists()
+
+
+@pytest.mark.parametrize(
+    ("protein", "told", "flags", "relion", "cryodrgn"),
+    [
+        ("bright", {}, {}, (" --ctf ", False), "--ctf ctf.pkl --uninvert-data "),
+        ("dark", {}, {}, (" --ctf ", True), "--ctf ctf.pkl --zdim"),
+        ("dark", {"phase_flipped": True}, {}, (" --ctf --ctf_phase_flipped ", True), None),
+        ("dark", {}, {"rlnCtfDataArePhaseFlipped": 1}, (" --ctf --ctf_phase_flipped ", True), None),
+        ("dark", {}, {"rlnCtfDataAreCtfPremultiplied": 1}, (" --ctf ", True), None),
+        ("dark", {"no_ctf": True}, {}, ("halves --firstiter_cc", True), "--poses poses.pkl --zdim"),
+    ],
+)
+def test_commands_fit_what_was_done_to_the_images(
+    folder: Path,
+    tmp_path: Path,
+    protein: str,
+    told: dict[str, bool],
+    flags: dict[str, int],
+    relion: tuple[str, bool],
+    cryodrgn: str | None,
+) -> None:
+    """A bright reference for dark images, or a CTF's sign that was taken out before, would lead a refinement astray."""
+    made = shutil.copytree(folder, tmp_path / "made")
+    (tmp_path / "half1").mkdir()
+    (tmp_path / "half1/preparation.json").write_text(json.dumps({"protein": protein}))
+    config = PreparationConfig(name="half1", star=str(made / "poses.star"), datadir=str(made), **told)
+    (tmp_path / "half1/config.json").write_text(config.to_json())
+    summary = json.loads((made / "reconstruction.json").read_text()) | {"datasets": [str(tmp_path / "half1")]}
+    (made / "reconstruction.json").write_text(json.dumps(summary))
+    optics, table = read_tables(made / "poses.star")
+    write_star(made / "poses.star", optics.assign(**flags), table)
+    lines = {step.program: step.lines for step in steps(made, made)}
+    options, negative = relion
+    assert options in lines["RELION"][-1] and lines["RELION"][1].endswith(" --multiply_constant -1") == negative
+    assert ("--ctf_phase_flipped" in lines["RELION"][-1]) == ("phase_flipped" in options)
+    assert ("cryoDRGN" in lines) == (cryodrgn is not None)
+    if cryodrgn:
+        assert cryodrgn in lines["cryoDRGN"][-1]
+        assert any("parse_ctf_star" in line for line in lines["cryoDRGN"]) == ("--ctf" in cryodrgn)

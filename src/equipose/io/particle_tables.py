@@ -41,7 +41,8 @@ ENVELOPE = {"rlnCtfBfactor": 0.0, "rlnCtfScalefactor": 1.0}
 
 FLIPPED, MULTIPLIED = "rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"
 APPLIED = {FLIPPED: "flipped", MULTIPLIED: "multiplied"}
-"""What another program may have done to the images with their CTF. RELION reads these labels in data_optics only."""
+"""What another program may have done to the images with their CTF. RELION reads the second in data_optics only, and has
+an option for the first (--ctf_phase_flipped)."""
 
 TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")

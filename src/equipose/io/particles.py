@@ -316,7 +316,7 @@ def _warn_of_columns(star: Path, optics_table: pd.DataFrame, particle_table: pd.
         if label in particle_table:
             warn(
                 f"star file {star}: {label} in data_particles is ignored by RELION, and so by equipose: move it to"
-                " data_optics" + (" (or say --phase-flipped)" if label == FLIPPED else "")
+                " data_optics" + (", or say --phase-flipped (RELION: --ctf_phase_flipped)" if label == FLIPPED else "")
             )
 
 

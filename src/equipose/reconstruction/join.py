@@ -33,7 +33,7 @@ from equipose.io.progress import run_main
 from equipose.reconstruction import junk
 from equipose.reconstruction.common_symmetry import compare, mates
 from equipose.reconstruction.half_maps import quality, quartiles
-from equipose.reconstruction.halves import Half, ask_each_other, back_project, read_half, refined_further
+from equipose.reconstruction.halves import FURTHER, Half, ask_each_other, back_project, read_half, refined_further
 from equipose.reconstruction.handback import write_poses
 from equipose.reconstruction.independent_shifts import independent_sums
 from equipose.reconstruction.names import AGREES, FAR_AWAY
@@ -55,6 +55,8 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     own = [read_half(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
     together = compare(own, ask_each_other(own, runs))
     kept = [output / f"further{half}.pt" for half in (1, 2)]
+    for run in runs:
+        (run / FURTHER).unlink(missing_ok=True)  # of a former command
     if together.nearly:
         say(f"nearly {together.symmetry}: further passes tell which of the nearly alike poses is right")
         own = [refined_further(run, half, say, path) for run, half, path in zip(runs, own, kept, strict=True)]

@@ -12,9 +12,9 @@ import pandas as pd
 from equipose.config.settings import PreparationConfig
 from equipose.core.sharpening import FEWEST, GUINIER, fsc_weights, guinier_b_factor, weighted_map
 from equipose.core.surface import enclosing_level, molecule_fraction
-from equipose.io.files import write_text
+from equipose.io.files import read_json, write_text
 from equipose.io.maps import read_map, write_map
-from equipose.io.particle_tables import NAMED, PIXEL, SIZE, find_datadir, of_groups, read_tables
+from equipose.io.particle_tables import FLIPPED, MULTIPLIED, NAMED, PIXEL, SIZE, find_datadir, of_groups, read_tables
 from equipose.reconstruction.verdict import verdict
 
 FILTERED, NEXT = "filtered.mrc", "next.md"
@@ -33,6 +33,23 @@ class Step:
     program: str
     why: str
     lines: list[str]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What of the particles' images decides options: protein is `dark`, phases were `flipped`, images `multiplied` by
+    their CTF, or they have `no_ctf`.
+    """
+
+    dark: bool
+    flipped: bool
+    multiplied: bool
+    no_ctf: bool
+
+    @property
+    def ctf_options(self) -> str:
+        """Of relion_refine. It reads a multiplied CTF from data_optics, and flipped phases from an option alone."""
+        return "" if self.no_ctf else " --ctf" + " --ctf_phase_flipped" * self.flipped
 
 
 def write_next_steps(folder: Path, place: Path) -> None:
@@ -73,7 +90,7 @@ def steps(folder: Path, place: Path) -> list[Step]:
     optics, table = read_tables(folder / "poses.star")
     sizes = np.stack([of_groups(folder / "poses.star", label, optics, table) for label in (SIZE, PIXEL)], axis=1)
     box, pixel = int(sizes[0, 0]), float(sizes[0, 1])
-    images = _images(summary, table)
+    images, seen = _images(summary, table), _images_seen(summary, optics, table)
     at = {name: shlex.quote(str(place / name)) for name in ("poses.star", "volume.mrc", "reference.mrc", FILTERED)}
     axis = np.arange(len(mask)) - len(mask) // 2
     radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)[mask > 0.5].max() * voxel_size
@@ -81,14 +98,15 @@ def steps(folder: Path, place: Path) -> list[Step]:
     low_pass = LOW_PASS * (summary["resolution_angstrom"]["corrected"] or 2 * voxel_size)
     refine = (
         f"mpirun -n 3 relion_refine_mpi --i {at['poses.star']} --ref {at['reference.mrc']} --ini_high {low_pass:.0f}"
-        f" --o Refine3D/abinitio/run --auto_refine --split_random_halves --ctf --firstiter_cc --particle_diameter"
-        f" {diameter:.0f} --sym {summary['symmetry']} --flatten_solvent --zero_mask --healpix_order 3"
+        f" --o Refine3D/abinitio/run --auto_refine --split_random_halves{seen.ctf_options} --firstiter_cc"
+        f" --particle_diameter {diameter:.0f} --sym {summary['symmetry']} --flatten_solvent --zero_mask --healpix_order 3"
         " --auto_local_healpix_order 3 --offset_range 5 --offset_step 2 --norm --scale --pad 2 --j 4"
     )
     level = enclosing_level(volume * mask, molecule_fraction(volume))
     cryodrgn = f"{at['poses.star']} -D {box} --Apix {pixel:g}"
+    vae = f"cryodrgn train_vae {at['poses.star']} --datadir . --poses poses.pkl" + " --ctf ctf.pkl" * (not seen.no_ctf)
     show = f"open {at['volume.mrc']}; volume #1 level {level:.4g}; open {shlex.quote(str(place / FILTERED))}"
-    return [
+    made = [
         Step(
             "RELION",
             "Refinement in its own half-sets, which are ours, from our poses. Local angular searches start at once."
@@ -96,7 +114,7 @@ def steps(folder: Path, place: Path) -> list[Step]:
             [
                 f"cd {shlex.quote(str(images))}",
                 f"relion_image_handler --i {at['volume.mrc']} --o {at['reference.mrc']} --angpix {voxel_size:.6g}"
-                f" --rescale_angpix {pixel:.6g} --new_box {box}",
+                f" --rescale_angpix {pixel:.6g} --new_box {box}" + " --multiply_constant -1" * seen.dark,
                 "mkdir -p Refine3D/abinitio",
                 refine,
             ],
@@ -107,13 +125,14 @@ def steps(folder: Path, place: Path) -> list[Step]:
             [
                 f"cd {shlex.quote(str(images))}",
                 f"cryodrgn parse_pose_star {cryodrgn} -o poses.pkl",
-                f"cryodrgn parse_ctf_star {cryodrgn} -o ctf.pkl",
-                f"cryodrgn train_vae {at['poses.star']} --datadir . --poses poses.pkl --ctf ctf.pkl --zdim 8 -n 20"
-                " -o cryodrgn",
+                *([] if seen.no_ctf else [f"cryodrgn parse_ctf_star {cryodrgn} -o ctf.pkl"]),
+                vae + " --uninvert-data" * (not seen.dark) + " --zdim 8 -n 20 -o cryodrgn",
             ],
         ),
         Step("ChimeraX", "The map, and the filtered one.", [f"chimerax --cmd {shlex.quote(show)}"]),
     ]
+    without = ("cryoDRGN",) if seen.flipped or seen.multiplied else ()  # it takes all images for unchanged ones
+    return [step for step in made if step.program not in without]
 
 
 def _several(sizes: np.ndarray) -> str:
@@ -123,6 +142,19 @@ def _several(sizes: np.ndarray) -> str:
         return ""
     more = f"{', '.join(others[:NAMED])}{', …' if len(others) > NAMED else ''}"
     return f" Optics groups differ: box and pixel size below are those of the first image, {first}; others have {more}."
+
+
+def _images_seen(summary: dict[str, Any], optics: pd.DataFrame, table: pd.DataFrame) -> Seen:
+    prepared = [read_json(Path(dataset) / "preparation.json") for dataset in summary.get("datasets", [])]
+    configs = [Path(dataset) / "config.json" for dataset in summary.get("datasets", [])]
+    told = [PreparationConfig.load(config) for config in configs if config.is_file()]
+    flipped, multiplied = (of_groups(Path(NEXT), label, optics, table).any() for label in (FLIPPED, MULTIPLIED))
+    return Seen(
+        dark=any(known is not None and known.get("protein") == "dark" for known in prepared),
+        flipped=bool(flipped) or any(config.phase_flipped for config in told),
+        multiplied=bool(multiplied),
+        no_ctf=any(config.no_ctf for config in told),
+    )
 
 
 def _images(summary: dict[str, Any], table: pd.DataFrame) -> Path:
