@@ -152,6 +152,14 @@ def test_more_particles_join_the_half_of_what_they_share_something_with() -> Non
     np.testing.assert_array_equal(alone[:-1], half_of(new[["rlnImageName"]], OPTICS)[:-1])
 
 
+def test_further_segments_of_a_tube_join_its_half_also_where_its_number_was_text() -> None:
+    """poses.star is read as text, and a .cs file has numbers."""
+    known = pd.DataFrame({"rlnImageName": ["1@a.mrcs", "2@a.mrcs"], "rlnMicrographName": "m", SUBSET: [2, 2]})
+    new = pd.DataFrame({"rlnImageName": [f"{n}@b.mrcs" for n in range(1, 9)], "rlnMicrographName": "m"})
+    half = half_of_more(known.assign(rlnHelicalTubeID="7"), new.assign(rlnHelicalTubeID=7), OPTICS)
+    assert list(half) == [2] * 8
+
+
 @pytest.mark.parametrize(
     ("subset", "message"),
     [

@@ -182,6 +182,17 @@ def test_a_star_file_gets_a_cs_file_that_says_the_same(tmp_path: Path) -> None:
     assert list(table["rlnImageName"]) == list(ours.particle_table["rlnImageName"])
 
 
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_star_file_with_cryosparc_s_uids_keeps_them_unless_two_rows_share_one(tmp_path: Path, twice: bool) -> None:
+    """By them cryoSPARC joins particles with their micrographs. They have 64 bits, more than a float holds."""
+    stack(tmp_path / "stack.mrcs")
+    uids = [2**63 + 3 * row for row in range(NUMBER)]
+    uids[1] = uids[0] if twice else uids[1]
+    hand_back(star(tmp_path / "a.star", {"ucsfUid": list(map(str, uids))}, OPTICS))
+    written = [int(uid) for uid in read_particles(tmp_path / "poses.cs").particle_table["ucsfUid"]]
+    assert (written == uids) != twice and len(set(written)) == NUMBER
+
+
 def test_clean_projections_have_no_cs_file(tmp_path: Path) -> None:
     stack(tmp_path / "stack.mrcs")
     path = star(tmp_path / "a.star", {}, OPTICS)

@@ -22,7 +22,7 @@ from equipose.core.mask import solvent_mask
 from equipose.core.pose_metrics import squared_distances
 from equipose.core.rotations import from_relion_angles, of_inverted, random_rotations, to_relion_angles
 from equipose.data.simulate import simulate
-from equipose.errors import ConfigError
+from equipose.errors import ConfigError, OtherParticles
 from equipose.io.half_sets import SUBSET
 from equipose.io.maps import read_map, write_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, read_tables, without_poses, write_star
@@ -365,6 +365,13 @@ def test_a_folder_of_other_poses_is_not_overwritten(
     out = shutil.copytree(posed, tmp_path / "out")
     with pytest.raises(ConfigError, match="poses with another `encoder_only`"):
         pose(finished, more / "more.star", out, encoder_only=True)
+    settings = json.loads((out / "settings.json").read_text())
+    for path, error in (("/another.star", ConfigError), (settings["told"]["star"], OtherParticles)):
+        told = {"told": settings["told"] | {"star": path}, "particles": ["of", "before"]}
+        (out / "settings.json").write_text(json.dumps(settings | told))
+        with pytest.raises(ConfigError, match="poses with another `particles") as raised:
+            pose(finished, more / "more.star", out)
+        assert raised.type is error
     (out / "settings.json").unlink()
     with pytest.raises(ConfigError, match=r"poses\.star of another command"):
         pose(finished, more / "more.star", out)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from equipose.errors import ConfigError
+from equipose.errors import ConfigError, OtherParticles
 from equipose.reconstruction import watching
 from equipose.reconstruction.watching import watch
 
@@ -80,6 +80,31 @@ def test_a_file_whose_stacks_come_later_is_posed_and_its_error_is_said_once(tmp_
     assert asked == [1, 7, 19, 43]
     assert said[:2] == ["error: one.mrcs does not exist", "error: two.mrcs is cut short"] and "5 particles" in said[2]
     assert len(said) == 3
+
+
+def test_a_file_that_grows_once_it_is_posed_gets_another_folder(tmp_path: Path) -> None:
+    """RELION's on-the-fly processing writes the same file again, with more particles."""
+    folder, looks, said = tmp_path / "live", iter(range(1, 99)), []
+    folder.mkdir()
+    known: dict[str, str] = {}
+
+    def pose_one(star: Path, output: Path) -> dict[str, Any]:
+        if known.setdefault(output.name, star.read_text()) != star.read_text():
+            raise OtherParticles("another content")
+        return {"particles": [2, 3], "doubtful_share": 0.0}
+
+    def wait(_: float) -> None:
+        look = next(looks)
+        if look in (1, 4, 7):
+            (folder / "a.star").write_text(f"at {look}")
+            os.utime(folder / "a.star", (look, look))
+        elif look == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watch(folder, tmp_path / "out", pose_one, said.append, wait)
+    assert known == {"a": "at 1", "a_2": "at 4", "a_3": "at 7"}
+    assert [line.partition(":")[0] for line in said] == [str(tmp_path / "out" / name) for name in known]
 
 
 def test_a_file_that_is_removed_while_it_is_looked_at_is_left_out(

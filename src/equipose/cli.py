@@ -398,7 +398,10 @@ def select(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{arguments.folder} has no poses.star: name the folder of a reconstruction")
     optics, table = read_tables(poses, as_written=True)
     if PROBABILITY not in table:
-        raise ConfigError(f"{poses} has no {PROBABILITY}: a map of such low resolution gives none")
+        raise ConfigError(
+            f"{poses} has no {PROBABILITY}: name the folder of a reconstruction, or of one of its classes; a map of low"
+            " resolution gives none"
+        )
     probable = numbers(poses, table[PROBABILITY]) >= arguments.least
     if not probable.any():
         raise ConfigError(f"{poses}: no particle has an {PROBABILITY} of {arguments.least:g}: give a lower --least")

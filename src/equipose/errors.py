@@ -11,6 +11,10 @@ class ConfigError(ValueError):
         super().__init__("".join(letter if letter.isprintable() else " " for letter in message))
 
 
+class OtherParticles(ConfigError):
+    """A folder has the poses of an earlier content of the same file."""
+
+
 class FileWarning(UserWarning):
     """A warning about a user's file, which is read all the same."""
 

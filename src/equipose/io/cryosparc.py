@@ -30,6 +30,9 @@ MICROGRAPH, MICROGRAPH_SHAPE = "location/micrograph_path", "location/micrograph_
 MICROGRAPH_PIXEL = "location/micrograph_psize_A"
 CENTRE_X, CENTRE_Y, TUBE = "location/center_x_frac", "location/center_y_frac", "filament/filament_uid"
 
+LARGEST_TUBE = 2**31 - 2
+"""RELION's numbers of tubes have 32 bits, and cryoSPARC's have 64."""
+
 SIGN, SIGN_LABEL = "blob/sign", "equiposeSign"
 """The sign of an image's contrast, as we read a field that no public document defines, and our own column of it."""
 
@@ -124,7 +127,8 @@ def read_cryosparc(
         table["rlnCoordinateX"] = _field(path, records, CENTRE_X, "f").astype(float) * width
         table["rlnCoordinateY"] = (1 - _field(path, records, CENTRE_Y, "f").astype(float)) * height
     if TUBE in names:
-        table["rlnHelicalTubeID"] = 1 + np.unique(_field(path, records, TUBE, "iu"), return_inverse=True)[1]
+        uids = _field(path, records, TUBE, "iu").astype(np.uint64)
+        table["rlnHelicalTubeID"] = 1 + (uids % np.uint64(LARGEST_TUBE)).astype(np.int64)  # the same in each file
     if {POSE, SHIFT} <= names:
         vectors = _field(path, records, POSE, "f", 3).astype(float)
         known = np.isfinite(vectors).all(axis=1)  # the caller that wants poses reports the others

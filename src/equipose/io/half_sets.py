@@ -20,6 +20,9 @@ SUBSET = "rlnRandomSubset"
 
 IMAGE, MICROGRAPH, TUBE = "rlnImageName", "rlnMicrographName", "rlnHelicalTubeID"
 COORDINATES = ("rlnCoordinateX", "rlnCoordinateY")
+TOGETHER = (IMAGE, MICROGRAPH, TUBE, *COORDINATES)
+"""Columns that tell which particles are kept together."""
+
 SIZE, PIXEL, MICROGRAPH_PIXEL = "rlnImageSize", "rlnImagePixelSize", "rlnMicrographOriginalPixelSize"
 
 NEAR = 0.05
@@ -59,8 +62,10 @@ def half_of_more(known: pd.DataFrame, particle_table: pd.DataFrame, optics_table
 
     Otherwise it is that of `half_of`. `known` has rlnRandomSubset in every row.
     """
-    labels = [label for label in (IMAGE, MICROGRAPH, TUBE, *COORDINATES) if label in known and label in particle_table]
+    labels = [label for label in TOGETHER if label in known and label in particle_table]
     both = pd.concat([known[labels], particle_table[labels]], ignore_index=True)
+    if TUBE in both:
+        both[TUBE] = both[TUBE].astype(str)  # text in a star file, and a number in a .cs file
     group = kept_together(both, optics_table)
     half = np.zeros(group.max(initial=0) + 1, np.int64)
     half[group[: len(known)][::-1]] = _own(known)[::-1]

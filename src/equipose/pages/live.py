@@ -207,7 +207,8 @@ def _reconstruction(ours: Watched, now: float) -> View:
     if view.state == "running" and (left := _left(runs, courses)):
         view.facts.append(left)
     view.curves = _curves(ours, dict(zip(labels, courses.values(), strict=True)))
-    summary = _first_json([*_handed_out(top, "reconstruction.json"), *work.glob("maps/*/reconstruction.json")])
+    found = [*_handed_out(top, "reconstruction.json"), *work.glob("maps/*/reconstruction.json")]
+    summary = _first_json(found) if done else None  # before, these may be of a former command
     if summary:
         view.says = headline(summary)
         view.agreement = [
@@ -222,7 +223,7 @@ def _reconstruction(ours: Watched, now: float) -> View:
             view.curves.insert(0, of_file(ours, "FSC", folder / "fsc.csv", lambda: _fsc(folder / "fsc.csv")))
     else:
         _maps_so_far(ours, view, [work / "runs" / run.name for run in runs])
-    view.report = report(ours)
+    view.report = report(ours) if done else None
     return view
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ADDRESS, NAMES = "127.0.0.1", ["127.0.0.1", "localhost"]
 """Where the page is, and the names under which a browser may ask for it."""
 
+LAST_PORT = 65535
+
 PORTS = 20
 """Ports that are tried, from the asked one on."""
 
@@ -76,7 +78,8 @@ def listen(app: "WSGIApplication", port: int) -> BaseWSGIServer:
     Raises ConfigError if none is free.
     """
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for each request
-    for tried in range(port, port + PORTS if port else 1):
+    last = min(port + PORTS - 1, LAST_PORT) if port else 0
+    for tried in range(port, last + 1):
         with socket.socket() as ours:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -85,7 +88,7 @@ def listen(app: "WSGIApplication", port: int) -> BaseWSGIServer:
             except OSError:
                 continue
             return make_server(ADDRESS, tried, app, threaded=True, fd=ours.fileno())
-    raise ConfigError(f"ports {port} to {port + PORTS - 1} are all in use: name another one")
+    raise ConfigError(f"ports {port} to {last} are all in use: name another one")
 
 
 def _html(text: str, may: str) -> Response:

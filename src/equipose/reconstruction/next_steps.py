@@ -99,8 +99,8 @@ def steps(folder: Path, place: Path) -> list[Step]:
     refine = (
         f"mpirun -n 3 relion_refine_mpi --i {at['poses.star']} --ref {at['reference.mrc']} --ini_high {low_pass:.0f}"
         f" --o Refine3D/abinitio/run --auto_refine --split_random_halves{seen.ctf_options} --firstiter_cc"
-        f" --particle_diameter {diameter:.0f} --sym {summary['symmetry']} --flatten_solvent --zero_mask --healpix_order 3"
-        " --auto_local_healpix_order 3 --offset_range 5 --offset_step 2 --norm --scale --pad 2 --j 4"
+        f" --particle_diameter {diameter:.0f} --sym {summary['symmetry']} --flatten_solvent --zero_mask"
+        " --healpix_order 3 --auto_local_healpix_order 3 --offset_range 5 --offset_step 2 --norm --scale --pad 2 --j 4"
     )
     level = enclosing_level(volume * mask, molecule_fraction(volume))
     cryodrgn = f"{at['poses.star']} -D {box} --Apix {pixel:g}"

@@ -13,6 +13,7 @@ Poses are found in parts of `PART` particles, each of which is kept in a file: t
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -35,9 +36,9 @@ from equipose.data.prepare import (
     preparation_like,
     prepared_like,
 )
-from equipose.errors import ConfigError
+from equipose.errors import ConfigError, OtherParticles
 from equipose.io.files import read_json, sampled_digest, whole_file, write_json
-from equipose.io.half_sets import half_of_more, seen_before, warn_of_repeats
+from equipose.io.half_sets import SUBSET, TOGETHER, half_of_more, seen_before, warn_of_repeats
 from equipose.io.locks import one_at_a_time
 from equipose.io.particle_tables import Tables, check_inside, find_datadir, image_names, read_tables
 from equipose.io.particles import ALIKE, Particles, read_particles, summarise
@@ -160,25 +161,37 @@ def pose(
 
 
 def _is_done(output: Path, settings: dict[str, Any]) -> bool:
-    """Whether `output` has all poses. Raises ConfigError if it has others than `settings` ask for."""
+    """Whether `output` has all poses. Raises ConfigError if it has others than `settings` ask for.
+
+    The error is OtherParticles where the file alone has changed.
+    """
     known, done = read_json(output / SETTINGS), (output / "poses.star").is_file()
     if known is None and done:
         raise ConfigError(f"{output} has a poses.star of another command: name another folder with --out")
     if known is not None and known != settings:
-        changed = ", ".join(key for key in settings if settings[key] != known.get(key))
-        raise ConfigError(f"{output} has poses with another `{changed}` ({SETTINGS}): name another folder with --out")
+        changed = [key for key in settings if settings[key] != known.get(key)]
+        kind = OtherParticles if changed == ["particles"] else ConfigError
+        raise kind(
+            f"{output} has poses with another `{', '.join(changed)}` ({SETTINGS}): name another folder with --out"
+        )
     return done
 
 
 def _tables_of(posed: list[Path]) -> list[pd.DataFrame]:
-    """The poses.star of folders that `pose` wrote, with whole paths of the images."""
-    found = []
-    for folder in posed:
-        known = read_json(folder / SETTINGS)
-        if known is not None and (folder / "poses.star").is_file():
-            told = PreparationConfig.from_json(json.dumps(known["told"]), folder / SETTINGS)
-            found.append(_with_paths(told, read_tables(folder / "poses.star", as_written=True)[1]))
-    return found
+    """What half-sets need of the poses.star of folders that `pose` wrote, with whole paths of the images."""
+    return [_half_sets_of(folder) for folder in posed if _is_whole(folder)]
+
+
+@functools.cache
+def _half_sets_of(posed: Path) -> pd.DataFrame:
+    """The same of one folder, which stays as it is; `pose --watch` asks for it before each new file."""
+    told = PreparationConfig.from_json(json.dumps(read_json(posed / SETTINGS)["told"]), posed / SETTINGS)
+    table = _with_paths(told, read_tables(posed / "poses.star", as_written=True)[1])
+    return table[[label for label in (*TOGETHER, SUBSET) if label in table]]
+
+
+def _is_whole(posed: Path) -> bool:
+    return (posed / SETTINGS).is_file() and (posed / "poses.star").is_file()
 
 
 def _read_more(

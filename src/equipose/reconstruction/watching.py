@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from equipose.errors import ConfigError
+from equipose.errors import ConfigError, OtherParticles
 from equipose.io.particle_tables import PARTICLE_FILES
 
 JOINED = "passthrough"
@@ -16,6 +16,9 @@ JOINED = "passthrough"
 SECONDS = 10.0
 """Between two looks into the folder. A file is whole once it is the same at two looks."""
 
+
+MOST_VERSIONS = 1000
+"""Folders, at most, of a file that grows again and again."""
 
 PAUSE, LONGEST_PAUSE = 6, 360
 """Looks until a refused file is tried again, at first and at most: a minute and an hour."""
@@ -39,7 +42,8 @@ def watch(
 ) -> NoReturn:
     """Pose each file of `folder` into a folder of its name in `output`, for ever: `wait` ends it by an exception.
 
-    `pose_one` poses a file into a folder, continues there after a kill, and does nothing more once it is done. A file
+    `pose_one` poses a file into a folder, continues there after a kill, and does nothing more once it is done. It
+    raises OtherParticles if the folder is of an earlier content of the file, which then gets a folder NAME_2. A file
     that it refuses is tried again when it has changed, and also at growing intervals: its stacks may still be copied.
     """
     seen: dict[Path, tuple[int, int]] = {}
@@ -54,7 +58,7 @@ def watch(
             if seen.get(path) == state and (tried.get(path) != state or due):
                 tried[path] = state
                 try:
-                    summary = pose_one(path, output / path.stem)
+                    posed, summary = _posed(path, output, pose_one)
                 except ConfigError as error:
                     former = refused.get(path, Refused("", look, PAUSE // 2))
                     pause = min(2 * former.pause, LONGEST_PAUSE)
@@ -64,10 +68,18 @@ def watch(
                 else:
                     refused.pop(path, None)
                     count, share = sum(summary["particles"]), summary["doubtful_share"]
-                    say(f"{output / path.stem}: {count} particles, {share:.1%} doubtful; looking for more in {folder}")
+                    say(f"{posed}: {count} particles, {share:.1%} doubtful; looking for more in {folder}")
             seen[path] = state
         wait(SECONDS)
         look += 1
+
+
+def _posed(path: Path, output: Path, pose_one: Callable[[Path, Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    """The folder of a file's poses, and their summary. A file that has grown since it was posed gets another folder."""
+    for name in (path.stem, *(f"{path.stem}_{number}" for number in range(2, MOST_VERSIONS))):
+        with suppress(OtherParticles):
+            return output / name, pose_one(path, output / name)
+    raise ConfigError(f"{path} has changed {MOST_VERSIONS} times: write new particles to new files")
 
 
 def _files(folder: Path) -> list[tuple[Path, tuple[int, int]]]:

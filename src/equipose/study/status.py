@@ -206,7 +206,7 @@ def run_status(results: Path, folder: Path, silent_minutes: float, now: float) -
     text = log.read_text(errors="replace") if log.exists() else ""
     heard = max([path.stat().st_mtime for path in (log, checkpoint) if path.exists()], default=now)
     silent = (now - heard) / 60
-    if (folder / "metrics.json").exists():
+    if trained and (folder / "metrics.json").exists():  # without a model, scores are of one that is trained anew
         state = "done"
     elif ERROR.search(text):
         state = "failed"
