@@ -54,7 +54,7 @@ def shown(folder: Path) -> torch.Tensor:
 def test_a_mask_stays_between_zero_and_one(folder: Path, tmp_path: Path) -> None:
     """RELION refuses another. Cut at Nyquist, the transform of one with a sharp edge overshoots by several percent."""
     axis = np.arange(BOX) - BOX // 2
-    inside = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < (BOX // 3) ** 2).astype(np.float32)
+    inside = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < (BOX // 2 - 2) ** 2).astype(np.float32)
     write_map(folder / "mask.mrc", inside, VOXEL)
     symmetrise(folder, "C3", tmp_path / "symmetric")
     mask = read_map(tmp_path / "symmetric/mask.mrc")[0]

@@ -166,7 +166,14 @@ def test_tables_hold_a_row_for_each_model_with_numbers_in_range(finished: tuple[
 
 def test_every_output_that_the_contract_names_is_there(finished: tuple[Path, str]) -> None:
     results = finished[0] / RESULTS
-    dataset = {"config.json", "volume.mrc", "particles.star", "particles.mrcs", "simulation.json"}
+    dataset = {
+        "config.json",
+        "volume.mrc",
+        "volume.made_from.json",
+        "particles.star",
+        "particles.mrcs",
+        "simulation.json",
+    }
     run = {"config.json", "model.pt", "history.csv", "trace.npz", "poses.star", "volume.mrc", "volume_aligned.mrc"}
     run |= {"fsc.csv", "metrics.json", "provenance.json"}
     assert {path.name for path in (results / "datasets/smoke_noiseless").iterdir()} == dataset
