@@ -139,8 +139,12 @@ class Config:
         """`from_json` of a file."""
         return cls.from_json(Path(path).read_text(), path)
 
+    def as_written(self) -> dict[str, Any]:
+        """What `to_json` writes."""
+        return dataclasses.asdict(self)
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(self.as_written(), indent=2) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -209,12 +213,15 @@ class Simulation(Config):
 class SimulationConfig(Simulation, SimulatedDataset):
     """One simulated dataset; lengths in Å, box in pixels."""
 
-    def to_json(self) -> str:
+    @property
+    def snr_px(self) -> int:
+        """Side in pixels of the images that the SNR is of."""
+        return self.snr_box or self.box
+
+    def as_written(self) -> dict[str, Any]:
         """Without a `snr_box` of null: versions that did not know it wrote the same, so that digests of it stay."""
-        values = dataclasses.asdict(self)
-        if self.snr_box is None:
-            del values["snr_box"]
-        return json.dumps(values, indent=2) + "\n"
+        values = super().as_written()
+        return values if self.snr_box else {key: value for key, value in values.items() if key != "snr_box"}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -49,7 +49,7 @@ from equipose.io.locks import one_at_a_time
 from equipose.io.maps import read_map
 from equipose.io.particle_tables import ANGLES, CTF_LABELS, OPTICS, ORIGINS, write_star
 from equipose.io.progress import Report, number, reporter, run_main, say
-from equipose.io.stacks import write_statistics
+from equipose.io.stacks import moments_of, sum_of_squares, write_statistics
 
 NOISE_CHUNK = 64
 """Images a random stream; part of what a seed means."""
@@ -125,8 +125,7 @@ def simulate(
                 noise *= np.float32(sigma)
                 images += noise
                 _write_images(file, rows, images)
-                sums = _sum(images), _sum_of_squares(images), _sum_of_squares(noise)
-                return [images.min(), images.max(), *sums]
+                return [*moments_of(images), sum_of_squares(noise)]
 
             power = _run(pool.map(write_clean, parts), parts, progress, "projected")
             box_power, mask_power, mask_pixels = power.sum(axis=0)
@@ -333,12 +332,12 @@ def _run(results: Iterable[list[float]], chunks: list[slice], progress: Report, 
 def _power(images: np.ndarray, shifts: np.ndarray, radius: float) -> list[float]:
     """Sum of squares, about each image's mean, over the box and over the mask, and the mask's pixels."""
     inside = images - images.mean(axis=(1, 2), keepdims=True)
-    whole = _sum_of_squares(inside)
+    whole = sum_of_squares(inside)
     position = np.arange(images.shape[-1]) - images.shape[-1] // 2
     x, y = ((position - shifts[:, axis, None]) ** 2 for axis in (0, 1))
     mask = y[:, :, None] + x[:, None, :] <= radius**2
     inside *= mask
-    return [whole, _sum_of_squares(inside), float(mask.sum())]
+    return [whole, sum_of_squares(inside), float(mask.sum())]
 
 
 def _variance(volume: np.ndarray, width: float, rotations: np.ndarray, ctf_parameters: np.ndarray) -> float:
@@ -349,15 +348,6 @@ def _variance(volume: np.ndarray, width: float, rotations: np.ndarray, ctf_param
         images = from_half_disc(projections(transform, rotations[some], ctf_parameters[some], disc, width), disc)
         found += float(images.var((1, 2), correction=0).sum())
     return found / len(rotations)
-
-
-# In float32 over an image, in float64 over images.
-def _sum(images: np.ndarray) -> float:
-    return float(images.sum(axis=(1, 2)).sum(dtype=np.float64))
-
-
-def _sum_of_squares(images: np.ndarray) -> float:
-    return float(np.einsum("nyx,nyx->n", images, images).sum(dtype=np.float64))
 
 
 def _decibel(signal: float, noise: float) -> float | None:

@@ -23,7 +23,6 @@ REFINEMENT = "refinement.pt"
 MADE_FROM = ".made_from.json"
 """Ends the name of a file that says from which structure the atoms or the volume beside it were made."""
 
-
 READ_WHOLE, BLOCKS, BLOCK = 64_000_000, 256, 65_536
 """`sampled_digest` reads files up to this many bytes whole; of more, it reads so many blocks of so many bytes."""
 

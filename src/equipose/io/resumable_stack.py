@@ -18,7 +18,7 @@ import numpy as np
 from equipose.errors import ConfigError
 from equipose.io.files import writable
 from equipose.io.progress import reporter
-from equipose.io.stacks import HEADER, write_statistics
+from equipose.io.stacks import HEADER, moments_of, write_statistics
 
 
 def write_stack(
@@ -57,7 +57,7 @@ def write_stack(
                     raise
                 stack.flush()
                 print(start, sha256(images), sha256(stack[place]), file=lines, flush=True)
-            moments.append(_moments(stack[place]))
+            moments.append(moments_of(stack[place]))
             report("prepared", place.stop, len(stack))
     del stack
     write_statistics(partial, np.array(moments), math.prod(shape))
@@ -71,12 +71,6 @@ def sha256(*parts: bytes | np.ndarray | None) -> str:
     for part in parts:
         digest.update(np.ascontiguousarray(part).view(np.uint8).data if isinstance(part, np.ndarray) else part or b"")
     return digest.hexdigest()
-
-
-def _moments(images: np.ndarray) -> tuple[float, float, float, float]:
-    """Lowest and highest value, sum, and sum of squares."""
-    squares = np.einsum("nyx,nyx->n", images, images)
-    return images.min(), images.max(), images.sum((1, 2)).sum(dtype=np.float64), squares.sum(dtype=np.float64)
 
 
 def _start(partial: Path, journal: Path, shape: tuple[int, int, int], voxel_size: float, settings: str) -> None:

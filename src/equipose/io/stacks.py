@@ -291,8 +291,18 @@ def _what_else(start: bytes) -> str:
     return f"is not an MRC file of images in a mode of {modes}: name a stack of MRC's format (.mrcs)"
 
 
+def moments_of(images: np.ndarray) -> list[float]:
+    """Lowest and highest value, sum, and sum of squares of images (n, L, L)."""
+    return [images.min(), images.max(), float(images.sum((1, 2)).sum(dtype=np.float64)), sum_of_squares(images)]
+
+
+def sum_of_squares(images: np.ndarray) -> float:
+    """Of images (n, L, L): in single precision over an image, in double precision over images."""
+    return float(np.einsum("nyx,nyx->n", images, images).sum(dtype=np.float64))
+
+
 def write_statistics(path: Path, moments: np.ndarray, pixels: int) -> None:
-    """Write a stack's statistics into its header, from its parts' (n, 4 or more): lowest, highest, sum, sum of squares.
+    """Write a stack's statistics into its header, from the `moments_of` its parts, (n, 4 or more).
 
     mrcfile would hold all of its `pixels` in memory.
     """

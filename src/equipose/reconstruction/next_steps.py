@@ -4,7 +4,6 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,17 @@ from equipose.core.sharpening import FEWEST, GUINIER, fsc_weights, guinier_b_fac
 from equipose.core.surface import enclosing_level, molecule_fraction
 from equipose.io.files import read_json, write_text
 from equipose.io.maps import read_map, write_map
-from equipose.io.particle_tables import FLIPPED, MULTIPLIED, NAMED, PIXEL, SIZE, find_datadir, of_groups, read_tables
+from equipose.io.particle_tables import (
+    FLIPPED,
+    MULTIPLIED,
+    NAMED,
+    PIXEL,
+    SIZE,
+    Tables,
+    find_datadir,
+    of_groups,
+    read_tables,
+)
 from equipose.reconstruction.verdict import verdict
 
 FILTERED, NEXT = "filtered.mrc", "next.md"
@@ -90,7 +99,11 @@ def steps(folder: Path, place: Path) -> list[Step]:
     optics, table = read_tables(folder / "poses.star")
     sizes = np.stack([of_groups(folder / "poses.star", label, optics, table) for label in (SIZE, PIXEL)], axis=1)
     box, pixel = int(sizes[0, 0]), float(sizes[0, 1])
-    images, seen = _images(summary, table), _images_seen(summary, optics, table)
+    datasets = summary.get("datasets", [])
+    configs = (Path(dataset) / "config.json" for dataset in datasets)
+    told = [PreparationConfig.load(config) for config in configs if config.is_file()]
+    images = _images(Path(summary["star"]), told, table)
+    seen = _images_seen(folder / "poses.star", datasets, told, (optics, table))
     at = {name: shlex.quote(str(place / name)) for name in ("poses.star", "volume.mrc", "reference.mrc", FILTERED)}
     axis = np.arange(len(mask)) - len(mask) // 2
     radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)[mask > 0.5].max() * voxel_size
@@ -144,23 +157,19 @@ def _several(sizes: np.ndarray) -> str:
     return f" Optics groups differ: box and pixel size below are those of the first image, {first}; others have {more}."
 
 
-def _images_seen(summary: dict[str, Any], optics: pd.DataFrame, table: pd.DataFrame) -> Seen:
-    prepared = [read_json(Path(dataset) / "preparation.json") for dataset in summary.get("datasets", [])]
-    configs = [Path(dataset) / "config.json" for dataset in summary.get("datasets", [])]
-    told = [PreparationConfig.load(config) for config in configs if config.is_file()]
-    flipped, multiplied = (of_groups(Path(NEXT), label, optics, table).any() for label in (FLIPPED, MULTIPLIED))
+def _images_seen(star: Path, datasets: list[str], told: list[PreparationConfig], tables: Tables) -> Seen:
+    """By the tables of poses.star, and by what the two datasets' preparation was told and found."""
+    prepared = [read_json(Path(dataset) / "preparation.json") or {} for dataset in datasets]
+    flipped, multiplied = (of_groups(star, label, *tables).any() for label in (FLIPPED, MULTIPLIED))
     return Seen(
-        dark=any(known is not None and known.get("protein") == "dark" for known in prepared),
+        dark=any(known.get("protein") == "dark" for known in prepared),
         flipped=bool(flipped) or any(config.phase_flipped for config in told),
         multiplied=bool(multiplied),
         no_ctf=any(config.no_ctf for config in told),
     )
 
 
-def _images(summary: dict[str, Any], table: pd.DataFrame) -> Path:
-    """The folder that image names are relative to."""
-    star = Path(summary["star"])
-    for config in (Path(dataset) / "config.json" for dataset in summary.get("datasets", [])):
-        if config.is_file() and (datadir := PreparationConfig.load(config).datadir):
-            return Path(datadir)
-    return find_datadir(star, table) or star.parent
+def _images(star: Path, told: list[PreparationConfig], table: pd.DataFrame) -> Path:
+    """The folder that the image names of the user's file `star` are relative to."""
+    datadir = next((config.datadir for config in told if config.datadir), None)
+    return Path(datadir) if datadir else find_datadir(star, table) or star.parent

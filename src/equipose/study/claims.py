@@ -92,7 +92,7 @@ def asked_or_found(
             model = model_config(config, name)
             run = {"dataset": dataset, "model": name, "seed": seed, "encoder": model.encoder, "loss": model.loss}
             images = simulation_config(config, dataset)
-            run |= {"snr": images.snr, "snr_px": images.snr_box or images.box, "unfinished": unfinished}
+            run |= {"snr": images.snr, "snr_px": images.snr_px, "unfinished": unfinished}
             found.append(run | (dict.fromkeys(OUTCOMES, False) if has_failed(unfinished) else {}))
     return found
 

@@ -232,9 +232,8 @@ def _smaller_snr_boxes(config: dict[str, Any], datasets: list[str]) -> dict[int,
     for dataset in datasets:
         if is_simulated(config, dataset):
             images = simulation_config(config, dataset)
-            pixels = images.snr_box or images.box
-            if images.snr != "noiseless" and pixels < PAPER_PX:
-                found.setdefault(pixels, []).append(dataset_title(dataset))
+            if images.snr != "noiseless" and images.snr_px < PAPER_PX:
+                found.setdefault(images.snr_px, []).append(dataset_title(dataset))
     return found
 
 
