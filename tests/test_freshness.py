@@ -103,6 +103,18 @@ def test_what_the_model_was_trained_with_counts_once_config_json_has_been_writte
     assert not freshness.outdated(finished, RUN, folder, metrics)
 
 
+def test_scores_on_particles_of_another_structure_are_outdated(finished: dict, tmp_path: Path) -> None:
+    """Where a structure's file is gone, with results that were moved, there is nothing to compare with."""
+    folder = freshness._run(finished, *RUN)
+    metrics = read_json(folder / "metrics.json")
+    assert freshness.outdated(changed(finished, offline=False), RUN, folder, metrics)
+    own = changed(finished, structures={"mine": {"path": str(tmp_path / "mine.pdb")}})
+    own = changed(own, datasets={DATASET: {"structure": "mine"}})
+    assert not freshness.source_changed(own, DATASET)
+    (tmp_path / "mine.pdb").write_text("one")
+    assert freshness.source_changed(own, DATASET)
+
+
 def test_a_run_that_no_experiment_asks_for_any_more_is_outdated_by_other_settings_but_not_by_another_budget(
     finished: dict,
 ) -> None:

@@ -32,7 +32,7 @@ TRAINING = (
 )
 REFINING = (
     "refinement 1/12: 50 images, 19 s left\nrefinement 1/12: 1000 images, 0 s left\n"
-    "refinement 1/12: 900 poses changed, the map correlates by 0.0000\nrefinement 2/12: 500 images, 10 s left\n"
+    "refinement 1/12: 900 poses changed\nrefinement 2/12: 500 images, 10 s left\n"
 )
 
 

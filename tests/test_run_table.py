@@ -61,6 +61,25 @@ def test_a_line_says_what_was_trained_and_for_how_long(results):
 
 
 @pytest.mark.parametrize(
+    ("mse", "stays"), [([5.9, 0.09, 0.02, 0.05], 1.0), ([5.9, 0.05, 0.2, 0.05], 0.0), ([5.9, 3.0, 2.0, 1.0], np.nan)]
+)
+def test_a_run_stays_converged_if_no_later_evaluation_says_otherwise(results, mse, stays):
+    history = pd.read_csv(folder(results) / "history.csv")
+    longer = pd.concat([history, history.iloc[[1, 1]]]).assign(mse=mse, medse=5.9, step=[0, 100, 200, 300])
+    longer.to_csv(folder(results) / "history.csv", index=False)
+    assert read_outcomes(results).loc[0, "stays_converged"] == pytest.approx(stays, nan_ok=True)
+
+
+def test_a_user_s_particles_with_a_truth_have_a_line_without_an_snr(results, tmp_path):
+    """`truth: true`: the dataset was prepared, not simulated."""
+    (results / "datasets/one/config.json").write_text(json.dumps({"star": "particles.star", "box": 32}))
+    lines = read_outcomes(results)
+    assert lines.loc[0, "snr"] is None and lines.loc[0, "mse"] == pytest.approx(8 / 3)
+    lines.to_csv(tmp_path / "runs.csv", index=False)
+    assert np.isnan(load_outcomes(tmp_path / "runs.csv").loc[0, "snr"])
+
+
+@pytest.mark.parametrize(
     ("confirmed", "refined", "rightly"), [(0.97, 0.02, True), (0.97, 0.3, False), (0.4, 3.0, True)]
 )
 def test_a_run_is_judged_rightly_if_the_verdict_without_the_truth_is_that_of_the_truth(
@@ -74,8 +93,11 @@ def test_a_run_is_judged_rightly_if_the_verdict_without_the_truth_is_that_of_the
 
 
 def test_a_run_without_refined_poses_is_judged_by_the_encoder_s(results):
-    assert rewrite(results, confirmed_share=0.97, converged=True)["judged_rightly"]
-    assert not rewrite(results, confirmed_share=0.4, converged=True)["judged_rightly"]
+    """By those that it ended with: it may have converged once, and left again."""
+    assert not rewrite(results, confirmed_share=0.97, converged=True)["judged_rightly"]
+    scores = {"direct": {"paper": {"mse": 0.02}}, "refined": None}
+    assert rewrite(results, confirmed_share=0.97, converged=True, training=scores)["judged_rightly"]
+    assert not rewrite(results, confirmed_share=0.4, converged=True, training=scores)["judged_rightly"]
 
 
 def test_seeds_judge_rightly_where_those_agree_that_are_right(results):
@@ -114,6 +136,13 @@ def test_what_is_written_is_read_again(results, tmp_path):
     assert again.to_csv() == lines.to_csv()
     read_outcomes(tmp_path / "nothing").to_csv(tmp_path / "none.csv", index=False)
     assert len(load_outcomes(tmp_path / "none.csv")) == 0
+
+
+def test_facts_that_two_versions_wrote_are_read_as_facts(results, tmp_path):
+    """The published runs of laptop.yaml have True, 1.0 and 0.0 in one column."""
+    lines = pd.concat([read_outcomes(results)] * 4).astype({"seeds_judge_rightly": object})
+    lines.assign(seeds_judge_rightly=["True", "1.0", "0.0", None]).to_csv(tmp_path / "runs.csv", index=False)
+    assert list(load_outcomes(tmp_path / "runs.csv")["seeds_judge_rightly"])[:3] == [True, True, False]
 
 
 def test_no_table_of_runs_is_a_message(tmp_path):

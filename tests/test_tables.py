@@ -309,7 +309,10 @@ def test_a_model_that_starts_from_a_search_is_not_compared_with_the_papers(confi
     ]
 
 
-def test_the_papers_rows_are_matched_on_dataset_encoder_and_loss_or_on_snr(config, tmp_path):
+def test_the_papers_rows_are_matched_on_dataset_encoder_and_loss(config, tmp_path):
+    """Another molecule at an SNR of Table 2 has no row there."""
+    other = {"datasets": {"spliceosome_snr0.5": config["datasets"]["80s_snr0.5"]}}
+    config = merge(config, other | {"experiments": {"table2": {"datasets": ["spliceosome_snr0.5", "80s_snr0.5"]}}})
     paper = {}
     for name in ("table1", "table2"):
         table = tables.summarise(config, name, read_runs(config, name, tmp_path), "paper")
@@ -317,6 +320,16 @@ def test_the_papers_rows_are_matched_on_dataset_encoder_and_loss_or_on_snr(confi
         paper[name] = both[both["source"] == "paper"].set_index("model")
     assert paper["table1"].loc["d4_l2", "conv_steps"] == 2433
     assert paper["table2"].loc["standard_sym", "resolution_A"] == 10.72
+    assert set(paper["table2"]["dataset"]) == {"80s_snr0.5"}
+
+
+def test_a_table_says_that_runs_end_early_where_they_do(config, tmp_path):
+    def remark(stop_after: int) -> str:
+        asked = merge(config, {"evaluation": {"stop_after": stop_after}})
+        return tables.notes(asked, "table1", read_runs(asked, "table1", tmp_path), "paper", [])[0]
+
+    assert remark(5).endswith("; 500 steps (less if 5 evaluations in a row were converged) of training each.")
+    assert "evaluations" not in remark(0)
 
 
 def test_a_table_beside_the_papers_says_which_snrs_are_those_of_smaller_images(config, tmp_path):

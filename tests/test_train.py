@@ -149,6 +149,15 @@ def stop_after(step: int, monkeypatch) -> None:
     monkeypatch.setattr(train, "train_step", dying)
 
 
+def test_the_plan_draws_no_random_number(run, particles, tmp_path, monkeypatch):
+    """A network that draws some, as a method developer's may, would continue with others than without a break."""
+    train_quietly(run, particles, tmp_path / "one")
+    expected = torch.get_rng_state()
+    monkeypatch.setattr(train, "forecast", lambda *_: f"plan: {torch.rand(3)}")
+    train_quietly(run, particles, tmp_path / "other")
+    assert torch.equal(torch.get_rng_state(), expected)
+
+
 def test_a_run_ends_early_once_it_has_stayed_converged(run, particles, tmp_path):
     """Every MSE is below 8.1. The evaluation before training counts, and one that is not converged starts anew."""
     always = dataclasses.replace(run.evaluation, converged_mse=8.1, stop_after=2)

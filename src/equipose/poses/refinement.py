@@ -153,7 +153,7 @@ def refine(
         changed = elsewhere / len(turned)
         alike, settled = judge_pass(this, changed, grid, following, alike)
         this = next_pass(this, passes, changed)
-        say(f"{name}: {elsewhere} poses changed, the map correlates by {alike:.4f}")
+        say(f"{name}: {pass_news(elsewhere, alike)}")
         grid = following
         poses = {"start": start, "rotations": turned, "shifts": moved, "contrasts": contrasts}
         state = {"passes": this.number, "shells": this.shells, "settled": settled, "alike": alike}
@@ -307,6 +307,12 @@ def judge_pass(
         alike = _correlation(volume, grid_map(following), solvent_mask(volume))
     still = alike > STILL or (done.number > RISING and was >= alike > ALIKE)
     return alike, done.shells == 1 and (changed < SETTLED or still)
+
+
+def pass_news(changed: int, alike: float) -> str:
+    """What a pass has done, in words. The first one has no map before it, and its `alike` is 0."""
+    with_former = f", the map correlates by {alike:.4f} with the former one" if alike else ""
+    return f"{changed} poses changed{with_former}"
 
 
 @torch.no_grad()

@@ -48,6 +48,9 @@ OUTCOMES = ("converged", "has_converged", "right_poses")
 TRAINED = {"convergence_seconds": "seconds", "convergence_steps": "steps"}
 """How long a run was trained. One that has not converged needs longer than that."""
 
+SECONDS = ("convergence_seconds", "seconds_per_step")
+"""Numbers that depend on the machine."""
+
 EVERY = 0.6
 """A statement about every run is reproduced if the interval of the share of runs lies above this. Eight of eight runs
 give an interval from 0.63."""
@@ -203,24 +206,26 @@ def _assess_ratio(
 ) -> Assessment | None:
     """The verdict on a ratio, or None if no dataset has numbers of both sides.
 
-    A ratio is taken on each dataset with runs of both sides, and averaged over these datasets. If some of them have
+    A ratio is taken on each dataset with runs of both sides, and averaged over these datasets; with `across: worst`,
+    the largest one counts. A ratio of `SECONDS` is taken on each machine's runs of a dataset, too. If some of them have
     enough seeds, only those count. With `best`, a side has that many of its runs on a dataset, those of least MSE.
 
     The time to convergence of a run that has not converged lies between the time of its training and infinity. So the
     ratio lies between two numbers, and its interval reaches from the lower one's to the upper one's.
     """
-    pairs = []
-    for dataset in sorted({run["dataset"] for run in of}):
-        sides = [_best([run for run in side if run["dataset"] == dataset], claim.get("best")) for side in (of, over)]
+    pairs, place = [], partial(_place, number=claim["number"])
+    for here in sorted({place(run) for run in of}):
+        sides = [_best([run for run in side if place(run) == here], claim.get("best")) for side in (of, over)]
         (low_of, high_of), (low_over, high_over) = (_bounds(side, claim["number"]) for side in sides)
-        if len(low_of) and len(low_over):
+        if len(low_of) and len(low_over) and not (np.isinf(high_of).all() and np.isinf(high_over).all()):
             pairs.append((low_of, high_over, high_of, low_over))
-    if not pairs or all(np.isinf(high_of).all() for _, _, high_of, _ in pairs):
+    if not pairs:
         return None
     pairs = [pair for pair in pairs if min(map(len, pair)) >= seeds] or pairs
     least, most = ([values for pair in pairs for values in pair[part]] for part in (slice(0, 2), slice(2, 4)))
-    low_estimate, high_estimate = (float(_mean_ratio(*(values[None] for values in ends))[0]) for ends in (least, most))
-    low, high = (bootstrap_interval(ends, _mean_ratio, confidence)[end] for end, ends in enumerate((least, most)))
+    ratio = partial(_ratio, across=np.max if claim.get("across") == "worst" else np.mean)
+    low_estimate, high_estimate = (float(ratio(*(values[None] for values in ends))[0]) for ends in (least, most))
+    low, high = (bootstrap_interval(ends, ratio, confidence)[end] for end, ends in enumerate((least, most)))
     enough = min(min(map(len, pair)) for pair in pairs) >= seeds
     estimate, bound = (high_estimate, "at most") if np.isfinite(high_estimate) else (low_estimate, "at least")
     return replace(
@@ -233,6 +238,12 @@ def _assess_ratio(
         runs=sum(len(pair[0]) for pair in pairs),
         runs_compared=sum(len(pair[1]) for pair in pairs),
     )
+
+
+def _place(run: RunRow, number: str) -> tuple[str, ...]:
+    """The dataset of a run and, for a number of `SECONDS`, the machine that made it."""
+    machine = [str(run.get(key)) for key in ("processor", "precision")] if number in SECONDS else []
+    return run["dataset"], *machine
 
 
 def _best(runs: list[RunRow], number: int | None) -> list[RunRow]:
@@ -277,9 +288,9 @@ def _median(values: np.ndarray) -> np.ndarray:
     return np.median(values, axis=1)
 
 
-def _mean_ratio(*samples: np.ndarray) -> np.ndarray:
-    """Mean over datasets of median / median; samples come in pairs."""
-    return np.mean([_median(of) / _median(over) for of, over in zip(samples[::2], samples[1::2], strict=True)], axis=0)
+def _ratio(*samples: np.ndarray, across: Callable[..., np.ndarray]) -> np.ndarray:
+    """Mean or largest of median / median `across` datasets; samples come in pairs."""
+    return across([_median(of) / _median(over) for of, over in zip(samples[::2], samples[1::2], strict=True)], axis=0)
 
 
 def claims_table(specification: dict[str, Any], runs: list[RunRow]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from equipose.io.progress import run_main
 from equipose.reconstruction.names import CONVERGED
 from equipose.study.command_line import preset_command_line
 from equipose.study.mixture import MIXED_SHARE, read_mixture
-from equipose.study.runs import MODEL, load_run, load_settings, model_scores
+from equipose.study.runs import MODEL, final_mse, load_run, load_settings, model_scores
 from equipose.study.seed_agreement import best_agreement
 from equipose.workflow.freshness import age, metrics_code, outdated, trained_with
 
@@ -87,7 +87,9 @@ def load_outcomes(path: Path) -> pd.DataFrame:
     """A runs.csv as `read_outcomes` made it. Raises ConfigError where there is none."""
     if not path.exists():
         raise ConfigError(f"there is no {path}, with a line for each run: write it with `publish`.")
-    table = pd.read_csv(path, dtype={"dataset": str, "model": str, "snr": str}, float_precision="round_trip")
+    texts = dict.fromkeys(("dataset", "model", "snr"), str)
+    true, false = ["True", "1.0"], ["False", "0.0"]  # a column may have lines of a version that wrote numbers
+    table = pd.read_csv(path, dtype=texts, float_precision="round_trip", true_values=true, false_values=false)
     snr = [snr if snr == "noiseless" else float(snr) for snr in table["snr"]]
     return table.assign(snr=snr).reindex(columns=COLUMNS)
 
@@ -109,11 +111,10 @@ def outcome(run: Path, metrics: dict[str, Any], dataset: Path) -> dict[str, Any]
         for part in ("training", "held_out")
     }
     flat = pd.json_normalize(metrics | chosen).iloc[0]
-    refined = metrics["training"].get("refined")
-    right = refined["paper"]["mse"] < config["evaluation"]["converged_mse"] if refined else metrics["converged"]
+    right = final_mse(metrics) < config["evaluation"]["converged_mse"]
     return {
         **{name: flat.get(path) for path, name in METRICS.items()},
-        "snr": images["snr"],
+        "snr": images.get("snr"),  # a user's particles have none
         "snr_px": images.get("snr_box") or images["box"],
         "has_converged": metrics["convergence_seconds"] is not None,
         "right_poses": right,
@@ -164,6 +165,12 @@ def mixture_plane_angle(run: Path) -> float:
     return degrees_between(mixture.normal, mixture.plane.normal)
 
 
+def stays_converged(run: Path) -> float:
+    """Whether all evaluations were converged from the first such one on; NaN if none was."""
+    converged = _history(run)["mse"] < load_run(run).converged_mse
+    return float(converged[converged.idxmax() :].all()) if converged.any() else float("nan")
+
+
 def mean_fsc(run: Path) -> float:
     """Mean over shells of the FSC with the true map."""
     curve = pd.read_csv(run / "fsc.csv")
@@ -176,6 +183,7 @@ OF_FOLDERS: dict[str, Callable[[Path], float]] = {
     "plateau_smaller_hand": plateau_smaller_hand,
     "plateau_subset_share": plateau_subset_share,
     "mixture_plane_angle": mixture_plane_angle,
+    "stays_converged": stays_converged,
 }
 """The numbers of a line that are not in metrics.json, and the function that reads each from a run's folder."""
 

@@ -143,18 +143,15 @@ def summarise(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]
 def with_paper(config: dict[str, Any], table: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """`table` with the paper's own row, if it has one, below each of ours.
 
-    Rows of `paper` are found by encoder and loss, and by dataset name or, where it has no such column, SNR. A model
-    that starts from a search is not the paper's, whatever its encoder and loss.
+    Rows of `paper` are found by dataset, encoder and loss. A model that starts from a search is not the paper's,
+    whatever its encoder and loss.
     """
-    rows = []
+    rows, of = [], ("dataset", "encoder", "loss")
     for row in table.to_dict("records"):
         rows.append(row)
-        name = row["dataset"]
-        where = paper["dataset"] == name if "dataset" in paper else paper["snr"] == simulation_config(config, name).snr
-        match = paper[where & (paper["encoder"] == row["encoder"]) & (paper["loss"] == row["loss"])]
+        match = paper[(paper[[*of]] == [row[key] for key in of]).all(axis=1)]
         if len(match) and model_config(config, row["model"]).init == "none":
-            names = {key: row[key] for key in ("dataset", "model", "encoder", "loss")}
-            rows.append(match.iloc[0].to_dict() | names | {"source": "paper"})
+            rows.append(match.iloc[0].to_dict() | {"model": row["model"], "source": "paper"})
     return pd.DataFrame(rows)[list(table.columns)].astype(dict.fromkeys(("seeds", "finished", "failed"), "Int64"))
 
 
@@ -195,6 +192,8 @@ def notes(config: dict[str, Any], experiment: str, runs: list[dict[str, Any]], m
         what = f"Mean ± population standard deviation of the {counted} best of {seeds} seeds by {ranked_by}"
     else:
         what = f"The best of {seeds} seeds by {ranked_by}" if seeds > 1 else "One seed"
+    if enough := config["evaluation"].get("stop_after"):
+        budget += f" (less if {enough} evaluations in a row were converged)"
     found = [f"{what}; {budget} of training each.", MODE_NOTES[mode]]
     if mode == "paper":
         threshold = config["evaluation"]["converged_mse"]

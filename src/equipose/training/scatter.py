@@ -35,6 +35,7 @@ from equipose.poses.refinement import (
     next_pass,
     on_device,
     pass_after,
+    pass_news,
     refine_part,
 )
 from equipose.training.evaluate import predict, unknown_poses
@@ -104,7 +105,7 @@ def gather(run: Path, folder: Path, refine_pass: int, jobs: int) -> None:
         following = next_pass(done, passes, elsewhere / count)
         state = {"passes": following.number, "shells": following.shells, "settled": settled, "alike": alike}
         state |= {"signal": sums.signal, "power": sums.power}
-        say(f"pass {refine_pass + 1}: {elsewhere} of {count} poses changed, the map correlates by {alike:.4f}")
+        say(f"pass {refine_pass + 1}, of {count} images: {pass_news(elsewhere, alike)}")
         if settled or refine_pass + 1 == passes:
             every = [_load(_of_job(folder, refine_pass, job)) for job in range(jobs)]
             names = {"rotations": "turned", "shifts": "moved", "start": "begun", "contrasts": "contrasts"}

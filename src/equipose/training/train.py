@@ -115,7 +115,9 @@ def train(
         why = "this run began so" if recorded else f"this processor is no faster in {config.model.precision}"
         say(f"{why}: training in {precision}")
     first = fetch(batch_indices(training, config.model.batch, config.seed, 0))
-    say(forecast(model, *first, progress.step, progress.seconds, progress.search is not None))
+    own_device = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(own_device):  # or a network that draws numbers would draw others after an interruption
+        say(forecast(model, *first, progress.step, progress.seconds, progress.search is not None))
     if progress.step == 0:
         with mode(averaged, training=False):
             record_scores(averaged, progress, particles, fetch, evaluated, say)

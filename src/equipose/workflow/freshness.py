@@ -93,6 +93,8 @@ def source_changed(config: dict[str, Any], dataset: str) -> bool:
 
 def _structure_changed(config: dict[str, Any], dataset: str, folder: Path) -> bool:
     record, source = read_json(folder / "simulation.json"), structure_source(config, dataset)
+    if "path" in source and not Path(source["path"]).exists():  # results that were moved here without it
+        return False
     if record is None:  # not simulated yet, or again: there may be a volume
         made = read_json((folder / "volume.mrc").with_suffix(MADE_FROM))
         return made is not None and made != structure_digest(source)
@@ -219,7 +221,7 @@ def reconstruction_changed(config: dict[str, Any], reconstruction: str) -> bool:
 
 
 def outdated(config: dict[str, Any], run: RunKey, folder: Path, metrics: dict[str, Any]) -> bool:
-    """Whether the scores in the run folder `folder` come from settings other than those in `config`.
+    """Whether the scores in the run folder `folder` come from settings, or a structure, other than those in `config`.
 
     Of a run that no experiment asks for, any budget counts as the wanted one. No run is outdated whose dataset or model
     the configuration lacks, and none that the tables/config.json of a version with fewer keys judges.
@@ -227,6 +229,8 @@ def outdated(config: dict[str, Any], run: RunKey, folder: Path, metrics: dict[st
     dataset, model, _ = run
     if "preparation" not in config or dataset not in config["datasets"] or model not in config["models"]:
         return False
+    if is_simulated(config, dataset) and source_changed(config, dataset):
+        return True
     if run in run_budgets(config):
         return _scores_differ(metrics, folder, config, run_config(config, *run))
     made = metrics.get("config") or trained_with(folder)
