@@ -11,9 +11,10 @@ from test_symmetry_axes import BOX, blobs
 from equipose.core.fourier import from_half_disc, half_disc, shift_phase
 from equipose.core.fourier_grid import from_real_map, grid_map, grid_slices
 from equipose.core.point_groups import ALONE, group
-from equipose.core.rotations import random_rotations
+from equipose.core.pose_metrics import squared_distances
+from equipose.core.rotations import degrees_from_squared_frobenius, random_rotations
 from equipose.io.particles import Particles
-from equipose.reconstruction.common_symmetry import Together, compare
+from equipose.reconstruction.common_symmetry import Together, agree_within, compare
 from equipose.reconstruction.halves import Half, back_project
 from equipose.training.evaluate import RelionPoses
 
@@ -53,6 +54,20 @@ def halves(volume: torch.Tensor, mates: np.ndarray) -> tuple[list[Half], list[Re
         own.append(Half(particles, said[half].rotations, said[half].shifts, "C1"))
         asked.append(said[1 - half])
     return own, asked
+
+
+@pytest.mark.parametrize(("name", "degrees"), [("C1", 15), ("C6", 15), ("D7", 360 / 28), ("C12", 7.5), ("I", 15)])
+def test_poses_modulo_a_high_order_must_be_nearer_to_agree(name: str, degrees: float) -> None:
+    assert agree_within(group(name)) == pytest.approx(degrees)
+
+
+def test_two_runs_that_share_nothing_but_the_axis_of_a_group_do_not_agree() -> None:
+    """Two smooth rings, told to be C12: within 15° all of their poses would be the same."""
+    rng = np.random.default_rng(0)
+    spins = Rotation.from_rotvec(np.outer(rng.uniform(0, 2 * np.pi, 2000), [0, 0, 1])).as_matrix()
+    true = random_rotations(2000, rng)
+    apart = degrees_from_squared_frobenius(squared_distances(true @ spins, true, group("C12")))
+    assert np.mean(apart < 15) == 1 and np.mean(apart < agree_within(group("C12"))) == pytest.approx(0.5, abs=0.03)
 
 
 def in_one_frame(together: Together) -> bool:

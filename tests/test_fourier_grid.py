@@ -6,6 +6,7 @@ import torch
 from equipose.core import point_groups
 from equipose.core.fourier import half_disc
 from equipose.core.fourier_grid import (
+    at_mates,
     blend,
     empty_grid,
     enlarged,
@@ -14,6 +15,7 @@ from equipose.core.fourier_grid import (
     grid_slices,
     grid_volume,
     insert_slices,
+    split_group,
     with_slopes,
 )
 from equipose.poses.search import random_rotations
@@ -70,6 +72,23 @@ def test_the_volume_is_hermitian(generator):
     """Values at k and -k are conjugate: the map is real."""
     volume = grid_volume(filled(half_disc(BOX, 8), generator))
     assert torch.allclose(volume, volume.flip(0) * torch.tensor([1.0, -1.0]), atol=1e-5 * float(volume.abs().max()))
+
+
+@pytest.mark.parametrize(("symmetry", "turns", "onto_points"), [
+    ("C1", 1, 1), ("C3", 3, 1), ("C4", 1, 4), ("D2", 1, 4), ("D7", 7, 2), ("T", 12, 1), ("O", 1, 24), ("I", 5, 12),
+])  # fmt: skip
+def test_turns_that_move_grid_points_to_grid_points_need_no_insertion(generator, symmetry, turns, onto_points):
+    group = torch.from_numpy(point_groups.group(symmetry)).float()
+    few, moves = split_group(group)
+    assert (len(few), len(moves)) == (turns, onto_points)
+    disc, rotations, grids = half_disc(BOX, 12), random_rotations(10, generator), []
+    values = slices_of(rotations, disc.k)
+    for some in (group, few):
+        grids.append(empty_grid(BOX // 2, CPU))
+        insert_slices(grids[-1], rotations, disc, values, values.abs(), some)
+    found = at_mates(grids[1], moves)
+    assert torch.allclose(found.signal, grids[0].signal, atol=1e-4 * float(grids[0].signal.abs().max()))
+    assert torch.allclose(found.power, grids[0].power, atol=1e-4 * float(grids[0].power.abs().max()))
 
 
 def test_blending_moves_the_inner_shells_only(generator):

@@ -24,11 +24,12 @@ from equipose.io.maps import read_map
 from equipose.io.particle_tables import ANGLES, ORIGINS, chosen_rows, read_tables, write_star
 from equipose.io.particles import read_particles
 from equipose.reconstruction import join
-from equipose.reconstruction.halves import Half, ask_each_other, back_project, bring_together, read_half
+from equipose.reconstruction.halves import Half, ask_each_other, back_project, bring_together, compared, read_half
 from equipose.reconstruction.handback import PROBABILITY, SCORE, write_poses
 from equipose.reconstruction.names import AGREES
 from equipose.reconstruction.particle_scores import correlations
 from equipose.reconstruction.verdict import verdict
+from equipose.training.evaluate import RelionPoses
 
 
 def test_the_second_half_is_moved_into_the_frame_and_hand_of_the_first(halves: Path, joined: Path) -> None:
@@ -131,6 +132,17 @@ def test_halves_whose_poses_are_split_over_both_hands_do_not_agree(halves: Path,
     assert verdict(found | resolved).state == "not converged"
 
 
+def test_images_of_the_whole_file_are_compared() -> None:
+    """The first session's images are good, and half of all are of a bad one: their poses are random."""
+    rng, shifts = np.random.default_rng(0), np.zeros((4000, 2))
+    true, bad = random_rotations(4000, rng), np.arange(4000)[:, None, None] >= 2000
+    found = [np.where(bad, random_rotations(4000, rng), true) for _ in range(2)]
+    own = [Half(None, rotations, shifts, "C1") for rotations in found]  # type: ignore[arg-type]
+    answers = RelionPoses(true[compared(4000)], shifts[:1000])
+    _, _, degrees = bring_together(own, [answers, answers], np.eye(3)[None])
+    assert [np.mean(apart < AGREES) for apart in degrees] == pytest.approx([0.5, 0.5], abs=0.01)
+
+
 def test_map_and_half_maps_are_the_truth_and_the_map_is_the_best(halves: Path, joined: Path) -> None:
     truth = read_map(halves / "truth.mrc")[0]
     curves = {
@@ -228,11 +240,11 @@ def test_shifts_of_images_that_the_search_has_lost_do_not_count() -> None:
         lost = (np.hypot(*shifts.T) > 64) | (rng.random(1200) < 0.2)
         shifts[lost] *= 64 / np.hypot(*shifts[lost].T)[:, None]
         halves.append(Half(None, np.zeros((1200, 3, 3)), shifts, "C1"))  # type: ignore[arg-type]
-        degrees.append(np.where(lost, 90.0, 3.0)[:1000])  # of the first images alone
-    agreed = join.agreed_shifts(halves, degrees)
+        degrees.append(np.where(lost, 90.0, 3.0)[compared(1200)])
+    agreed = join.agreed_shifts(halves, degrees, AGREES)
     assert join.found_shift_std(agreed) == pytest.approx(20, rel=0.05)
     assert join.far_shifts(agreed, 16.0, 17.0) == pytest.approx(np.exp(-(48**2) / 800), abs=0.02)
-    everywhere = join.agreed_shifts(halves, [np.zeros(1000)] * 2)
+    everywhere = join.agreed_shifts(halves, [np.zeros(1000)] * 2, AGREES)
     assert join.found_shift_std(everywhere) > 25 and join.far_shifts(everywhere, 16.0, 17.0) > 0.2
 
 

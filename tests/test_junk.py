@@ -117,11 +117,11 @@ def test_no_threshold_is_proposed_where_noise_hides_the_difference_and_what_is_s
     scores[:400] -= 0.4
     hidden = junk.fit_mixture(scores, rng.normal(0.7, 0.35, 300))
     halves = [hidden.probabilities(part) for part in np.split(scores, 2)]
-    summary = junk.summary_of(hidden, halves, apart)
+    summary = junk.summary_of(hidden, halves, apart, 15.0)
     assert summary["threshold"] is None and "no threshold is proposed" in junk.in_words(summary)
     clear = junk.Mixture(0.3, 1.0, 0.1, 0.2, 0.1)
     scores[:400], scores[400:] = 0.2, 1.0
-    summary = junk.summary_of(clear, [clear.probabilities(part) for part in np.split(scores, 2)], apart)
+    summary = junk.summary_of(clear, [clear.probabilities(part) for part in np.split(scores, 2)], apart, 15.0)
     assert summary["below"] == 400 and summary["of"] == 1000 and summary["molecule_lost"] < 0.01
     assert summary["halves_agree_on_the_others"] == [1.0, 0.0]
     assert junk.in_words(summary).startswith("400 of 1000 images (40.0%) more likely show something else")

@@ -74,6 +74,17 @@ def test_a_blob_that_looks_alike_from_all_sides_has_no_group(monkeypatch):
     assert detected(detect(blobs("C2", np.eye(3), np.zeros(3)), 10)) == "C2"
 
 
+@pytest.mark.parametrize(("symmetry", "tried"), [("C12", [3]), ("C9", [3]), ("C11", [5, 11])])
+def test_axes_of_high_orders_are_found_from_those_that_divide_them(monkeypatch, symmetry, tried):
+    monkeypatch.setattr("equipose.core.symmetry_axes.CYCLIC", tried)
+    rng, axis = np.random.default_rng(0), np.arange(BOX) - BOX // 2
+    atoms = rng.normal(0, 0.7, (3, 3)) + [[9, 0, -3], [7, 1, 2], [10, 1, 1]]
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    every = np.concatenate([atoms @ rotation.T for rotation in group(symmetry)])
+    density = sum(np.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / (2 * 1.2**2)) for a, b, c in every)
+    assert detected(detect(torch.from_numpy(density.astype(np.float32)), 14)) == symmetry
+
+
 def test_a_symmetrised_map_lies_on_relion_s_axes_and_is_the_molecule():
     turn = Rotation.random(random_state=5).as_matrix()
     frame = find_axes(blobs("C3", turn, np.array([0.5, 0, -0.5])), "C3", 10)

@@ -135,8 +135,23 @@ def test_an_interval_is_wilsons() -> None:
 )
 def test_where_the_halves_do_not_agree_it_says_which_failed_and_what_to_try(confirmed: list, words: str) -> None:
     found = verdict(summary(0.02, 0.03) | {"confirmed": confirmed})
-    assert words in found.says and "--starts" in found.says and "--symmetry" in found.says
+    assert (
+        words in found.says and "Search from more starts (--starts), say" in found.says and "--symmetry" in found.says
+    )
     assert "confirm 1" not in verdict(summary(0.99, 0.99) | {"confirmed": confirmed}).says
+
+
+def test_runs_that_do_not_agree_are_told_nothing_false() -> None:
+    """Two starts that agreed are not made again; alike maps are not different; C1 confirms few poses of a D7."""
+    own = summary(0.62, 0.64) | {"confirmed": [0.97, 0.96], "symmetry": "C1", "agree_modulo": "C1"}
+    assert "found different maps" in verdict(own | {"half_maps_alike": 0.5}).says
+    alike = verdict(own | {"half_maps_alike": 0.98, "starts_agree": True}).says
+    assert "their maps are alike (0.98; 1 is the same)" in alike and "different maps" not in alike
+    assert "--starts" not in alike and "Say which symmetry the particle has (--symmetry), allow" in alike
+    mates = verdict(own | {"confirmed": [0.08, 0.07], "agree_modulo": "D7"}).says
+    assert "confirm" not in mates and "Search from more starts" in mates
+    told = verdict(own | {"symmetry": "D7", "agree_modulo": "D7", "starts_agree": True}).says
+    assert "--symmetry" not in told and "Allow for larger shifts (--shift-std), or give" in told
 
 
 def test_shifts_wider_than_assumed_are_said_with_the_option_that_helps() -> None:

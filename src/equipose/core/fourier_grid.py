@@ -165,6 +165,36 @@ def insert_images(
     insert_slices(grid, rotations, disc, transfer * centred, transfer**2, group)
 
 
+def split_group(group: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotations (r, 3, 3) and (h, 3, 3) whose products R H are a point `group` (g, 3, 3), each rotation once.
+
+    The second ones are those of the group that move grid points to grid points: turns about the grid's axes that
+    exchange them. Images that are inserted at the mates by the first ones need only `at_mates` by the second ones.
+    """
+    onto_points = group[((group.abs() > 0.999).sum((1, 2)) == 3)]
+    chosen: list[Tensor] = []
+    for rotation in group:
+        products = torch.stack(chosen)[:, None] @ onto_points if chosen else group.new_zeros(0, 1, 3, 3)
+        if not ((products - rotation).abs().amax((2, 3)) < 1e-3).any():
+            chosen.append(rotation)
+    return torch.stack(chosen), onto_points
+
+
+def at_mates(grid: FourierGrid, onto_points: Tensor) -> FourierGrid:
+    """The sums with each slice at R H, too, for all H that `split_group` has found; it is at R in `grid`."""
+    if len(onto_points) == 1:
+        return grid
+    side, signal, power = _side(grid.radius), torch.zeros_like(grid.signal), torch.zeros_like(grid.power)
+    for turn in onto_points.round():
+        from_axis = [int(turn[:, axis].abs().argmax()) for axis in range(3)]  # row vectors: k H
+        places = [2 - from_axis[2 - place] for place in range(3)]  # the cube's axes are (z, y, x)
+        back = [place for place in range(3) if turn[2 - places[place], 2 - place] < 0]
+        for sums, total in ((grid.signal, signal), (grid.power, power)):
+            cube = sums.view(side, side, side, -1)
+            total += cube.permute(*places, 3).flip(back).reshape(total.shape)
+    return FourierGrid(grid.radius, signal, power)
+
+
 def together(one: FourierGrid, other: FourierGrid) -> FourierGrid:
     """The sums over the images of both."""
     return FourierGrid(one.radius, one.signal + other.signal, one.power + other.power)

@@ -39,8 +39,11 @@ DIRECTIONS, SPINS = 3000, 360
 KEPT = 5
 """Number of the best directions, and of the best frames, that are refined."""
 
-CYCLIC = range(2, 9)
-"""Orders of the axes that are tried."""
+CYCLIC = (2, 3, 4, 5, 6, 7, 8, 11, 13, 17)
+"""Orders of the axes that are tried. Where a map has one of them, twice and three times this order are tried, too."""
+
+HIGHEST = 24
+"""Highest order that is tried."""
 
 MORE_AXES = {"T": {2, 3}, "O": {2, 3, 4}, "I": {2, 3, 5}}
 """Groups with axes of several orders, and these orders."""
@@ -169,8 +172,14 @@ def detect(volume: Tensor, shells: float, other: Tensor | None = None) -> dict[s
 
     All Cn of `CYCLIC` are tried. A group of several axes is tried only if the map has each of these axes, or nearly.
     """
-    frames = {f"C{order}": find_axes(volume, f"C{order}", shells, other) for order in CYCLIC}
-    orders = {order for order in CYCLIC if frames[f"C{order}"].nearly}
+    frames: dict[str, Frame] = {}
+    orders, untried = set[int](), [*CYCLIC]
+    for order in untried:  # grows while it is read
+        if (name := f"C{order}") not in frames:
+            frames[name] = find_axes(volume, name, shells, other)
+            if frames[name].nearly:
+                orders.add(order)
+                untried += [times * order for times in (2, 3) if times * order <= HIGHEST]
     further = [f"D{order}" for order in sorted(orders)] if 2 in orders else []
     further += [name for name, needed in MORE_AXES.items() if needed <= orders]
     return frames | {name: find_axes(volume, name, shells, other) for name in further}

@@ -18,12 +18,16 @@ WIDTH = 0.05
 VIEWS = 1000
 """Poses whose planes are counted at once: 16 MB, whatever their number and the group's."""
 
+COUNTED = 10_000
+"""Poses that are counted, spread evenly over all: the factor does not need more."""
+
 LEAST = 0.01
 """Sampling that a direction without any plane counts as, the mean being 1: without it, one hole would be all."""
 
 
 def compensation_factor(rotations: np.ndarray, group: np.ndarray) -> float:
     """The sampling compensation factor, 0 to 1, of poses (n, 3, 3) and all their mates by the `group` (g, 3, 3)."""
+    rotations = rotations[np.linspace(0, len(rotations) - 1, min(COUNTED, len(rotations))).astype(int)]
     directions = half_sphere(DIRECTIONS)
     near = np.zeros(len(directions))
     for some in np.array_split(rotations, 1 + len(rotations) // VIEWS):

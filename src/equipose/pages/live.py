@@ -213,7 +213,7 @@ def _reconstruction(ours: Watched, now: float) -> View:
         view.says = headline(summary)
         view.agreement = [
             f"Half {half}: the run that never saw its images gives {share:.0%} of {images} the same pose within"
-            f" {summary['agree_within_degrees']:.0f}°."
+            f" {summary['agree_within_degrees']:.2g}°."
             for half, share, images in zip((1, 2), summary["halves_agree"], summary["halves_compared"], strict=True)
         ]
         folder = top if (top / "volume.mrc").is_file() else next(iter(work.glob("maps/*/volume.mrc"))).parent

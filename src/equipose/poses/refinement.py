@@ -27,6 +27,7 @@ from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, shift_phase, to_half_disc
 from equipose.core.fourier_grid import (
     FourierGrid,
+    at_mates,
     empty_grid,
     from_real_map,
     grid_map,
@@ -34,6 +35,7 @@ from equipose.core.fourier_grid import (
     grid_volume,
     insert_images,
     sampled,
+    split_group,
     together,
     with_slopes,
     without,
@@ -245,6 +247,7 @@ def refine_part(
         grid, mask = reference
         volume = masked_volume(without(grid, _back_projected(model, particles, some, turned, moved, contrasts)), mask)
     field, sums, elsewhere = with_slopes(volume, radius), empty_grid(radius, device), 0
+    few, onto_points = split_group(model.group)
     for rows in some.split(BATCH):
         seed = np.random.default_rng([model.config.seed, this.number, offset + int(rows[0])]).integers(2**62)
         generator = torch.Generator(device).manual_seed(int(seed))
@@ -257,8 +260,8 @@ def refine_part(
         before = contrasts[rows]
         contrasts[rows] = _contrasts(before, volume, radius, poses, disc, target, transfer)
         transfer = transfer * (contrasts[rows] / before)[:, None]
-        insert_images(sums, *poses, disc, target, transfer, model.group)
-    return elsewhere, sums
+        insert_images(sums, *poses, disc, target, transfer, few)
+    return elsewhere, at_mates(sums, onto_points)
 
 
 def _contrasts(
@@ -451,11 +454,11 @@ def _back_projected(
     contrasts: Tensor | None = None,
 ) -> FourierGrid:
     """The sums over these rows of the particles, at their poses, and with their contrasts, of all."""
-    grid = empty_grid(model.box // 2, rows.device)
+    grid, (few, onto_points) = empty_grid(model.box // 2, rows.device), split_group(model.group)
     for part in rows.split(BATCH):
         images = _coefficients(_read(model, particles, part, contrasts), model.disc)
-        insert_images(grid, rotations[part], shifts[part], *images, model.group)
-    return grid
+        insert_images(grid, rotations[part], shifts[part], *images, few)
+    return at_mates(grid, onto_points)
 
 
 def _coefficients(batch: Batch, disc: HalfDisc) -> tuple[HalfDisc, Tensor, Tensor]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from equipose.core.fourier_grid import grid_map
@@ -53,9 +54,24 @@ class Together:
     """the likeness of the half-maps"""
 
     @property
+    def within(self) -> float:
+        """Degrees within which two poses count as the same."""
+        return agree_within(self.same)
+
+    @property
     def agree(self) -> list[float]:
         """For each half-set, the share of its images for which both runs have the same pose."""
-        return [float(np.mean(apart < AGREES)) for apart in self.degrees]
+        return [float(np.mean(apart < self.within)) for apart in self.degrees]
+
+
+def agree_within(group: np.ndarray) -> float:
+    """Degrees within which two poses count as the same, modulo a `group` (g, 3, 3).
+
+    Modulo C12, 15° are all turns about the axis: two runs that share nothing but the axis would agree. So it is a
+    quarter of the group's smallest turn at most, and half of such poses agree by chance.
+    """
+    turns = Rotation.from_matrix(group[1:]).magnitude()
+    return min(AGREES, float(np.degrees(turns.min())) / 4) if len(turns) else AGREES
 
 
 def compare(halves: list[Half], asked: list[RelionPoses]) -> Together:

@@ -13,7 +13,15 @@ from torch import Tensor
 from equipose.config.settings import PreparationConfig
 from equipose.core.ctf import ctf
 from equipose.core.fourier import HalfDisc, half_disc, on_disc, to_half_disc
-from equipose.core.fourier_grid import FourierGrid, empty_grid, from_real_map, insert_images, real_map
+from equipose.core.fourier_grid import (
+    FourierGrid,
+    at_mates,
+    empty_grid,
+    from_real_map,
+    insert_images,
+    real_map,
+    split_group,
+)
 from equipose.core.mask import masked_volume
 from equipose.core.point_groups import group
 from equipose.core.pose_metrics import Alignment, align, squared_distances
@@ -31,6 +39,11 @@ BATCH = 500
 
 COMPARED = 1000
 """Images of each half-set for which the run of the other half-set finds poses, too. It searches a pose for each."""
+
+
+def compared(count: int) -> np.ndarray:
+    """The rows of these images among the `count` of a half-set, spread evenly: a file's first ones may be its best."""
+    return np.linspace(0, count - 1, min(COMPARED, count)).astype(int)
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,7 @@ def centred(poses: RelionPoses, centre: np.ndarray) -> RelionPoses:
 def ask_each_other(
     halves: list[Half], runs: list[Path], mates: Sequence[Mates | None] = (None, None)
 ) -> list[RelionPoses]:
-    """For each half-set, the poses that the run of the other one, which never saw them, finds for its first images.
+    """For each half-set, the poses that the run of the other one, which never saw them, finds for its `compared` images.
 
     Where the maps of the halves look nearly the same after some rotations, `mates` has these of each.
     """
@@ -115,16 +128,16 @@ def bring_together(
 
     Poses are compared modulo the rotations `same` (g, 3, 3), in the first half-set's frame, about voxel L/2. `asked`
     are the poses of `ask_each_other`. Those of the first half-set's images give the rotation, hand and translation
-    between the runs. The third result is, for each half-set, the angle (n,) in degrees between the two runs' poses of
-    an image after this alignment.
+    between the runs. The third result is, for each half-set, the angle (m,) in degrees between the two runs' poses of
+    each `compared` image after this alignment.
     """
     first, second = halves
-    theirs, few = asked[0], slice(len(asked[0].rotations))
-    alignment = align(theirs.rotations, first.rotations[few], theirs.shifts, first.shifts[few], same)
+    theirs, rows = asked[0], compared(len(first.rotations))
+    alignment = align(theirs.rotations, first.rotations[rows], theirs.shifts, first.shifts[rows], same)
     moved = second.moved(alignment)
     answers = alignment.rotations(theirs.rotations), asked[1].rotations
     apart = [
-        degrees_from_squared_frobenius(squared_distances(answer, half.rotations[: len(answer)], same))
+        degrees_from_squared_frobenius(squared_distances(answer, half.rotations[compared(len(half.rotations))], same))
         for answer, half in zip(answers, (first, moved), strict=True)
     ]
     return [first, moved], alignment, apart
@@ -134,18 +147,18 @@ def bring_together(
 def back_project(half: Half) -> FourierGrid:
     """The sums over all images, Σ CTF Î and Σ CTF², of a CTF-weighted back-projection."""
     disc, grid = half_disc(half.box), empty_grid(half.box // 2, torch.device("cpu"))
-    same = torch.from_numpy(group(half.symmetry)).float()
+    some, onto_points = split_group(torch.from_numpy(group(half.symmetry)).float())
     for rotations, shifts, coefficients, transfer in half.batches(disc):
-        insert_images(grid, rotations, shifts, disc, coefficients, transfer, same)
-    return grid
+        insert_images(grid, rotations, shifts, disc, coefficients, transfer, some)
+    return at_mates(grid, onto_points)
 
 
 @torch.no_grad()
 def _asked(run: Path, own: Half, other: Half, mates: Mates | None) -> RelionPoses:
-    """Poses that `run` finds for the first images of the other half-set: from its encoder and from a search, refined
-    against the map of its own half-set. It uses nothing of the other half-set's run.
+    """Poses that `run` finds for the `compared` images of the other half-set: from its encoder and from a search,
+    refined against the map of its own half-set. It uses nothing of the other half-set's run.
     """
-    model, asked = load_model(run / "model.pt"), other.some(slice(COMPARED)).particles
+    model, asked = load_model(run / "model.pt"), other.some(compared(len(other.rotations))).particles
     known = networks_trained(run, model.config)
     answers = predict(model, asked, reporter())[0] if known else unknown_poses(asked)
     return RelionPoses(*poses_against(model, as_seen(model, own), asked, answers.rotations, answers.shifts, mates))

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from equipose.core.fourier import HalfDisc, half_disc, shift_phase
-from equipose.core.fourier_grid import FourierGrid, empty_grid, grid_map, grid_slices, insert_images, together
+from equipose.core.fourier_grid import (
+    FourierGrid,
+    at_mates,
+    empty_grid,
+    grid_map,
+    grid_slices,
+    insert_images,
+    split_group,
+    together,
+)
 from equipose.core.mask import masked_volume, solvent_mask
 from equipose.core.point_groups import group
 from equipose.reconstruction.halves import Half
@@ -43,14 +52,15 @@ def back_project_apart(half: Half, volume: Tensor, shift_std: float) -> FourierG
     """
     disc, grid = half_disc(half.box), empty_grid(half.box // 2, torch.device("cpu"))
     parts = torch.randperm(len(disc.k), generator=torch.Generator().manual_seed(0)).chunk(PARTS)
-    same, deviation = torch.from_numpy(group(half.symmetry)).float(), shift_std / half.particles.voxel_size
+    few, onto_points = split_group(torch.from_numpy(group(half.symmetry)).float())
+    deviation = shift_std / half.particles.voxel_size
     for rotations, shifts, coefficients, transfer in half.batches(disc):
         expected = transfer * shift_phase(shifts, disc) * grid_slices(volume, grid.radius, rotations, disc)
         steps = _chosen(coefficients, expected, disc, parts, shifts, deviation)
         for part, step in zip(parts, steps, strict=True):
             some = HalfDisc(disc.box, disc.k[part], disc.weights[part])
-            insert_images(grid, rotations, shifts + step, some, coefficients[:, part], transfer[:, part], same)
-    return grid
+            insert_images(grid, rotations, shifts + step, some, coefficients[:, part], transfer[:, part], few)
+    return at_mates(grid, onto_points)
 
 
 def _chosen(

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from equipose.config.settings import PreparationConfig
+from equipose.config.settings import PreparationConfig, RunConfig
 from equipose.core.fourier_grid import grid_map
 from equipose.core.fourier_grid import together as added
 from equipose.core.mask import masked_volume, solvent_mask
@@ -33,12 +33,21 @@ from equipose.io.progress import run_main
 from equipose.reconstruction import junk
 from equipose.reconstruction.common_symmetry import compare, mates
 from equipose.reconstruction.half_maps import quality, quartiles
-from equipose.reconstruction.halves import FURTHER, Half, ask_each_other, back_project, read_half, refined_further
+from equipose.reconstruction.halves import (
+    FURTHER,
+    Half,
+    ask_each_other,
+    back_project,
+    compared,
+    read_half,
+    refined_further,
+)
 from equipose.reconstruction.handback import write_poses
 from equipose.reconstruction.independent_shifts import independent_sums
-from equipose.reconstruction.names import AGREES, FAR_AWAY
+from equipose.reconstruction.names import FAR_AWAY
 from equipose.reconstruction.particle_scores import correlations, examples
 from equipose.reconstruction.verdict import far_away, headline, with_verdict
+from equipose.training.run_progress import starts_agreed
 
 
 def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Callable[[str], None]) -> None:
@@ -61,13 +70,13 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         say(f"nearly {together.symmetry}: further passes tell which of the nearly alike poses is right")
         own = [refined_further(run, half, say, path) for run, half, path in zip(runs, own, kept, strict=True)]
         together = compare(own, ask_each_other(own, runs, [mates(half, together.symmetry) for half in own]))
-    halves, degrees = together.halves, together.degrees
+    halves, degrees, within = together.halves, together.degrees, together.within
     numbers = "".join(f", {name} {each:.2f}" for name, each in (together.correlations or {}).items())
     say(f"point group {'nearly ' * together.nearly}{together.symmetry}{numbers}")
     for number, apart in enumerate(degrees, start=1):
         say(
-            f"half {number}: both runs give {100 * np.mean(apart < AGREES):.0f} % of {len(apart)} images the same pose"
-            f" within {AGREES:.0f}°, median {np.median(apart):.2g}°"
+            f"half {number}: both runs give {100 * np.mean(apart < within):.0f} % of {len(apart)} images the same pose"
+            f" within {within:.2g}°, median {np.median(apart):.2g}°"
         )
     found = [back_project(half) for half in halves]
     sums = independent_sums(halves, found, configs[0].shift_std)
@@ -96,12 +105,12 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         detail, by_chance = junk.detail_scores(halves, runs, [first, second], mask, shells)
         mixture = junk.fit_mixture(np.concatenate(detail), by_chance)
         probabilities = [mixture.probabilities(each) for each in detail]
-        found_junk = junk.summary_of(mixture, probabilities, degrees)
+        found_junk = junk.summary_of(mixture, probabilities, degrees, within)
     kinds = {"half 1": detail[0], "half 2": detail[1], "decoy": by_chance}
     table = pd.concat([pd.DataFrame({"of": kind, "score": each}) for kind, each in kinds.items()])
     write_text(output / "detail_scores.csv", table.to_csv(index=False))
     rotations, shifts = ([getattr(half, name) for half in halves] for name in ("rotations", "shifts"))
-    agreed = agreed_shifts(halves, degrees)
+    agreed = agreed_shifts(halves, degrees, within)
     summary: dict[str, Any] = {
         "star": str(star),
         "particles": [len(half.rotations) for half in halves],
@@ -113,8 +122,9 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "halves_compared": [len(apart) for apart in degrees],
         "halves_agree": together.agree,
         "halves_median_degrees": [float(np.median(apart)) for apart in degrees],
-        "agree_within_degrees": AGREES,
+        "agree_within_degrees": within,
         "confirmed": _confirmed(runs),
+        "starts_agree": all(starts_agreed(run, RunConfig.load(run / "config.json")) for run in runs),
         "second_half_was_in_hand": together.alignment.hand,
         "hand": "undetermined",
         "symmetry": own[0].symmetry,
@@ -140,12 +150,14 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
     say(f"{headline(summary)} {junk.in_words(found_junk)}".strip())
 
 
-def agreed_shifts(halves: list[Half], degrees: list[np.ndarray]) -> np.ndarray:
-    """The shifts (n, 2) in Å of the images of both half-sets whose poses both runs find.
+def agreed_shifts(halves: list[Half], degrees: list[np.ndarray], within: float) -> np.ndarray:
+    """The shifts (n, 2) in Å of the images of both half-sets whose poses both runs find: less than `within` apart.
 
     Those of other images tell nothing: an image that the search has lost, and junk, may lie anywhere within its reach.
     """
-    found = [half.shifts[: len(apart)][apart < AGREES] for half, apart in zip(halves, degrees, strict=True)]
+    found = [
+        half.shifts[compared(len(half.shifts))][apart < within] for half, apart in zip(halves, degrees, strict=True)
+    ]
     return np.concatenate(found)
 
 

@@ -28,8 +28,7 @@ from equipose.core.fourier import HalfDisc, half_disc, shift_phase
 from equipose.core.fourier_grid import from_real_map, grid_frequencies, grid_slices
 from equipose.core.fsc import radii
 from equipose.core.symmetry_axes import centre_of, centred
-from equipose.reconstruction.halves import Half, posed_against, seen_by
-from equipose.reconstruction.names import AGREES
+from equipose.reconstruction.halves import Half, compared, posed_against, seen_by
 
 DECOY = 5
 """First shell whose phases are random in the decoy: lower ones show the outline alone. With 3, nearly all clean images
@@ -132,12 +131,17 @@ def fit_mixture(scores: np.ndarray, by_chance: np.ndarray) -> Mixture:
     return Mixture(float(share), float(mean), float(deviation), float(elsewhere), float(spread))
 
 
-def summary_of(mixture: Mixture, probabilities: list[np.ndarray], degrees: list[np.ndarray]) -> dict[str, Any]:
+def summary_of(
+    mixture: Mixture, probabilities: list[np.ndarray], degrees: list[np.ndarray], within: float
+) -> dict[str, Any]:
     """What reconstruction.json says of the mixture; `threshold` is None where the noise hides the difference.
 
-    Each half-set has `probabilities` (n,), and the two runs' poses of its first images are `degrees` (m,) apart.
+    Each half-set has `probabilities` (n,), and the two runs' poses of its `compared` images are `degrees` (m,) apart.
+    They agree if they are less than `within` apart.
     """
-    probable = [apart[each[: len(apart)] >= PROBABLE] for each, apart in zip(probabilities, degrees, strict=True)]
+    probable = [
+        apart[each[compared(len(each))] >= PROBABLE] for each, apart in zip(probabilities, degrees, strict=True)
+    ]
     threshold = mixture.threshold()
     lost = float(scipy.stats.norm.cdf(threshold, mixture.mean, mixture.deviation))
     kept = float(scipy.stats.norm.sf(threshold, mixture.mean_elsewhere, mixture.deviation_elsewhere))
@@ -146,7 +150,7 @@ def summary_of(mixture: Mixture, probabilities: list[np.ndarray], degrees: list[
         "threshold": threshold if clear else None,
         "below": sum(int((each < PROBABLE).sum()) for each in probabilities),
         "of": sum(map(len, probabilities)),
-        "halves_agree_on_the_others": [float(np.mean(apart < AGREES)) if len(apart) else 0.0 for apart in probable],
+        "halves_agree_on_the_others": [float(np.mean(apart < within)) if len(apart) else 0.0 for apart in probable],
         "molecule_lost": lost,
         "elsewhere_kept": kept,
     }

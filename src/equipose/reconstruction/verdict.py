@@ -23,6 +23,9 @@ CONFIRMED = 0.9
 EVEN = 0.8
 """Sampling compensation factor below which views are called uneven; views from all around one axis have 0.81."""
 
+SAME = 0.8
+"""Likeness of two half-maps from which they count as the same, as for the starts of a search (`search_stages`)."""
+
 FAR = 0.05
 """Share of images `far_away` from the middle, from which the verdict says so. Of shifts with the assumed standard
 deviation 1 % are. Counted are images whose poses both runs find.
@@ -76,7 +79,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 def verdict(summary: dict[str, Any]) -> Verdict:
     """The judgement on a reconstruction, from its reconstruction.json."""
-    within = f"{summary['agree_within_degrees']:.0f}°"
+    within = f"{summary['agree_within_degrees']:.2g}°"
     shares = [
         share(f"half {half}: the run that never saw these images finds the same pose within {within}", images, found)
         for half, images, found in zip((1, 2), summary["halves_compared"], summary["halves_agree"], strict=True)
@@ -118,8 +121,7 @@ def verdict(summary: dict[str, Any]) -> Verdict:
         found += [nothing or "have maps that correlate in no shell"] * (not resolved)
         says = (
             f"Two runs that share no image {' and '.join(found)}. Do not use this map."
-            f"{_which_failed(summary.get('confirmed'))} Search from more starts (--starts), say which symmetry the"
-            " particle has (--symmetry), allow for larger shifts (--shift-std), or give cleaner or more particles."
+            f"{_which_failed(summary)} {_remedies(summary)}"
         )
     if state != "not converged" and summary.get("sampling_compensation", 1.0) < EVEN:
         says += _uneven(summary)
@@ -210,9 +212,13 @@ def _uneven(summary: dict[str, Any]) -> str:
     )
 
 
-def _which_failed(confirmed: list[float] | None) -> str:
-    """A sentence on the share of its own poses that each run confirms, if that is known."""
-    if confirmed is None:
+def _which_failed(summary: dict[str, Any]) -> str:
+    """A sentence on the share of its own poses that each run confirms, if that is known and tells something.
+
+    It was counted modulo the told group. A symmetric molecule that was searched as C1 confirms few of its poses.
+    """
+    confirmed = summary.get("confirmed")
+    if confirmed is None or summary.get("agree_modulo") != summary.get("symmetry"):
         return ""
     shares = " and ".join(f"{each:.0%}" for each in confirmed)
     wrong = [half for half, each in enumerate(confirmed, start=1) if each < CONFIRMED]
@@ -220,7 +226,22 @@ def _which_failed(confirmed: list[float] | None) -> str:
         return f" The run of half {wrong[0]} has failed: the runs confirm {shares} of their own poses."
     if wrong:
         return f" Both runs have failed: they confirm {shares} of their own poses."
+    alike = summary.get("half_maps_alike")
+    if alike is not None and alike >= SAME:
+        return (
+            f" Each run confirms its own poses ({shares}), and their maps are alike ({alike:.2f}; 1 is the same): many"
+            " images have several poses that explain them about as well."
+        )
     return f" Each run confirms its own poses ({shares}), but they found different maps."
+
+
+def _remedies(summary: dict[str, Any]) -> str:
+    """What may help where the runs do not agree. Where two starts of each search agreed, more are not made."""
+    told = summary.get("symmetry", "C1") != "C1"
+    ways = ["search from more starts (--starts)"] * (not summary.get("starts_agree", False))
+    ways += ["say which symmetry the particle has (--symmetry)"] * (not told)
+    ways += ["allow for larger shifts (--shift-std)", "or give cleaner or more particles."]
+    return f"{ways[0][0].upper()}{ways[0][1:]}, {', '.join(ways[1:])}"
 
 
 def share(what: str, images: int, found: float) -> Share:

@@ -52,6 +52,13 @@ def networks_trained(run: Path, config: RunConfig) -> bool:
     return int(pd.read_csv(run / "history.csv")["step"].iloc[-1]) > search_length(config.model.search)
 
 
+def starts_agreed(run: Path, config: RunConfig) -> bool:
+    """Whether the run in this folder ended with its search, since two of its starts had found the same map."""
+    search = config.model.search
+    had_more = config.budget.steps is None or config.budget.steps > search_length(search)
+    return search.fit == "unless_agreed" and had_more and not networks_trained(run, config)
+
+
 def stayed_converged(config: RunConfig, progress: Progress) -> bool:
     """Whether the run was converged at each of the last `stop_after` evaluations; then it ends early."""
     enough, latest = config.evaluation.stop_after, progress.history[-config.evaluation.stop_after :]
