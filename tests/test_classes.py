@@ -97,14 +97,37 @@ def test_classes_are_matched_one_to_one_by_the_likeness_of_all() -> None:
 @pytest.mark.parametrize(
     ("by_pair", "tried", "least"), [([0.95], 1, 0.95), ([0.5, 0.6, 0.93, 0.7], 2, 0.93), ([0.5], 3, 0.5)]
 )
-def test_searches_follow_until_all_classes_of_two_are_alike(run, mixture, monkeypatch, by_pair, tried, least) -> None:
+def test_searches_follow_until_all_classes_of_two_are_alike(
+    run, mixture, monkeypatch, tmp_path, by_pair, tried, least
+) -> None:
     values = iter(by_pair * 9)
     made: list[int] = []
     start = Start([], torch.ones(1), torch.ones(1))
     monkeypatch.setattr(classes, "search_classes", lambda run, part, count, seed: made.append(seed) or start)
     monkeypatch.setattr(classes, "likenesses", lambda *_: np.diag([1.0, next(values)]))
-    pair, count = classes.agreeing_starts([run, run], [mixture, mixture], 2, lambda _: None)
+    pair, count = classes.agreeing_starts([run, run], [mixture, mixture], 2, tmp_path, lambda _: None)
     assert count == tried and len(made) == 2 * tried and pair.alike.min() == pytest.approx(least)
+
+
+def test_an_interrupted_sorting_continues_after_its_last_search(run, mixture, monkeypatch, tmp_path) -> None:
+    """A search is not made again, unless it was for other settings or its file is broken."""
+    made: list[int] = []
+
+    def searched(run, part, count, seed) -> Start:
+        made.append(seed)
+        return Start([torch.full((2, 2), 1.0 * seed)], torch.ones(1), torch.ones(3))
+
+    monkeypatch.setattr(classes, "search_classes", searched)
+    first = classes.kept_search(tmp_path / "work/one.pt", run, mixture, 2, 5)
+    again = classes.kept_search(tmp_path / "work/one.pt", run, mixture, 2, 5)
+    assert (
+        made == [5] and torch.equal(again.volumes[0], first.volumes[0]) and torch.equal(again.contrasts, torch.ones(3))
+    )
+    classes.kept_search(tmp_path / "work/one.pt", run, mixture, 3, 6)
+    classes.kept_search(tmp_path / "work/one.pt", dataclasses.replace(run, seed=7), mixture, 3, 7)
+    (tmp_path / "work/one.pt").write_bytes(b"half of a file")
+    classes.kept_search(tmp_path / "work/one.pt", dataclasses.replace(run, seed=7), mixture, 3, 8)
+    assert made == [5, 6, 7, 8]
 
 
 def table_of(count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -155,6 +178,7 @@ def test_classes_that_the_half_sets_divide_differently_are_copies_of_one_molecul
 
 def test_the_user_s_rows_get_a_class_and_their_half_the_largest_class_first(sorted_ones) -> None:
     summary, work = sorted_ones
+    assert not list(work.glob("*.pt")), "searches that are kept while particles are sorted"
     table = read_tables(work / classes.SORTED)[1]
     assert list(table["rlnImageName"]) == [f"{row + 1}@a.mrcs" for row in range(6)]
     # Half 1 has rows 1, 3, 5 in its classes 2, 2, 1; half 2 has rows 2, 4, 6 in its classes 1, 1, 2, matched crosswise.

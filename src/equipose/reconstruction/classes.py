@@ -9,6 +9,7 @@ class, with searches of its own: of this sorting, only the choice of images ente
 """
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -22,7 +23,7 @@ import scipy.stats
 import torch
 
 from equipose.config.settings import PreparationConfig, RunConfig
-from equipose.io.files import write_json
+from equipose.io.files import whole_file, write_json
 from equipose.io.half_sets import SUBSET
 from equipose.io.particle_tables import chosen_rows, read_tables, write_star
 from equipose.io.particles import Particles, read_particles
@@ -33,6 +34,9 @@ from equipose.reconstruction.handback import for_refinement
 CLASS = "rlnClassNumber"
 
 SORTED, SUMMARY = "classes.star", "classes.json"
+
+KEPT = "half{}_search{}.pt"
+"""Files of the searches, until the particles are sorted."""
 
 SAME = 0.9
 """Likeness from which two classes show the same molecule: stricter than for starts of one search, since the classes of
@@ -62,7 +66,7 @@ def sort(
 ) -> dict[str, Any]:
     """Write classes.star and classes.json to the folder `output`; returns what classes.json holds."""
     particles = [read_particles(dataset / "particles.star") for dataset in datasets]
-    pair, tried = agreeing_starts(runs, particles, classes, say)
+    pair, tried = agreeing_starts(runs, particles, classes, output, say)
     orders = np.arange(classes), pair.partner
     errors = [
         misfits(run, part, start)[:, order]
@@ -93,23 +97,26 @@ def sort(
         "mean_probability": [float(np.mean(each)) for each in sure],
     }
     write_json(output / SUMMARY, summary)
+    for path in output.glob(KEPT.format("*", "*")):
+        path.unlink()
     say(in_words(summary))
     return summary
 
 
 def agreeing_starts(
-    runs: list[RunConfig], particles: list[Particles], classes: int, say: Callable[[str], None]
+    runs: list[RunConfig], particles: list[Particles], classes: int, output: Path, say: Callable[[str], None]
 ) -> tuple[Pair, int]:
     """The searches of the two half-sets whose classes are most alike, and how many of each half-set were made.
 
-    The least alike class decides. Searches follow until all classes of two are alike, or none are left.
+    The least alike class decides. Searches follow until all classes of two are alike, or none are left. They are kept
+    in the folder `output`, so that an interrupted sorting continues after the last one.
     """
     made: tuple[list[Start], list[Start]] = ([], [])
     best: Pair | None = None
     shells = runs[0].model.search.last_radius - 1
     for tried in range(1, runs[0].model.search.starts + 1):
-        for run, part, starts in zip(runs, particles, made, strict=True):
-            starts.append(search_classes(run, part, classes, tried - 1))
+        for half, (run, part, starts) in enumerate(zip(runs, particles, made, strict=True), start=1):
+            starts.append(kept_search(output / KEPT.format(half, tried), run, part, classes, tried - 1))
         newest = [(first, made[1][-1]) for first in made[0]] + [(made[0][-1], second) for second in made[1][:-1]]
         for first, second in newest:
             pair = Pair((first, second), *matched(likenesses(first, second, shells)))
@@ -122,6 +129,20 @@ def agreeing_starts(
             break
     assert best is not None  # starts are 1 or more
     return best, tried
+
+
+def kept_search(kept: Path, run: RunConfig, particles: Particles, classes: int, seed: int) -> Start:
+    """A search for classes: what an earlier call with the same settings has left in the file `kept`, or a new one."""
+    of, known = f"{classes} {run.to_json()}", {}
+    with contextlib.suppress(Exception):  # none yet, or broken: whatever a truncated file makes torch raise
+        known = torch.load(kept, weights_only=True)
+    if known.pop("of", None) == of:
+        return Start(**known)
+    start = search_classes(run, particles, classes, seed)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(kept) as partial:
+        torch.save({"of": of} | vars(start), partial)
+    return start
 
 
 def copies(counts: np.ndarray, alike: np.ndarray) -> np.ndarray:

@@ -114,7 +114,7 @@ def centred(poses: RelionPoses, centre: np.ndarray) -> RelionPoses:
 def ask_each_other(
     halves: list[Half], runs: list[Path], mates: Sequence[Mates | None] = (None, None)
 ) -> list[RelionPoses]:
-    """For each half-set, the poses that the run of the other one, which never saw them, finds for its `compared` images.
+    """For each half-set, the poses of its `compared` images that the run of the other one finds, which never saw them.
 
     Where the maps of the halves look nearly the same after some rotations, `mates` has these of each.
     """
