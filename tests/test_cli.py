@@ -425,6 +425,16 @@ def test_a_number_that_cannot_be_is_refused_by_the_name_of_its_option(
         ({"--shift-std": "inf"}, "argument --shift-std: inf is no number of 0 or more"),
         ({"--fit-steps": -1}, "argument --fit-steps: -1 is no whole number of 0 or more"),
         ({"--mask-radius": 272.1}, "--mask-radius 272.1 is more than half of the images' 544 Å: give 272 or less"),
+        (
+            {"--mask-radius": 0.01},
+            "--mask-radius 0.01 is a radius in Å, and a pixel of the cropped images has 17 Å: give 34 or",
+        ),
+        (
+            {"--shift-std": 1e12},
+            "--shift-std 1e+12 Å puts many particles outside of their images of 544 Å: give 136 or less",
+        ),
+        ({"--out": ""}, "argument --out: it is empty: name a place for the results"),
+        ({"--out": "project"}, "--out: {tmp_path}/project has maps or poses of something else: name another folder"),
         ({"--contrast": "grey"}, "argument --contrast: invalid choice: 'grey'"),
         ({"--box": 33}, "argument --box: invalid choice: 33"),
         ({"--datadir": "nowhere"}, "--datadir: nowhere is no folder"),
@@ -445,6 +455,8 @@ def test_each_option_is_checked_by_name_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("gone")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/volume.mrc").touch()
     monkeypatch.setattr(cli, "FEWEST", 5)
     before = sorted(tmp_path.iterdir())
     words = [word for option, values in ({"--out": "abinitio"} | options).items() for word in (option, *_words(values))]
@@ -757,6 +769,11 @@ def test_select_writes_the_particles_that_probably_show_the_molecule(
         assert equipose(monkeypatch, "select", tmp_path / "abinitio", "--out", out) == 2
         assert f"--out: {out} is {what}: name another star file" in capsys.readouterr().err
     assert len(read_tables(tmp_path / "abinitio/poses.star")[1]) == 50
+    (tmp_path / "mine.star").write_text("mine")
+    for out, what in (("mine.star", "exists already"), ("abinitio/volume.mrc", "has no name of a star file")):
+        assert equipose(monkeypatch, "select", tmp_path / "abinitio", "--out", tmp_path / out) == 2
+        assert f"--out: {tmp_path / out} {what}" in capsys.readouterr().err
+    assert (tmp_path / "mine.star").read_text() == "mine" and not (tmp_path / "abinitio/volume.mrc").exists()
 
     assert equipose(monkeypatch, "select", tmp_path / "abinitio", "--least", "0.95") == 2
     assert "no particle has an equiposeProbability of 0.95: give a lower --least" in capsys.readouterr().err

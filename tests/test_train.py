@@ -26,9 +26,10 @@ from equipose.model import autoencoder
 from equipose.model.autoencoder import Autoencoder, load_model
 from equipose.model.encoders import ENCODERS, GaussianPyramid
 from equipose.model.rotation_tensors import gram_schmidt
+from equipose.poses.search_stages import search_length
 from equipose.training import train
 from equipose.training.checkpoint import recorded_precision
-from equipose.training.run_progress import Progress, stayed_converged
+from equipose.training.run_progress import Progress, starts_agreed, stayed_converged
 
 META = torch.library.Library("aten", "IMPL")
 """PyTorch lacks the meta kernel of one operator that a step uses."""
@@ -169,6 +170,19 @@ def test_a_run_ends_early_once_it_has_stayed_converged(run, particles, tmp_path)
     assert ended == [False] * 5 + [True]
     never = dataclasses.replace(run.evaluation, stop_after=0)
     assert not stayed_converged(dataclasses.replace(run, evaluation=never), Progress(history=history))
+
+
+def test_a_run_that_ended_with_its_search_says_that_two_starts_agreed(run, tmp_path):
+    """But not where no step was left for the networks anyway, nor where they were trained."""
+    search = dataclasses.replace(run.model.search, fit="unless_agreed")
+    searched = dataclasses.replace(run, model=dataclasses.replace(run.model, init="search", search=search))
+    last = search_length(search)
+    for budget, steps, agreed in ((last + 9, last, True), (last + 9, last + 9, False), (last, last, False)):
+        asked = dataclasses.replace(searched, budget=Budget(seconds=None, steps=budget))
+        (tmp_path / "config.json").write_text(asked.to_json())
+        (tmp_path / "history.csv").write_text(f"step,seconds\n{steps},1\n")
+        assert starts_agreed(tmp_path) is agreed
+    assert not starts_agreed(tmp_path / "nowhere")
 
 
 def test_an_interrupted_run_ends_as_an_undisturbed_one(run, particles, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """The command `equipose`: poses and a map from your own particles, and the state of runs.
 
-    equipose validate particles.star                   is everything there that a reconstruction needs?
+    equipose validate particles.star                   can every image be read, and is it sound?
     equipose info particles.star                       how many, how large, which optics, bright or dark
     equipose reconstruct particles.star --out DIR      poses.star, volume.mrc, half-maps, FSC, report.html
     equipose pose DIR more.star --out DIR2             poses for particles that the reconstruction has not seen
@@ -74,6 +74,9 @@ LARGEST_BOX = 32
 FEWEST, SEARCHED = 500, 3000
 """Particles of a half-set: the fewest that a search can start from, and the number whose poses it refines."""
 
+LEAST_RADIUS = 2
+"""Pixels of the cropped images that a circular mask's radius has at least."""
+
 LISTED = 5
 """Values that `info` prints one by one; of more it prints the range."""
 
@@ -115,6 +118,8 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     (star, tables, half_of_row, group), out = _star(arguments), arguments.out.resolve()
     if star.parent == out and star.stem == "poses":
         raise ConfigError(f"--out: {star} would be overwritten by the new poses: name another folder")
+    if any((out / name).exists() for name in ("poses.star", *MAPS)) and not (out / SETTINGS).exists():
+        raise ConfigError(f"--out: {out} has maps or poses of something else: name another folder")
     select = {column: list(limits) for column, *limits in _selection(arguments)}
     particles = read_particles(star, arguments.datadir, tables, poses=False)
     warn_of_repeats(star, *tables, half_of_row, group)
@@ -125,6 +130,16 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"--mask-radius {arguments.mask_radius:g} is more than half of the images' {width:.4g} Å:"
             f" give {width / 2:.4g} or less"
+        )
+    if arguments.mask_radius and arguments.mask_radius < LEAST_RADIUS * width / box:
+        raise ConfigError(
+            f"--mask-radius {arguments.mask_radius:g} is a radius in Å, and a pixel of the cropped images has"
+            f" {width / box:.4g} Å: give {LEAST_RADIUS * width / box:.4g} or more"
+        )
+    if arguments.shift_std is not None and arguments.shift_std > width / 4:
+        raise ConfigError(
+            f"--shift-std {arguments.shift_std:g} Å puts many particles outside of their images of {width:.4g} Å: give"
+            f" {width / 4:.4g} or less"
         )
     rows = [np.flatnonzero(half_of_row == number) for number in (1, 2)]
     half = min(map(len, rows))
@@ -298,7 +313,7 @@ def _name_former_classes(out: Path, present: list[Path]) -> None:
 
 
 def validate(arguments: argparse.Namespace) -> None:
-    """Read all particles once and check them, as a reconstruction does."""
+    """Read all particles once, and check each image and its row."""
     import numpy as np
 
     from equipose.data.prepare import check
@@ -409,6 +424,10 @@ def select(arguments: argparse.Namespace) -> None:
     _check(check_can_be_made, out.parent, "--out")
     if out.is_dir() or out.resolve() == poses:
         raise ConfigError(f"--out: {out} is {'a folder' if out.is_dir() else 'the input'}: name another star file")
+    if out.suffix != ".star":
+        raise ConfigError(f"--out: {out} has no name of a star file: end it in .star")
+    if arguments.out and out.exists():
+        raise ConfigError(f"--out: {out} exists already: name another star file, or remove it")
     write_star(out, optics, table[probable])
     print(f"{out}: {probable.sum()} of {len(table)} particles")
 
@@ -431,7 +450,7 @@ def flip_hand(arguments: argparse.Namespace) -> None:
     out = (arguments.out or folder.with_name(folder.name + "_flipped")).absolute()
     _check(check_can_be_made, out, "--out")
     if out.exists():
-        raise ConfigError(f"{out} exists already: remove it, or name another folder with --out")
+        raise ConfigError(f"{out} exists already: name another folder with --out")
     if (folder / "reconstruction.json").is_file():
         read_summary(folder)
     box = len(read_cube(folder / "volume.mrc")[0])
@@ -616,6 +635,13 @@ def _told(arguments: argparse.Namespace) -> Told:
     return Told(arguments.pixel_size, arguments.phase_flipped, arguments.no_ctf, passthrough)
 
 
+def place(text: str) -> Path:
+    """For argparse: a path for results. An empty one, of an unset shell variable, would be the working folder."""
+    if text:
+        return Path(text)
+    raise argparse.ArgumentTypeError("it is empty: name a place for the results")
+
+
 def port(text: str) -> int:
     """For argparse: a port that a user may serve at."""
     if text.isdecimal() and 1024 <= int(text) < 65536:
@@ -633,7 +659,7 @@ def parser() -> argparse.ArgumentParser:
         shown = "examples:\n" + "".join(f"  equipose {name} {example}\n" for example in examples)
         style = argparse.RawDescriptionHelpFormatter
         made = commands.add_parser(name, help=text, description=text, epilog=shown, formatter_class=style)
-        made.set_defaults(run=run)
+        made.set_defaults(run=run, command=made)
         return made
 
     readers = {
@@ -675,7 +701,7 @@ def parser() -> argparse.ArgumentParser:
             "--symmetry", default="C1", help="point group, such as C4, D7, T, O or I; default: %(default)s"
         )
         if run is reconstruct:
-            reader.add_argument("--out", type=Path, required=True, help="folder of all results")
+            reader.add_argument("--out", type=place, required=True, help="folder of all results")
             reader.add_argument(
                 "--starts",
                 type=number(int, 1),
@@ -702,7 +728,10 @@ def parser() -> argparse.ArgumentParser:
                 help="side in pixels to which images are cropped in Fourier space; default: 32",
             )
             reader.add_argument(
-                "--contrast", default="detect", choices=["detect", "bright", "dark"], help="protein in the images"
+                "--contrast",
+                default="detect",
+                choices=["detect", "bright", "dark"],
+                help="protein in the images; default: %(default)s",
             )
             reader.add_argument(
                 "--mask-radius",
@@ -713,7 +742,7 @@ def parser() -> argparse.ArgumentParser:
             reader.add_argument(
                 "--shift-std",
                 type=number(float, 0),
-                help="standard deviation of the particles' shifts in Å; default: 3%% of the box, 4 at least",
+                help="standard deviation of the particles' shifts in Å; default: 3%% of the box, 4 Å at least",
             )
             reader.add_argument("--cores", type=number(int, 1), help="CPU cores; default: all")
             reader.add_argument(
@@ -722,13 +751,13 @@ def parser() -> argparse.ArgumentParser:
                 nargs="?",
                 const=PORT,
                 metavar="PORT",
-                help="show a live page in a browser, also after the end, until Ctrl-C",
+                help=f"show a live page in a browser, also after the end, until Ctrl-C; default port: {PORT}",
             )
     posed = command(pose, "abinitio more.star --out more", "abinitio --watch Extract/live --out more")
     posed.add_argument("folder", type=Path, help="folder of a reconstruction, also a flipped or symmetrised one")
     posed.add_argument("star", type=Path, nargs="+", help="star file, or .cs files of one job; with --watch, a folder")
     posed.add_argument("--watch", action="store_true", help="pose all files that come into a folder, until Ctrl-C")
-    posed.add_argument("--out", type=Path, required=True, help="folder of all results")
+    posed.add_argument("--out", type=place, required=True, help="folder of all results")
     posed.add_argument("--datadir", type=Path, help="folder that image names are relative to")
     posed.add_argument(
         "--pixel-size", type=number(float, 0, above=True), help="pixel size in Å, if the file's is missing or wrong"
@@ -742,21 +771,21 @@ def parser() -> argparse.ArgumentParser:
     selected = command(select, "abinitio", "abinitio --least 0.9 --out sure.star")
     selected.add_argument("folder", type=Path, help="folder of a reconstruction")
     selected.add_argument("--least", type=number(float, 0), default=0.5, help="least probability; default: %(default)s")
-    selected.add_argument("--out", type=Path, help="star file; default: FOLDER/selected.star")
+    selected.add_argument("--out", type=place, help="star file; default: FOLDER/selected.star")
     flip = command(flip_hand, "abinitio", "abinitio --out other_hand")
     flip.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
-    flip.add_argument("--out", type=Path, help="folder of the flipped ones; default: FOLDER_flipped")
+    flip.add_argument("--out", type=place, help="folder of the flipped ones; default: FOLDER_flipped")
     turned = command(symmetrise, "abinitio C4", "abinitio D7 --out symmetric")
     turned.add_argument("folder", type=Path, help="folder with poses.star, volume.mrc and half-maps")
     turned.add_argument("symmetry", help="point group: C4, D7, T, O, I")
-    turned.add_argument("--out", type=Path, help="folder of the symmetric ones; default: FOLDER_SYMMETRY")
+    turned.add_argument("--out", type=place, help="folder of the symmetric ones; default: FOLDER_SYMMETRY")
     shown = command(status, "results/paper", "abinitio")
     shown.add_argument("results", type=Path, help="a preset's results folder, or a reconstruction's")
     shown.add_argument(
         "--silent-minutes",
         type=number(float, 0),
         default=30.0,
-        help="minutes without news after which a run counts as stuck",
+        help="minutes without news after which a run counts as stuck; default: %(default)g",
     )
     seen = command(watch, "abinitio", "results/paper --port 9000")
     seen.add_argument(
@@ -775,7 +804,7 @@ def main() -> None:
         top = parser()
         arguments, more = top.parse_known_args()
         if more and arguments.run is not run_workflow:
-            top.error(f"unrecognized arguments: {' '.join(more)}")
+            arguments.command.error(f"unrecognized arguments: {' '.join(more)}")
         arguments.snakemake = more
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
         arguments.run(arguments)

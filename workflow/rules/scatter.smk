@@ -17,7 +17,7 @@ rule refine_part:
     benchmark:
         "<results>/benchmarks/refine_part/{dataset}/{model}/seed{seed}/{jobs}jobs/pass{number}.job{job}.tsv"
     wildcard_constraints:
-        jobs=r"\d+",
+        jobs="1|2|4|5|10|20",
         number=r"\d+",
         job=r"\d+",
     conda:
@@ -49,7 +49,7 @@ rule gather_parts:
     benchmark:
         "<results>/benchmarks/gather_parts/{dataset}/{model}/seed{seed}/{jobs}jobs/pass{number}.tsv"
     wildcard_constraints:
-        jobs=r"\d+",
+        jobs="1|2|4|5|10|20",
         number=r"\d+",
     conda:
         "../../envs/gpu.yaml"

@@ -6,12 +6,12 @@ from typing import Any
 from equipose.errors import ConfigError
 
 
-def given_text(path: Path) -> str:
+def _text_of(path: Path) -> str:
     """A file of settings. Raises ConfigError with the remedy if it is no UTF-8 text that every job can read again."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder: name a file of settings in it")
     if not path.exists():
-        raise ConfigError(f"{path} does not exist")
+        raise ConfigError(f"{path} does not exist: correct the path")
     if not path.is_file():
         raise ConfigError(f"{path} can be read only once, and each job reads it: write it to a file")
     try:
@@ -28,7 +28,7 @@ def read_given(path: Path) -> dict[str, Any]:
     import yaml  # here: `equipose --help` does not need it
 
     try:
-        read = yaml.safe_load(given_text(path))
+        read = yaml.safe_load(_text_of(path))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {error}") from error
     if not isinstance(read, dict):

@@ -604,8 +604,7 @@ class Resources(Config):
     )
     runtime_slack_minutes: Count = Field(
         default=60,
-        description="minutes that a training job may run on top of its budget in seconds (start, evaluations, last"
-        " checkpoint), a training job with a budget in steps in all, and any other job in all",
+        description="time limit of a job in minutes; a training job has its budget in seconds on top of it",
     )
 
 

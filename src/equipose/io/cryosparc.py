@@ -225,7 +225,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             records = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=size)  # type: ignore[call-arg] # numpy 1's hints lack it
         names = (records.dtype.names or ()) if records.ndim == 1 else ()
     except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist") from error
+        raise ConfigError(f"{path} does not exist: correct the path") from error
     except ConfigError:
         raise
     except Exception as error:

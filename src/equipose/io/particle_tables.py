@@ -245,7 +245,7 @@ def _kind_of_file(star: Path) -> str:
             f"{star} is a folder{found}. Of a cryoSPARC job, name the .cs file of its particles (Jn/…particles….cs)"
         )
     if not star.is_file():
-        raise ConfigError(f"star file {star} does not exist")
+        raise ConfigError(f"star file {star} does not exist: correct the path")
     try:
         with open(star, "rb") as file:
             start = file.read(1024)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from equipose.config.settings import PreparationConfig, RunConfig
+from equipose.config.settings import PreparationConfig
 from equipose.core.fourier_grid import grid_map
 from equipose.core.fourier_grid import together as added
 from equipose.core.mask import masked_volume, solvent_mask
@@ -124,7 +124,7 @@ def reconstruct(runs: list[Path], datasets: list[Path], output: Path, say: Calla
         "halves_median_degrees": [float(np.median(apart)) for apart in degrees],
         "agree_within_degrees": within,
         "confirmed": _confirmed(runs),
-        "starts_agree": all(starts_agreed(run, RunConfig.load(run / "config.json")) for run in runs),
+        "starts_agree": all(map(starts_agreed, runs)),
         "second_half_was_in_hand": together.alignment.hand,
         "hand": "undetermined",
         "symmetry": own[0].symmetry,

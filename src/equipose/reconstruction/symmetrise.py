@@ -48,7 +48,8 @@ def symmetrise(folder: Path, symmetry: str, out: Path) -> Frame:
     if frame.correlation < SYMMETRIC:
         raise ConfigError(
             f"{folder / 'volume.mrc'} does not have the symmetry {symmetry}: its best axes correlate by"
-            f" {frame.correlation:.2f}, and {SYMMETRIC} is needed. Try a smaller group, or look at reconstruction.json"
+            f" {frame.correlation:.2f}, and {SYMMETRIC} is needed. Try a smaller group:"
+            " `symmetry_correlation` of reconstruction.json has those that the map was compared with"
         )
     made = {
         name: real_map(symmetrised(torch.from_numpy(data), symmetry, frame), len(data) // 2).numpy()

@@ -92,7 +92,8 @@ def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = G
             f"  GPU-hours  {sum(jobs) / 3600:.1f}" + f", without {unknown} runs of unknown speed" * bool(unknown),
             f"  disk       {(particles + folders) / 1e9:.1f} GB with the runs' folders",
             f"  memory     {memory}",
-            f"  wall time  {', '.join(times)} GPUs, or cores where there are none",
+            f"  wall time  {', '.join(times)} GPUs, or cores where there are none"
+            + f", without {unknown} runs of unknown speed" * bool(unknown),
             f"  rates      training {factor:.2f} times its budget ({factor_source}), evaluation {evaluate:.1f} minutes"
             f" ({evaluate_source}), a dataset {simulate:.1f} minutes ({simulate_source}), a run's folder"
             f" ({_source(len(evaluated))})",

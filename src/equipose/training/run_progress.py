@@ -52,8 +52,11 @@ def networks_trained(run: Path, config: RunConfig) -> bool:
     return int(pd.read_csv(run / "history.csv")["step"].iloc[-1]) > search_length(config.model.search)
 
 
-def starts_agreed(run: Path, config: RunConfig) -> bool:
+def starts_agreed(run: Path) -> bool:
     """Whether the run in this folder ended with its search, since two of its starts had found the same map."""
+    if not (run / "history.csv").is_file():  # not known
+        return False
+    config = RunConfig.load(run / "config.json")
     search = config.model.search
     had_more = config.budget.steps is None or config.budget.steps > search_length(search)
     return search.fit == "unless_agreed" and had_more and not networks_trained(run, config)

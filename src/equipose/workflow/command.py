@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from equipose.config.folder import WORKFLOW, preset
-from equipose.config.given import given_text
+from equipose.config.given import read_given
 from equipose.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ def run(arguments: argparse.Namespace) -> None:
     presets = [preset(name) for name in arguments.preset]
     for file in arguments.configfile:
         try:
-            given_text(file)
+            read_given(file)
         except ConfigError as error:
             raise ConfigError(f"--configfile: {error}") from error
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile"), *arguments.snakemake]
