@@ -1,6 +1,8 @@
 # A pass of refinement in several jobs, whose back-projections are summed (docs/cluster.md). Nothing asks for these files
 # but a user: `snakemake RUN/refinement/20jobs/pass11.pt`, and the evaluation then goes on from the run's refinement.pt.
 
+SHARES = "1|2|4|5|10|20"  # numbers of jobs that can share the twenty parts of a pass
+
 
 rule refine_part:
     input:
@@ -17,7 +19,7 @@ rule refine_part:
     benchmark:
         "<results>/benchmarks/refine_part/{dataset}/{model}/seed{seed}/{jobs}jobs/pass{number}.job{job}.tsv"
     wildcard_constraints:
-        jobs="1|2|4|5|10|20",
+        jobs=SHARES,
         number=r"\d+",
         job=r"\d+",
     conda:
@@ -49,7 +51,7 @@ rule gather_parts:
     benchmark:
         "<results>/benchmarks/gather_parts/{dataset}/{model}/seed{seed}/{jobs}jobs/pass{number}.tsv"
     wildcard_constraints:
-        jobs="1|2|4|5|10|20",
+        jobs=SHARES,
         number=r"\d+",
     conda:
         "../../envs/gpu.yaml"

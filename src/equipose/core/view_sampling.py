@@ -7,6 +7,7 @@ Lyumkis 2020, Prog. Biophys. Mol. Biol. 150, 160). Views from all around one axi
 
 import numpy as np
 
+from equipose.core.evenly import evenly
 from equipose.core.rotations import half_sphere, viewing_directions
 
 DIRECTIONS = 2000
@@ -27,7 +28,7 @@ LEAST = 0.01
 
 def compensation_factor(rotations: np.ndarray, group: np.ndarray) -> float:
     """The sampling compensation factor, 0 to 1, of poses (n, 3, 3) and all their mates by the `group` (g, 3, 3)."""
-    rotations = rotations[np.linspace(0, len(rotations) - 1, min(COUNTED, len(rotations))).astype(int)]
+    rotations = rotations[evenly(len(rotations), COUNTED)]
     directions = half_sphere(DIRECTIONS)
     near = np.zeros(len(directions))
     for some in np.array_split(rotations, 1 + len(rotations) // VIEWS):

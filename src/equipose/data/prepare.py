@@ -25,6 +25,7 @@ import scipy.special
 
 from equipose.config.settings import PreparationConfig
 from equipose.core.ctf import ctf
+from equipose.core.evenly import evenly
 from equipose.core.noise import filtered, noise_power, shells, whitening
 from equipose.data.aberrations import Aberrations, aberrations_of
 from equipose.errors import ConfigError
@@ -310,7 +311,7 @@ def _transforms(
 
 def _blocks(particles: Particles, rows: np.ndarray, most: int) -> list[np.ndarray]:
     """At most so many of the `rows`, evenly chosen, in blocks that are read at once."""
-    chosen = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+    chosen = rows[evenly(len(rows), most)]
     return np.array_split(chosen, math.ceil(len(chosen) / _at_once(particles)))
 
 

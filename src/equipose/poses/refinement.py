@@ -399,11 +399,19 @@ def _keep(kept: Path, grid: FourierGrid, state: dict[str, Any]) -> None:
         torch.save(state | {"signal": grid.signal, "power": grid.power}, partial)
 
 
+def read_kept(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """What an interrupted call has kept in a file; None if there is none, or a broken one."""
+    try:
+        known: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # whatever a truncated file makes torch raise
+        return None
+    return known
+
+
 def _known(kept: Path, start: Tensor, radius: int) -> dict[str, Any] | None:
     """The state of an earlier call after its last pass, with its sums as `grid`, if it started from these rotations."""
-    try:
-        known = torch.load(kept, map_location=start.device, weights_only=True)
-    except Exception:  # none yet, or broken: whatever a truncated file makes torch raise
+    known = read_kept(kept, start.device)
+    if known is None:
         return None
     same = known["start"].shape == start.shape and torch.allclose(known["start"], start, atol=1e-3)
     return known | {"grid": FourierGrid(radius, known["signal"], known["power"])} if same else None

@@ -9,7 +9,6 @@ class, with searches of its own: of this sorting, only the choice of images ente
 """
 
 import argparse
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -29,6 +28,7 @@ from equipose.io.particle_tables import chosen_rows, read_tables, write_star
 from equipose.io.particles import Particles, read_particles
 from equipose.io.progress import number, run_main
 from equipose.poses.classes import Start, likenesses, matched, misfits, search_classes
+from equipose.poses.refinement import read_kept
 from equipose.reconstruction.handback import for_refinement
 
 CLASS = "rlnClassNumber"
@@ -133,10 +133,8 @@ def agreeing_starts(
 
 def kept_search(kept: Path, run: RunConfig, particles: Particles, classes: int, seed: int) -> Start:
     """A search for classes: what an earlier call with the same settings has left in the file `kept`, or a new one."""
-    of, known = f"{classes} {run.to_json()}", {}
-    with contextlib.suppress(Exception):  # none yet, or broken: whatever a truncated file makes torch raise
-        known = torch.load(kept, weights_only=True)
-    if known.pop("of", None) == of:
+    of, known = f"{classes} {run.to_json()}", read_kept(kept, torch.device("cpu"))
+    if known is not None and known.pop("of") == of:
         return Start(**known)
     start = search_classes(run, particles, classes, seed)
     kept.parent.mkdir(parents=True, exist_ok=True)

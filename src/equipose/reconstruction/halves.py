@@ -12,6 +12,7 @@ from torch import Tensor
 
 from equipose.config.settings import PreparationConfig
 from equipose.core.ctf import ctf
+from equipose.core.evenly import evenly
 from equipose.core.fourier import HalfDisc, half_disc, on_disc, to_half_disc
 from equipose.core.fourier_grid import (
     FourierGrid,
@@ -42,8 +43,8 @@ COMPARED = 1000
 
 
 def compared(count: int) -> np.ndarray:
-    """The rows of these images among the `count` of a half-set, spread evenly: a file's first ones may be its best."""
-    return np.linspace(0, count - 1, min(COMPARED, count)).astype(int)
+    """The rows of these images among the `count` of a half-set."""
+    return evenly(count, COMPARED)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from equipose.core.evenly import evenly
 from equipose.core.fourier import HalfDisc, half_disc, shift_phase
 from equipose.core.fourier_grid import from_real_map, grid_frequencies, grid_slices
 from equipose.core.fsc import radii
@@ -106,7 +107,7 @@ def detail_scores(
         products = _products(half, other, shells)
         noise = _noise(products, half.box, shells)
         scores, expected = _scores(products, noise), _expected(products, noise, half.box, shells)
-        some = np.linspace(0, len(scores) - 1, min(SAMPLE, len(scores))).astype(int)
+        some = evenly(len(scores), SAMPLE)
         sample = posed_against(run, half.some(some), decoy(seen_by(run, half), mask))
         by_chance.append(_scores(_products(sample, decoy(other, mask), shells), noise) / expected[some])
         found.append(scores / expected)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from equipose.config.settings import PreparationConfig, Told
+from equipose.core.evenly import evenly
 from equipose.core.fourier_grid import from_real_map
 from equipose.data.prepare import (
     FLIPPED_WARNING,
@@ -306,7 +307,7 @@ def _compare_with_decoy(finished: Finished, more: More, encoder_only: bool) -> d
     for number, (half, rows) in enumerate(zip(finished.halves, more.rows, strict=True)):
         if not len(rows):
             continue
-        some = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
+        some = rows[evenly(len(rows), SAMPLE)]
         answers = _asked(half, more, number, some)
         decoys = decoy(half.own, finished.mask), decoy(half.other, finished.mask)
         refined.append(_fitted(half, *answers, half.own, half.other, finished.shells)[2])

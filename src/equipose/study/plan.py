@@ -77,6 +77,7 @@ def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = G
         memory += f"; {rules['train']['gib']:.1f} GiB were measured"
 
     unknown = sum(not np.isfinite(seconds) for seconds in training)
+    without = f", without {unknown} runs of unknown speed" * bool(unknown)
     done = [run for run in asked if run not in runs and (run_folder(results, *run) / "model.pt").exists()]
     kept = [f"  kept       {note}" for note in age_notes(made_by_other_code(results, done))]
     return "\n".join(
@@ -89,11 +90,10 @@ def plan(config: dict[str, Any], files: Collection[str], gpus: Sequence[int] = G
             *[f"  panel      {len(panel)} reconstructions, {reconstruct:.1f} minutes each ({reconstruct_source})"]
             * bool(panel),
             *kept,
-            f"  GPU-hours  {sum(jobs) / 3600:.1f}" + f", without {unknown} runs of unknown speed" * bool(unknown),
+            f"  GPU-hours  {sum(jobs) / 3600:.1f}{without}",
             f"  disk       {(particles + folders) / 1e9:.1f} GB with the runs' folders",
             f"  memory     {memory}",
-            f"  wall time  {', '.join(times)} GPUs, or cores where there are none"
-            + f", without {unknown} runs of unknown speed" * bool(unknown),
+            f"  wall time  {', '.join(times)} GPUs, or cores where there are none{without}",
             f"  rates      training {factor:.2f} times its budget ({factor_source}), evaluation {evaluate:.1f} minutes"
             f" ({evaluate_source}), a dataset {simulate:.1f} minutes ({simulate_source}), a run's folder"
             f" ({_source(len(evaluated))})",
